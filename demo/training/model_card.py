@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Renew the parts of the model card that depend on the weights: scores and samples.
+
+    model_card.py --scores scores.json --model demo/model
+
+Replaces what stands between the `<!-- scores:… -->` and `<!-- samples:… -->` markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from checkpoint import Checkpoint
+
+HERE = Path(__file__).resolve().parent
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """Return the text with new content between the markers of a name.
+
+    Raises:
+        SystemExit: the markers are missing.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    new, count = pattern.subn(lambda _: f"{begin}\n{content}\n{end}", text)
+    if count != 1:
+        raise SystemExit(f"{begin} … {end}: found {count} times, expected once")
+    return new
+
+
+def scores_table(results: dict[str, Any]) -> str:
+    """Return the results of evaluate.py (beam sizes 1 and 5) as a Markdown table."""
+    lines = [
+        f"{results['lines']} held-out sentences ({results['set']} set), one reference "
+        f"(sacrebleu {results['sacrebleu']}; tokenizer 13a, zh for Chinese).",
+        "",
+        "| direction | BLEU greedy | chrF greedy | BLEU beam 5 | chrF beam 5 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for direction, found in results["scores"].items():
+        cells = [
+            f"{found[beam][metric]:.1f}"
+            for beam in ("beam1", "beam5")
+            for metric in ("bleu", "chrf")
+        ]
+        lines.append(f"| {direction} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def samples_list(model: Path, samples: Path) -> str:
+    """Return the translations (beam 5) of the sample sentences as a Markdown table."""
+    checkpoint = Checkpoint(model)
+    lines = ["| | text | translation |", "| --- | --- | --- |"]
+    with samples.open(encoding="utf-8") as rows:
+        for row in csv.DictReader(rows, delimiter="\t", quoting=csv.QUOTE_NONE):
+            source, target, text = row["source"], row["target"], row["text"]
+            translation = checkpoint.translate([text], source, target, 5)[0]
+            lines.append(f"| {source}-{target} | {text} | {translation} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Rewrite the model card."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--card", type=Path, default=HERE.parent / "README.md")
+    parser.add_argument("--scores", type=Path, help="results of evaluate.py, beams 1 and 5")
+    parser.add_argument("--model", type=Path, help="checkpoint folder, to renew the samples")
+    args = parser.parse_args()
+    text = args.card.read_text(encoding="utf-8")
+    if args.scores:
+        results = json.loads(args.scores.read_text(encoding="utf-8"))
+        text = replace_block(text, "scores", scores_table(results))
+    if args.model:
+        text = replace_block(text, "samples", samples_list(args.model, HERE / "samples.tsv"))
+    args.card.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The recipe: load, build the graphs, save, verify, and only then put the bundle in place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from m2m100_onnx import __version__
+from m2m100_onnx.bundle import (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    GRAPH_FILES,
+    MANIFEST_FILE,
+    PRECISIONS,
+    WEIGHTS_FILE,
+    FileRecord,
+    Manifest,
+    Precision,
+    graph_signature,
+    read_json,
+    sha256_of,
+)
+from m2m100_onnx.errors import ExportError, InvalidInputError, UnknownLanguageError
+from m2m100_onnx.tokenizer import Tokenizer
+from m2m100_onnx_export.checkpoint import Checkpoint
+from m2m100_onnx_export.graphs import OPSET, build_graph
+from m2m100_onnx_export.verify import Report, verify
+from m2m100_onnx_export.weights import write_weights
+
+__all__ = ["Export", "export"]
+
+# What transformers' M2M100 checkpoints decode with where they bring no generation_config.json.
+_GENERATION_DEFAULTS = {"num_beams": 5, "max_length": 200, "early_stopping": True}
+_SPECIAL_IDS = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export did.
+
+    Attributes:
+        bundle: the bundle's folder.
+        seconds: time for everything but verification.
+        weight_bytes: size of the weights file.
+        report: what verification measured, or None if it was not asked for.
+    """
+
+    bundle: Path
+    seconds: float
+    weight_bytes: int
+    report: Report | None
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    bundle: str | os.PathLike[str],
+    *,
+    precision: Precision = "fp32",
+    revision: str | None = None,
+    languages: Sequence[str] | None = None,
+    overwrite: bool = False,
+    verify_outputs: bool = True,
+    progress: Callable[[str], object] | None = None,
+) -> Export:
+    """Turns a checkpoint into a bundle that is there whole, or not at all.
+
+    Args:
+        checkpoint: a local folder, or a hub id such as `facebook/m2m100_418M`.
+        bundle: the folder to make.
+        precision: element type of weights and activations.
+        revision: branch, tag or commit on the hub.
+        languages: codes the checkpoint was trained on; the runtime then offers these alone.
+        overwrite: replace an existing folder.
+        verify_outputs: compare the graphs and whole translations with PyTorch.
+        progress: is told what is being done, a phrase at a time.
+
+    Raises:
+        BundleError: `checkpoint` is no M2M100 checkpoint, or a file of it is damaged.
+        ExportError: `bundle` exists, the disk is full, or verification failed.
+        InvalidInputError: an argument is out of range.
+        UnknownLanguageError: one of `languages` has no token.
+    """
+    if precision not in PRECISIONS:
+        raise InvalidInputError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
+    tell = progress or str
+    target = Path(bundle)
+    _check_target(target, overwrite=overwrite)
+    source = Checkpoint(checkpoint, revision=revision)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its final place, so that putting it there is one rename within a file system.
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        started = time.perf_counter()
+        record = _write(source, work, precision, languages, tell)
+        seconds = time.perf_counter() - started
+        report = None
+        if verify_outputs:
+            tell("verifying against PyTorch")
+            report = verify(source, work, precision)
+            report.raise_if_failed()
+        work.chmod(0o755)
+        _put_in_place(work, target)
+    except OSError as error:
+        raise ExportError(f"{target}: could not write the bundle: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Export(target, seconds, record.size, report)
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists; choose another folder, or ask for --overwrite")
+    replaceable = not target.exists() or (
+        target.is_dir() and (not any(target.iterdir()) or (target / MANIFEST_FILE).exists())
+    )
+    if not replaceable:
+        raise ExportError(f"{target} is no bundle, so it is not overwritten; remove it yourself")
+
+
+def _write(
+    source: Checkpoint,
+    work: Path,
+    precision: Precision,
+    languages: Sequence[str] | None,
+    tell: Callable[[str], object],
+) -> FileRecord:
+    """Writes every file of the bundle, the manifest last."""
+    for path in source.tokenizer_files():
+        shutil.copyfile(path, work / path.name)
+    _write_configs(source, work, precision)
+    trained = _languages(source, work, languages)
+    tell("writing weights")
+    weights = write_weights(source, work / WEIGHTS_FILE, precision)
+    tell("writing graphs")
+    for name in GRAPH_FILES:
+        graph = build_graph(name, source.config, weights, precision, WEIGHTS_FILE)
+        onnx.save_model(graph, work / name)
+        onnx.checker.check_model(os.fspath(work / name))
+    files = {WEIGHTS_FILE: weights.record}
+    for path in sorted(work.iterdir()):
+        if path.name not in files:
+            files[path.name] = FileRecord(path.stat().st_size, sha256_of(path))
+    manifest = Manifest(
+        precision=precision,
+        opset=OPSET,
+        source=source.source if source.revision else source.directory.resolve().name,
+        revision=source.revision,
+        languages=trained,
+        exporter_version=__version__,
+        graphs={name: graph_signature(name, source.config, precision) for name in GRAPH_FILES},
+        files=files,
+    )
+    manifest.write(work)
+    return weights.record
+
+
+def _write_configs(source: Checkpoint, work: Path, precision: Precision) -> None:
+    config = read_json(source.directory / CONFIG_FILE)
+    config.pop("torch_dtype", None)
+    config["dtype"] = "float16" if precision == "fp16" else "float32"
+    path = source.directory / GENERATION_CONFIG_FILE
+    if path.is_file():
+        generation = read_json(path)
+    else:
+        kept = {key: config[key] for key in _SPECIAL_IDS if key in config}
+        options = {key: config.get(key, value) for key, value in _GENERATION_DEFAULTS.items()}
+        generation = {**kept, **options}
+    for name, value in ((CONFIG_FILE, config), (GENERATION_CONFIG_FILE, generation)):
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        (work / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _languages(
+    source: Checkpoint, work: Path, languages: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    """The trained languages, after a check that tokenizer and model fit together."""
+    tokenizer = Tokenizer(work, embedding_rows=source.config.vocab_size)
+    if languages is None:
+        return None
+    if not languages:
+        raise InvalidInputError("languages: expected at least one code, or None for all")
+    for code in languages:
+        if code not in tokenizer.all_languages:
+            raise UnknownLanguageError(code, tokenizer.all_languages)
+    return tuple(languages)
+
+
+def _put_in_place(work: Path, target: Path) -> None:
+    """Renames `work` to `target`; an old bundle there is gone only once the new one is in place."""
+    if not target.exists():
+        work.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        work.rename(target)
+    except OSError:
+        (old / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

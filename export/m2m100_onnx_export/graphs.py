@@ -1,0 +1,370 @@
+"""The three graphs, written out layer by layer with standard ai.onnx operators.
+
+Knows the architecture (pre-norm transformer, sinusoidal positions, one embedding shared by encoder,
+decoder and LM head) and no weights: parameters are references into the weights file. Reference for
+the arithmetic: transformers' `modeling_m2m_100.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from m2m100_onnx.bundle import (
+    DECODER_WITH_PAST_FILE,
+    ENCODER_FILE,
+    ModelConfig,
+    Precision,
+    Signature,
+    TensorSpec,
+    graph_signature,
+)
+from m2m100_onnx.errors import BundleError
+from m2m100_onnx_export.weights import WeightsFile
+
+__all__ = ["OPSET", "build_gather", "build_graph"]
+
+OPSET = 18
+# The oldest intermediate representation that has opset 18; older runtimes refuse a newer one.
+_IR_VERSION = 8
+_ACTIVATIONS = {"relu": "Relu"}
+_ELEMENT = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "int64": TensorProto.INT64,
+}
+# transformers clamps an encoder layer's output in half precision to this, short of infinity.
+_FP16_LIMIT = 65504.0 - 1000.0
+
+
+def build_graph(
+    file: str, config: ModelConfig, weights: WeightsFile, precision: Precision, location: str
+) -> onnx.ModelProto:
+    """Builds one of the three graphs.
+
+    Args:
+        file: which one, by its file name in the bundle.
+        config: the checkpoint's facts.
+        weights: where each parameter lies.
+        precision: element type of activations and weights.
+        location: the weights file's name, relative to the graph's folder.
+
+    Raises:
+        BundleError: the checkpoint uses an activation function that no member of the family has.
+    """
+    if config.activation_function not in _ACTIVATIONS:
+        raise BundleError(
+            f"expected activation_function {' or '.join(_ACTIVATIONS)}, "
+            f"found {config.activation_function!r}"
+        )
+    signature = graph_signature(file, config, precision)
+    graph = _Graph(config, weights, precision, location)
+    layers = _Layers(graph, config)
+    if file == ENCODER_FILE:
+        layers.encoder()
+    else:
+        layers.decoder(with_past=file == DECODER_WITH_PAST_FILE)
+    return graph.model(file.removesuffix(".onnx"), signature)
+
+
+class _Graph:
+    """Collects nodes and the parameters they use; one method for each way of writing a layer."""
+
+    def __init__(
+        self, config: ModelConfig, weights: WeightsFile, precision: Precision, location: str
+    ) -> None:
+        self.precision = precision
+        self.real = np.dtype(np.float16 if precision == "fp16" else np.float32)
+        self._config = config
+        self._weights = weights
+        self._location = location
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, TensorProto] = {}
+        self._scope = ""
+        self._taken: dict[str, int] = {}
+
+    def enter(self, scope: str) -> None:
+        """Names the nodes that follow after the part of the model they belong to."""
+        self._scope = scope
+
+    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: object) -> str:
+        """Adds a node of one output and returns that output's name."""
+        return self.ops(kind, *inputs, outputs=[name], **attributes)[0]
+
+    def ops(
+        self, kind: str, *inputs: str, outputs: list[str | None], **attributes: object
+    ) -> list[str]:
+        """Adds a node; an output without a name of its own gets one from scope and kind."""
+        stem = f"/{self._scope}/{kind}"
+        number = self._taken[stem] = self._taken.get(stem, -1) + 1
+        node = f"{stem}_{number}" if number else stem
+        names = [given or f"{node}_output_{i}" for i, given in enumerate(outputs)]
+        self._nodes.append(helper.make_node(kind, list(inputs), names, node, **attributes))
+        return names
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 vector."""
+        return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def integer(self, value: int) -> str:
+        """A constant int64 scalar."""
+        return self._constant(f"int_{value}", np.array(value, np.int64))
+
+    def number(self, value: float) -> str:
+        """A constant scalar of the graph's float type."""
+        return self._constant(f"float_{value!r}", np.array(value, self.real))
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        if name not in self._initializers:
+            self._initializers[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def parameter(self, name: str) -> str:
+        """A parameter in the weights file."""
+        if name not in self._initializers:
+            stored = self._weights.tensors[name]
+            tensor = TensorProto(name=name, data_type=_ELEMENT[stored.dtype], dims=stored.shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            place = {"location": self._location, "offset": stored.offset, "length": stored.length}
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=str(value))
+            self._initializers[name] = tensor
+        return name
+
+    def has_parameter(self, name: str) -> bool:
+        return name in self._weights.tensors
+
+    def linear(self, x: str, name: str) -> str:
+        """`x @ weight + bias`."""
+        product = self.op("MatMul", x, self.parameter(f"{name}.weight"))
+        return self.op("Add", product, self.parameter(f"{name}.bias"))
+
+    def layer_norm(self, x: str, name: str) -> str:
+        """Layer normalisation over the last axis, with PyTorch's epsilon."""
+        weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=1e-5)
+
+    def model(self, name: str, signature: Signature) -> onnx.ModelProto:
+        """The finished graph."""
+        proto = helper.make_graph(
+            self._nodes,
+            name,
+            [_value_info(spec) for spec in signature.inputs],
+            [_value_info(spec) for spec in signature.outputs],
+            list(self._initializers.values()),
+        )
+        return _finish(proto)
+
+
+def _finish(proto: onnx.GraphProto) -> onnx.ModelProto:
+    return helper.make_model(
+        proto,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="m2m100-onnx",
+    )
+
+
+def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(spec.name, _ELEMENT[spec.dtype], list(spec.shape))
+
+
+class _Layers:
+    """The architecture, in terms of a `_Graph`.
+
+    Shapes: B sentences, R decoder rows (R = B, or B times the beams), S source length, T new target
+    tokens, P past ones, D width, H heads, E = D / H.
+    """
+
+    def __init__(self, graph: _Graph, config: ModelConfig) -> None:
+        self.g = graph
+        self.config = config
+        self.masked = float(np.finfo(graph.real).min)
+
+    def encoder(self) -> None:
+        g, config = self.g, self.config
+        g.enter("encoder")
+        x = self.embed("input_ids", None)
+        mask = self.padding_mask("attention_mask")
+        heads = config.encoder_attention_heads
+        for index in range(config.encoder_layers):
+            layer = f"encoder.layers.{index}"
+            g.enter(layer.replace(".", "/"))
+            y = g.layer_norm(x, f"{layer}.self_attn_layer_norm")
+            q, k, v = self.queries_keys_values(y, f"{layer}.self_attn", heads)
+            y = g.linear(self.attend(q, k, v, mask, y), f"{layer}.self_attn.out_proj")
+            x = self.feed_forward(g.op("Add", x, y), layer)
+            if g.precision == "fp16":
+                x = g.op("Clip", x, g.number(-_FP16_LIMIT), g.number(_FP16_LIMIT))
+        g.enter("encoder")
+        normed = g.layer_norm(x, "encoder.layer_norm")
+        g.op("Identity", normed, name="last_hidden_state")
+
+    def decoder(self, *, with_past: bool) -> None:
+        g, config = self.g, self.config
+        g.enter("decoder")
+        past_length = None
+        if with_past:
+            past_length = g.op("Shape", "past_key_values.0.decoder.key", start=2, end=3)
+        x = self.embed("input_ids", past_length)
+        causal = self.causal_mask(past_length)
+        padding = self.padding_mask("encoder_attention_mask")
+        for index in range(config.decoder_layers):
+            g.enter(f"decoder/layers/{index}")
+            x = self.decoder_layer(x, index, causal, padding, with_past=with_past)
+        g.enter("decoder")
+        self.lm_head(g.layer_norm(x, "decoder.layer_norm"))
+
+    def decoder_layer(
+        self, x: str, index: int, causal: str, padding: str, *, with_past: bool
+    ) -> str:
+        g, heads = self.g, self.config.decoder_attention_heads
+        layer = f"decoder.layers.{index}"
+        y = g.layer_norm(x, f"{layer}.self_attn_layer_norm")
+        q, k, v = self.queries_keys_values(y, f"{layer}.self_attn", heads)
+        present = f"present.{index}.decoder"
+        if with_past:
+            past = f"past_key_values.{index}.decoder"
+            k = g.op("Concat", f"{past}.key", k, axis=2, name=f"{present}.key")
+            v = g.op("Concat", f"{past}.value", v, axis=2, name=f"{present}.value")
+        else:
+            k = g.op("Identity", k, name=f"{present}.key")
+            v = g.op("Identity", v, name=f"{present}.value")
+        y = g.linear(self.attend(q, k, v, causal, y), f"{layer}.self_attn.out_proj")
+        x = g.op("Add", x, y)
+
+        y = g.layer_norm(x, f"{layer}.encoder_attn_layer_norm")
+        if with_past:
+            k, v = (f"past_key_values.{index}.encoder.{kind}" for kind in ("key", "value"))
+        else:
+            k, v = self.cross_keys_values(layer, index)
+        q = self.cross_queries(g.linear(y, f"{layer}.encoder_attn.q_proj"), k)
+        y = g.linear(self.attend(q, k, v, padding, y), f"{layer}.encoder_attn.out_proj")
+        return self.feed_forward(g.op("Add", x, y), layer)
+
+    def embed(self, ids: str, past_length: str | None) -> str:
+        """Token plus position embeddings, `(rows, length, D)`.
+
+        A token's position is the number of tokens before it that are not padding, plus
+        pad_token_id + 1; padding stays at pad_token_id.
+        """
+        g, config = self.g, self.config
+        tokens = g.op("Gather", g.parameter("shared.weight"), ids)
+        if config.scale_embedding:
+            tokens = g.op("Mul", tokens, g.number(config.d_model**0.5))
+        pad = g.integer(config.pad_token_id)
+        real = g.op("Cast", g.op("Not", g.op("Equal", ids, pad)), to=TensorProto.INT64)
+        count = g.op("CumSum", real, g.integer(1))
+        if past_length is not None:
+            count = g.op("Add", count, past_length)
+        positions = g.op("Add", g.op("Mul", count, real), pad)
+        return g.op("Add", tokens, g.op("Gather", g.parameter("positions.weight"), positions))
+
+    def padding_mask(self, mask: str) -> str:
+        """What to add to attention scores, `(B, 1, 1, S)`: 0, or the type's minimum at padding."""
+        g = self.g
+        hidden = g.op("Equal", mask, g.integer(0))
+        added = g.op("Where", hidden, g.number(self.masked), g.number(0.0))
+        return g.op("Unsqueeze", added, g.ints(1, 2))
+
+    def causal_mask(self, past_length: str | None) -> str:
+        """What to add to self-attention scores, `(T, P + T)`: the minimum at later tokens."""
+        g = self.g
+        new = g.op("Shape", "input_ids", start=1, end=2)
+        total = g.op("Add", new, past_length) if past_length else new
+        none = g.ints()
+        last, one = g.op("Reshape", total, none), g.integer(1)
+        keys = g.op("Range", g.integer(0), last, one)
+        first = g.op("Reshape", past_length, none) if past_length else g.integer(0)
+        queries = g.op("Unsqueeze", g.op("Range", first, last, one), g.ints(1))
+        later = g.op("Greater", keys, queries)
+        return g.op("Where", later, g.number(self.masked), g.number(0.0))
+
+    def queries_keys_values(self, x: str, name: str, heads: int) -> list[str]:
+        """Scaled queries, keys and values of self-attention, each `(rows, H, length, E)`."""
+        g, width = self.g, self.config.d_model
+        parts = g.ops(
+            "Split",
+            g.linear(x, f"{name}.qkv"),
+            g.ints(width, width, width),
+            outputs=[None, None, None],
+            axis=-1,
+        )
+        parts[0] = self.scale(parts[0], heads)
+        shape = g.ints(0, 0, heads, width // heads)
+        return [g.op("Transpose", g.op("Reshape", p, shape), perm=[0, 2, 1, 3]) for p in parts]
+
+    def cross_keys_values(self, layer: str, index: int) -> tuple[str, str]:
+        """Keys and values of the source, `(B, H, S, E)`, which every later step reuses."""
+        g, width, heads = self.g, self.config.d_model, self.config.decoder_attention_heads
+        both = g.linear("encoder_hidden_states", f"{layer}.encoder_attn.kv")
+        parts = g.ops("Split", both, g.ints(width, width), outputs=[None, None], axis=-1)
+        shape = g.ints(0, 0, heads, width // heads)
+        key, value = (
+            g.op(
+                "Transpose",
+                g.op("Reshape", part, shape),
+                perm=[0, 2, 1, 3],
+                name=f"present.{index}.encoder.{kind}",
+            )
+            for part, kind in zip(parts, ("key", "value"), strict=True)
+        )
+        return key, value
+
+    def cross_queries(self, x: str, key: str) -> str:
+        """Scaled queries of cross-attention, `(B, H, R / B * T, E)`.
+
+        The beams of a sentence are taken as further query positions of it, so they share one copy
+        of its keys and values. With R = B this is the ordinary `(B, H, T, E)`.
+        """
+        g, width, heads = self.g, self.config.d_model, self.config.decoder_attention_heads
+        sentences = g.op("Shape", key, start=0, end=1)
+        shape = g.op("Concat", sentences, g.ints(-1, heads, width // heads), axis=0)
+        return g.op("Transpose", g.op("Reshape", self.scale(x, heads), shape), perm=[0, 2, 1, 3])
+
+    def scale(self, queries: str, heads: int) -> str:
+        return self.g.op("Mul", queries, self.g.number((self.config.d_model // heads) ** -0.5))
+
+    def attend(self, q: str, k: str, v: str, mask: str, like: str) -> str:
+        """Softmax(q k^T + mask) v, with the heads side by side again in the shape of `like`."""
+        g = self.g
+        scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
+        weights = g.op("Softmax", g.op("Add", scores, mask), axis=-1)
+        mixed = g.op("Transpose", g.op("MatMul", weights, v), perm=[0, 2, 1, 3])
+        return g.op("Reshape", mixed, g.op("Shape", like))
+
+    def feed_forward(self, x: str, layer: str) -> str:
+        g = self.g
+        y = g.linear(g.layer_norm(x, f"{layer}.final_layer_norm"), f"{layer}.fc1")
+        y = g.op(_ACTIVATIONS[self.config.activation_function], y)
+        return g.op("Add", x, g.linear(y, f"{layer}.fc2"))
+
+    def lm_head(self, x: str) -> None:
+        """`logits`, from the embedding as it lies: `Gemm` reads it transposed without a copy."""
+        g, config = self.g, self.config
+        name = "lm_head.weight" if g.has_parameter("lm_head.weight") else "shared.weight"
+        flat = g.op("Reshape", x, g.ints(-1, config.d_model))
+        scores = g.op("Gemm", flat, g.parameter(name), transB=1)
+        lengths = g.op("Shape", x, start=0, end=2)
+        shape = g.op("Concat", lengths, g.ints(config.vocab_size), axis=0)
+        g.op("Reshape", scores, shape, name="logits")
+
+
+def build_gather(precision: Precision) -> onnx.ModelProto:
+    """The one-node graph with which the runtime selects cache rows on a device.
+
+    It ships inside the runtime package, since the runtime cannot make graphs.
+    """
+    real = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+    shape = ["rows", "heads", "length", "head_size"]
+    proto = helper.make_graph(
+        [helper.make_node("Gather", ["data", "rows"], ["gathered"], "Gather", axis=0)],
+        "gather",
+        [
+            helper.make_tensor_value_info("data", real, shape),
+            helper.make_tensor_value_info("rows", TensorProto.INT64, ["selected"]),
+        ],
+        [helper.make_tensor_value_info("gathered", real, ["selected", *shape[1:]])],
+    )
+    return _finish(proto)

@@ -1,0 +1,228 @@
+"""The one weights file: which parameters it holds, in which layout, and where each one starts.
+
+Knows how transformers' parameters become ours (transposed for `MatMul`, queries, keys and values
+side by side) and how to stream them to disk; knows nothing of nodes. All graphs refer to this file,
+so each number is stored once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from m2m100_onnx.bundle import FileRecord, ModelConfig, Precision
+from m2m100_onnx.errors import BundleError
+from m2m100_onnx_export.checkpoint import Checkpoint
+
+__all__ = ["StoredTensor", "WeightsFile", "sinusoidal_positions", "write_weights"]
+
+_TORCH_TYPE: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+# Large tensors start on a page, so that the runtime can map them from the file.
+_PAGE = 4096
+_ALIGNMENT = 64
+_ROWS_AT_ONCE = 8192
+# Positions are counted from pad_token_id + 1, so the table starts with rows that no token has.
+_POSITION_OFFSET = 2
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a parameter lies in the weights file.
+
+    Attributes:
+        shape: its shape there.
+        dtype: its element type, `float32` or `float16`.
+        offset: byte offset in the file.
+        length: bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The written file: its tensors by our names, and its size and hash."""
+
+    tensors: dict[str, StoredTensor]
+    record: FileRecord
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """One of our parameters: its name, its shape and how to read it, in row chunks."""
+
+    name: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterator[torch.Tensor]]
+
+
+def sinusoidal_positions(config: ModelConfig) -> torch.Tensor:
+    """The `(max_position_embeddings + 2, d_model)` position table, bit for bit transformers'.
+
+    Source: tensor2tensor's variant of section 3.5 of "Attention Is All You Need", as
+    `M2M100SinusoidalPositionalEmbedding` computes it: sines in the first half of the columns,
+    cosines in the second, the row of the padding token zero.
+    """
+    half = config.d_model // 2
+    count = config.max_position_embeddings + _POSITION_OFFSET
+    rate = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
+    angle = torch.arange(count).float().unsqueeze(1) * rate.unsqueeze(0)
+    table = torch.zeros(count, config.d_model)
+    table[:, :half] = torch.sin(angle)
+    table[:, half : 2 * half] = torch.cos(angle)
+    table[config.pad_token_id] = 0
+    return table
+
+
+def write_weights(checkpoint: Checkpoint, path: Path, precision: Precision) -> WeightsFile:
+    """Streams every parameter to `path`, one tensor in memory at a time.
+
+    Raises:
+        BundleError: a tensor is missing or of another shape than config.json says, or a value is
+            too large for float16.
+        OSError: the disk is full or cannot be written.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for parameter in _in_file_order(_parameters(checkpoint)):
+            large = math.prod(parameter.shape) * 4 >= _PAGE
+            _put(file, digest, b"\0" * (-file.tell() % (_PAGE if large else _ALIGNMENT)))
+            start = file.tell()
+            for chunk in parameter.chunks():
+                _put(file, digest, _to_bytes(chunk, precision, parameter.name, checkpoint))
+            dtype = str(_TORCH_TYPE[precision]).removeprefix("torch.")
+            length = file.tell() - start
+            tensors[parameter.name] = StoredTensor(parameter.shape, dtype, start, length)
+        size = file.tell()
+    return WeightsFile(tensors, FileRecord(size, digest.hexdigest()))
+
+
+def _put(file: BinaryIO, digest: hashlib._Hash, data: bytes | memoryview) -> None:
+    file.write(data)
+    digest.update(data)
+
+
+def _to_bytes(
+    chunk: torch.Tensor, precision: Precision, name: str, checkpoint: Checkpoint
+) -> memoryview:
+    cast = chunk.to(_TORCH_TYPE[precision]).contiguous()
+    if not torch.isfinite(cast).all():
+        raise BundleError(
+            f"{checkpoint.directory}: parameter {name!r} has values that are not finite in "
+            f"{precision}; export with --precision fp32, or check the checkpoint"
+        )
+    array: npt.NDArray[np.generic] = cast.numpy()
+    return array.data.cast("B")
+
+
+def _in_file_order(parameters: list[_Parameter]) -> list[_Parameter]:
+    """Matrices before vectors: they fill whole pages, so that alignment costs next to nothing."""
+    return sorted(parameters, key=lambda p: len(p.shape) == 1)
+
+
+def _parameters(checkpoint: Checkpoint) -> list[_Parameter]:
+    """Every parameter of the model, under our names.
+
+    A linear layer `name` becomes `name.weight`, `(in, out)` as `MatMul` takes it, and `name.bias`.
+    Layers that read the same input stand side by side in one: `self_attn.qkv`, `encoder_attn.kv`.
+    """
+    config = checkpoint.config
+    embedding = checkpoint.shared_embedding()
+    found = [
+        _stored(checkpoint, "shared.weight", embedding, (config.vocab_size, config.d_model)),
+        _Parameter(
+            "positions.weight",
+            (config.max_position_embeddings + _POSITION_OFFSET, config.d_model),
+            lambda: iter([sinusoidal_positions(config)]),
+        ),
+    ]
+    if untied := checkpoint.untied_lm_head():
+        shape = (config.vocab_size, config.d_model)
+        found.append(_stored(checkpoint, "lm_head.weight", untied, shape))
+    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        ffn = config.encoder_ffn_dim if side == "encoder" else config.decoder_ffn_dim
+        for index in range(layers):
+            found += _layer(checkpoint, f"{side}.layers.{index}", ffn)
+        found += _norm(checkpoint, f"{side}.layer_norm")
+    return found
+
+
+def _layer(checkpoint: Checkpoint, layer: str, ffn: int) -> list[_Parameter]:
+    width = checkpoint.config.d_model
+    attention = f"{layer}.self_attn"
+    found = _linear(checkpoint, attention, "qkv", ("q_proj", "k_proj", "v_proj"), width, width)
+    found += _linear(checkpoint, attention, "out_proj", ("out_proj",), width, width)
+    norms = ["self_attn_layer_norm", "final_layer_norm"]
+    if layer.startswith("decoder"):
+        attention = f"{layer}.encoder_attn"
+        found += _linear(checkpoint, attention, "q_proj", ("q_proj",), width, width)
+        found += _linear(checkpoint, attention, "kv", ("k_proj", "v_proj"), width, width)
+        found += _linear(checkpoint, attention, "out_proj", ("out_proj",), width, width)
+        norms.append("encoder_attn_layer_norm")
+    found += _linear(checkpoint, layer, "fc1", ("fc1",), width, ffn)
+    found += _linear(checkpoint, layer, "fc2", ("fc2",), ffn, width)
+    for norm in norms:
+        found += _norm(checkpoint, f"{layer}.{norm}")
+    return found
+
+
+def _linear(
+    checkpoint: Checkpoint, scope: str, name: str, parts: tuple[str, ...], rows: int, columns: int
+) -> list[_Parameter]:
+    """One linear layer `(rows) -> (len(parts) * columns)` made of the checkpoint's `parts`."""
+    sources = [f"model.{scope}.{part}" for part in parts]
+    for source in sources:
+        _check(checkpoint, f"{source}.weight", (columns, rows))
+        _check(checkpoint, f"{source}.bias", (columns,))
+
+    def weight() -> Iterator[torch.Tensor]:
+        yield torch.cat([checkpoint.rows(f"{s}.weight") for s in sources]).t()
+
+    def bias() -> Iterator[torch.Tensor]:
+        yield torch.cat([checkpoint.rows(f"{s}.bias") for s in sources])
+
+    total = len(parts) * columns
+    return [
+        _Parameter(f"{scope}.{name}.weight", (rows, total), weight),
+        _Parameter(f"{scope}.{name}.bias", (total,), bias),
+    ]
+
+
+def _norm(checkpoint: Checkpoint, name: str) -> list[_Parameter]:
+    shape = (checkpoint.config.d_model,)
+    return [
+        _stored(checkpoint, f"{name}.{kind}", f"model.{name}.{kind}", shape)
+        for kind in ("weight", "bias")
+    ]
+
+
+def _stored(checkpoint: Checkpoint, name: str, source: str, shape: tuple[int, ...]) -> _Parameter:
+    """A parameter stored as the checkpoint has it, read in chunks of rows."""
+    _check(checkpoint, source, shape)
+
+    def chunks() -> Iterator[torch.Tensor]:
+        for start in range(0, shape[0], _ROWS_AT_ONCE):
+            yield checkpoint.rows(source, start, min(start + _ROWS_AT_ONCE, shape[0]))
+
+    return _Parameter(name, shape, chunks)
+
+
+def _check(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
+    found = checkpoint.shape(name)
+    if found != shape:
+        raise BundleError(
+            f"{checkpoint.directory}: tensor {name!r}: expected shape {shape} by config.json, "
+            f"found {found}"
+        )

@@ -1,0 +1,10 @@
+"""Makes `python -m m2m100_onnx` the `m2m100` command."""
+
+from __future__ import annotations
+
+import sys
+
+from m2m100_onnx.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

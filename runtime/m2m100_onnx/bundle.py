@@ -1,0 +1,393 @@
+"""The on-disk contract: a bundle's files, what its graphs take and give, and its manifest.
+
+The exporter writes what this file describes and the runtime checks it, so both read one table. It
+knows no onnxruntime and no tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from m2m100_onnx.errors import BundleError
+
+__all__ = [
+    "CONFIG_FILE",
+    "DECODER_FILE",
+    "DECODER_WITH_PAST_FILE",
+    "ENCODER_FILE",
+    "FORMAT_VERSION",
+    "GENERATION_CONFIG_FILE",
+    "GRAPH_FILES",
+    "MANIFEST_FILE",
+    "PRECISIONS",
+    "TOKENIZER_FILES",
+    "WEIGHTS_FILE",
+    "Bundle",
+    "FileRecord",
+    "Manifest",
+    "ModelConfig",
+    "Precision",
+    "Signature",
+    "TensorSpec",
+    "graph_signature",
+    "read_json",
+    "sha256_of",
+]
+
+FORMAT_VERSION = 1
+
+ENCODER_FILE = "encoder_model.onnx"
+DECODER_FILE = "decoder_model.onnx"
+DECODER_WITH_PAST_FILE = "decoder_with_past_model.onnx"
+GRAPH_FILES = (ENCODER_FILE, DECODER_FILE, DECODER_WITH_PAST_FILE)
+WEIGHTS_FILE = "model.onnx_data"
+MANIFEST_FILE = "manifest.json"
+CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+TOKENIZER_FILES = (
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+_FLOAT_TYPE: dict[str, str] = {"fp32": "float32", "fp16": "float16"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        BundleError: the file is missing, not JSON, or not an object.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} is missing or unreadable: {error.strerror}") from None
+    if data.startswith(b"version https://git-lfs"):
+        raise BundleError(f"{path}: expected the file itself, found a Git LFS pointer to it")
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: expected a JSON object, found {error}") from None
+    if not isinstance(value, dict):
+        raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The facts of a checkpoint's config.json that graphs and decoding depend on.
+
+    Names are config.json's own. `max_position_embeddings` is the most tokens a source or a target
+    may have, control tokens included.
+    """
+
+    vocab_size: int
+    d_model: int
+    encoder_layers: int
+    decoder_layers: int
+    encoder_attention_heads: int
+    decoder_attention_heads: int
+    encoder_ffn_dim: int
+    decoder_ffn_dim: int
+    max_position_embeddings: int
+    pad_token_id: int = 1
+    eos_token_id: int = 2
+    decoder_start_token_id: int = 2
+    scale_embedding: bool = True
+    activation_function: str = "relu"
+
+    @classmethod
+    def from_json(cls, path: Path) -> ModelConfig:
+        """Reads config.json.
+
+        Raises:
+            BundleError: the file is missing or broken, or describes another architecture.
+        """
+        raw = read_json(path)
+        if raw.get("model_type") != "m2m_100":
+            raise BundleError(
+                f"{path}: expected model_type 'm2m_100', found {raw.get('model_type')!r}: "
+                "this is a checkpoint of another architecture"
+            )
+        kinds: dict[str, type] = {"int": int, "bool": bool, "str": str}
+        values: dict[str, Any] = {}
+        for spec in fields(cls):
+            value = raw.get(spec.name, None if spec.default is MISSING else spec.default)
+            kind = kinds[str(spec.type)]
+            if type(value) is not kind or (isinstance(value, int) and value < 0):
+                raise BundleError(f"{path}: expected {spec.name} as {spec.type}, found {value!r}")
+            values[spec.name] = value
+        config = cls(**values)
+        for heads in (config.encoder_attention_heads, config.decoder_attention_heads):
+            if heads < 1 or config.d_model % heads:
+                raise BundleError(
+                    f"{path}: expected d_model to be a multiple of the attention heads, "
+                    f"found {config.d_model} and {heads}"
+                )
+        return config
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph: its name, element type and axes (a name is a free axis)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a graph takes and gives, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Signature:
+    """The inputs and outputs of one of the three graphs, as Optimum names them.
+
+    One deliberate difference: Optimum fixes the target axis of the third graph's `logits` to the
+    name '1'; here it is the length of `input_ids`, since several tokens may be fed at once.
+    """
+    real = _FLOAT_TYPE[precision]
+    source = ("batch_size", "encoder_sequence_length")
+    target = ("batch_size", "decoder_sequence_length")
+    hidden = TensorSpec("encoder_hidden_states", real, (*source, config.d_model))
+    if file == ENCODER_FILE:
+        return Signature(
+            (
+                TensorSpec("input_ids", "int64", source),
+                TensorSpec("attention_mask", "int64", source),
+            ),
+            (TensorSpec("last_hidden_state", real, (*source, config.d_model)),),
+        )
+    heads = config.decoder_attention_heads
+    size = config.d_model // heads
+    past, now = "past_decoder_sequence_length", "decoder_sequence_length"
+
+    def cache(prefix: str, part: str, length: str) -> Iterator[tuple[int, TensorSpec]]:
+        shape = ("batch_size", heads, length, size)
+        for layer in range(config.decoder_layers):
+            for kind in ("key", "value"):
+                yield layer, TensorSpec(f"{prefix}.{layer}.{part}.{kind}", real, shape)
+
+    def by_layer(*groups: Iterator[tuple[int, TensorSpec]]) -> tuple[TensorSpec, ...]:
+        flat = [pair for group in groups for pair in group]
+        return tuple(spec for _, spec in sorted(flat, key=lambda pair: pair[0]))
+
+    mask = TensorSpec("encoder_attention_mask", "int64", source)
+    ids = TensorSpec("input_ids", "int64", target)
+    logits = TensorSpec("logits", real, (*target, config.vocab_size))
+    grown = cache("present", "decoder", f"{past} + {now}")
+    if file == DECODER_FILE:
+        return Signature(
+            (mask, ids, hidden),
+            (logits, *by_layer(grown, cache("present", "encoder", source[1]))),
+        )
+    own = cache("past_key_values", "decoder", past)
+    cross = cache("past_key_values", "encoder", source[1])
+    return Signature((mask, ids, *by_layer(own, cross)), (logits, *by_layer(grown)))
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file's size in bytes and its hex SHA-256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        format_version: version of this contract; a runtime opens versions up to its own.
+        precision: element type of weights and activations, `fp32` or `fp16`.
+        opset: the ai.onnx operator set of the graphs.
+        source: the checkpoint as it was named to the exporter.
+        revision: the hub commit of the checkpoint, or None for a local folder.
+        languages: codes the checkpoint was trained on, or None: all that have a token.
+        exporter_version: version of the exporter.
+        graphs: each graph's inputs and outputs.
+        files: size and hash of every other file of the bundle.
+    """
+
+    precision: Precision
+    opset: int
+    source: str
+    revision: str | None
+    languages: tuple[str, ...] | None
+    exporter_version: str
+    graphs: Mapping[str, Signature] = field(repr=False)
+    files: Mapping[str, FileRecord] = field(repr=False)
+    format_version: int = FORMAT_VERSION
+
+    def write(self, directory: Path) -> None:
+        """Writes manifest.json."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        (directory / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Reads manifest.json.
+
+        Raises:
+            BundleError: it is broken, or of a newer format than this runtime knows.
+        """
+        path = directory / MANIFEST_FILE
+        raw = read_json(path)
+        version = raw.get("format_version")
+        if not isinstance(version, int) or version < 1:
+            raise BundleError(f"{path}: expected a format_version, found {version!r}")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"{path}: the bundle has format version {version}, this runtime knows versions up "
+                f"to {FORMAT_VERSION}; upgrade m2m100-onnx, or export the checkpoint again"
+            )
+        if raw.get("precision") not in PRECISIONS:
+            raise BundleError(
+                f"{path}: expected a precision of {', '.join(PRECISIONS)}, "
+                f"found {raw.get('precision')!r}"
+            )
+        try:
+            languages = raw["languages"]
+            return cls(
+                precision=raw["precision"],
+                opset=int(raw["opset"]),
+                source=str(raw["source"]),
+                revision=raw["revision"],
+                languages=None if languages is None else tuple(map(str, languages)),
+                exporter_version=str(raw["exporter_version"]),
+                graphs={name: _signature(value) for name, value in raw["graphs"].items()},
+                files={
+                    name: FileRecord(int(value["size"]), str(value["sha256"]))
+                    for name, value in raw["files"].items()
+                },
+                format_version=version,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(
+                f"{path}: an entry is missing or of the wrong kind: {error!r}"
+            ) from None
+
+
+def _signature(raw: Mapping[str, Any]) -> Signature:
+    def specs(values: list[Any]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(v["name"], v["dtype"], tuple(v["shape"])) for v in values)
+
+    return Signature(specs(raw["inputs"]), specs(raw["outputs"]))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder, its model's facts and, where it has one, its manifest.
+
+    A folder that Optimum exported has no manifest; it opens too, as fp32.
+    """
+
+    directory: Path
+    config: ModelConfig
+    generation: Mapping[str, Any] = field(repr=False)
+    manifest: Manifest | None
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> Bundle:
+        """Checks that every file is there and as long as the manifest says, and reads the configs.
+
+        Hashes are not computed here, since that reads gigabytes; see `verify`.
+
+        Raises:
+            BundleError: something is missing, truncated, broken, or of a newer format.
+        """
+        root = Path(directory)
+        if not root.is_dir():
+            raise BundleError(f"{root}: expected the folder of an exported bundle, found none")
+        manifest = Manifest.read(root) if (root / MANIFEST_FILE).exists() else None
+        if manifest is None and not any((root / name).exists() for name in GRAPH_FILES):
+            hint = ""
+            if any(root.glob("*.safetensors")) or any(root.glob("pytorch_model*.bin")):
+                hint = "; this is a checkpoint: run `m2m100 export` on it first"
+            raise BundleError(
+                f"{root} is no bundle: it holds neither {MANIFEST_FILE} nor graphs{hint}"
+            )
+        for name in GRAPH_FILES:
+            if not (root / name).is_file():
+                raise BundleError(f"{root / name} is missing")
+        for name, record in manifest.files.items() if manifest else ():
+            path = root / name
+            if not path.is_file():
+                raise BundleError(f"{path} is missing")
+            if path.stat().st_size != record.size:
+                raise BundleError(
+                    f"{path}: expected {record.size:,} bytes, found {path.stat().st_size:,}: "
+                    "the file is truncated or was changed; copy or export the bundle again"
+                )
+        config = ModelConfig.from_json(root / CONFIG_FILE)
+        return cls(root, config, _generation_defaults(root), manifest)
+
+    @property
+    def precision(self) -> Precision:
+        """Element type of the graphs."""
+        return self.manifest.precision if self.manifest else "fp32"
+
+    def signature(self, file: str) -> Signature:
+        """What graph `file` must take and give for the runtime to drive it."""
+        return graph_signature(file, self.config, self.precision)
+
+    def verify(self) -> None:
+        """Compares every file's SHA-256 with the manifest's; reads the whole bundle.
+
+        Raises:
+            BundleError: a file is not the one that was exported, or there is no manifest.
+        """
+        if self.manifest is None:
+            raise BundleError(
+                f"{self.directory}: no {MANIFEST_FILE}, so there is no hash to compare"
+            )
+        for name, record in self.manifest.files.items():
+            found = sha256_of(self.directory / name)
+            if found != record.sha256:
+                raise BundleError(
+                    f"{self.directory / name}: expected SHA-256 {record.sha256}, found {found}"
+                )
+
+
+_GENERATION_KEYS = (
+    "num_beams",
+    "max_length",
+    "min_length",
+    "length_penalty",
+    "early_stopping",
+    "no_repeat_ngram_size",
+    "repetition_penalty",
+    "num_return_sequences",
+)
+
+
+def _generation_defaults(root: Path) -> dict[str, Any]:
+    """Decoding defaults: generation_config.json, else what old checkpoints kept in config.json."""
+    path = root / GENERATION_CONFIG_FILE
+    raw = read_json(path) if path.exists() else read_json(root / CONFIG_FILE)
+    return {key: raw[key] for key in _GENERATION_KEYS if raw.get(key) is not None}

@@ -1,0 +1,383 @@
+"""The onnxruntime sessions and the key/value cache; the only file that imports onnxruntime.
+
+Knows tensors and devices; knows no text and no search. Shapes: B sentences, R decoder rows (R = B,
+later B times the beams), S source length, P prompt length, T target tokens so far, V vocabulary,
+L decoder layers, H heads, E head size.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from m2m100_onnx.bundle import (
+    DECODER_FILE,
+    DECODER_WITH_PAST_FILE,
+    ENCODER_FILE,
+    GRAPH_FILES,
+    Bundle,
+)
+from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise DependencyError(
+        "onnxruntime is not installed; run `pip install 'm2m100-onnx[cpu]'`, "
+        "or `pip install 'm2m100-onnx[gpu]'` on a machine with CUDA"
+    ) from error
+
+__all__ = ["DecoderCache", "Model"]
+
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+_LOGGER = logging.getLogger("m2m100_onnx")
+
+_ORT_TYPE = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}
+# The second graph runs once a batch and has the third one's weights. Unpacked, they stay pages of the
+# weights file instead of a second private copy (1.2 GB for the 418M shape in fp32).
+_UNPACKED = {"session.disable_prepacking": "1"}
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+
+
+class Model:
+    """A bundle's three graphs, ready to run; safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+        intra_op_num_threads: int | None = None,
+        inter_op_num_threads: int | None = None,
+        session_options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Chooses the device; a graph is opened when it is first needed, or by `load`.
+
+        Args:
+            bundle: the opened bundle.
+            device: `cpu`, `cuda`, `cuda:N`, or `auto` (CUDA where it is available).
+            providers: onnxruntime's execution providers with their options, in place of those that
+                `device` stands for; the cache still lives on `device`.
+            intra_op_num_threads: threads inside an operator; onnxruntime's default is one a core.
+            inter_op_num_threads: threads across operators; these chains of operators gain nothing.
+            session_options: onnxruntime session config entries, such as
+                `{"session.intra_op.allow_spinning": "0"}`.
+
+        Raises:
+            InvalidInputError: an argument is out of range.
+            DependencyError: CUDA was asked for and onnxruntime has no CUDA provider.
+        """
+        self.bundle = bundle
+        self.device, self.device_id = _parse_device(device)
+        self._providers = _providers(self.device, self.device_id, providers)
+        for name, value in (
+            ("intra_op_num_threads", intra_op_num_threads),
+            ("inter_op_num_threads", inter_op_num_threads),
+        ):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InvalidInputError(
+                    f"{name}: expected a whole number of at least 1, found {value!r}"
+                )
+        self._threads = (intra_op_num_threads, inter_op_num_threads)
+        self._options = dict(session_options or {})
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._lock = threading.Lock()
+        if bundle.precision == "fp16" and self.device == "cpu":
+            _LOGGER.warning(
+                "%s is an fp16 bundle: on a CPU onnxruntime widens it to float32 when it opens, which "
+                "is slow and saves no memory; export with --precision fp32 for CPUs",
+                bundle.directory,
+            )
+        self.real = np.dtype(np.float16 if bundle.precision == "fp16" else np.float32)
+        # Folders that Optimum exported repeat the source's keys and values for every beam.
+        self.beams_share_source = bundle.manifest is not None
+
+    def load(self) -> None:
+        """Opens every graph now, so that no later call pays for it.
+
+        Raises:
+            BundleError: a graph is damaged or takes other inputs than it must.
+        """
+        for file in GRAPH_FILES:
+            self.session(file)
+
+    def session(self, file: str) -> ort.InferenceSession:
+        """The session of one graph, opened at the first call.
+
+        Raises:
+            BundleError: the graph is damaged or takes other inputs than it must.
+        """
+        with self._lock:
+            if file not in self._sessions:
+                path = self.bundle.directory / file
+                session = self._open(path, str(path), _UNPACKED if file == DECODER_FILE else {})
+                _check_signature(path, session, self.bundle)
+                self._sessions[file] = session
+            return self._sessions[file]
+
+    def start(
+        self, input_ids: Int64Array, attention_mask: Int64Array, prompt: Int64Array
+    ) -> tuple[DecoderCache, Float32Array]:
+        """Encodes the source and feeds the prompt.
+
+        Args:
+            input_ids: `(B, S)` source tokens, padded at the end.
+            attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
+            prompt: `(B, P)` first decoder tokens: the start token and the target language.
+
+        Returns:
+            The cache, with one row a sentence, and the `(B, V)` logits of the next token.
+        """
+        # A binding keeps no reference to what it binds, so every OrtValue stays in a variable.
+        ids, mask, first = map(self.to_device, (input_ids, attention_mask, prompt))
+        encoder = self.session(ENCODER_FILE).io_binding()
+        encoder.bind_ortvalue_input("input_ids", ids)
+        encoder.bind_ortvalue_input("attention_mask", mask)
+        encoder.bind_output("last_hidden_state", self.device, self.device_id)
+        _run(self.session(ENCODER_FILE), encoder)
+        (hidden,) = encoder.get_outputs()
+
+        session = self.session(DECODER_FILE)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("encoder_attention_mask", mask)
+        binding.bind_ortvalue_input("input_ids", first)
+        binding.bind_ortvalue_input("encoder_hidden_states", hidden)
+        logits = np.empty((*prompt.shape, self.bundle.config.vocab_size), self.real)
+        _bind_numpy(binding, "logits", logits)
+        names = [output.name for output in session.get_outputs()][1:]
+        for name in names:
+            binding.bind_output(name, self.device, self.device_id)
+        _run(session, binding)
+        present = dict(zip(names, binding.get_outputs()[1:], strict=True))
+        cache = DecoderCache(self, present, mask, sentences=len(prompt))
+        return cache, logits[:, -1].astype(np.float32)
+
+    def to_device(self, array: npt.NDArray[Any]) -> ort.OrtValue:
+        """An array where the graphs run; on the CPU it is shared, not copied."""
+        contiguous = np.ascontiguousarray(array)
+        return ort.OrtValue.ortvalue_from_numpy(contiguous, self.device, self.device_id)
+
+    def gather(self, value: ort.OrtValue, rows: ort.OrtValue) -> ort.OrtValue:
+        """`value[rows]` along the first axis, on the device."""
+        session = self._gather_session()
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("data", value)
+        binding.bind_ortvalue_input("rows", rows)
+        binding.bind_output("gathered", self.device, self.device_id)
+        _run(session, binding)
+        gathered: ort.OrtValue = binding.get_outputs()[0]
+        return gathered
+
+    def _gather_session(self) -> ort.InferenceSession:
+        # numpy cannot reach into device memory, so the cache is gathered by a graph of one node.
+        name = f"gather_{self.bundle.precision}.onnx"
+        with self._lock:
+            if name not in self._sessions:
+                source = resources.files("m2m100_onnx") / "data" / name
+                self._sessions[name] = self._open(Path(name), source.read_bytes(), {})
+            return self._sessions[name]
+
+    def _open(
+        self, path: Path, model: str | bytes, defaults: Mapping[str, str]
+    ) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        intra, inter = self._threads
+        if intra is not None:
+            options.intra_op_num_threads = intra
+        if inter is not None:
+            options.inter_op_num_threads = inter
+        try:
+            for key, value in {**defaults, **self._options}.items():
+                options.add_session_config_entry(key, value)
+            session = ort.InferenceSession(model, options, providers=self._providers)
+        # onnxruntime's errors share no base class but Exception.
+        except Exception as error:
+            raise BundleError(
+                f"{path}: onnxruntime {ort.__version__} cannot open it: {error}"
+            ) from error
+        if self.device == "cuda" and _CUDA not in session.get_providers():
+            raise DependencyError(
+                "device='cuda' was asked for, but onnxruntime could not start CUDA and fell back "
+                f"to {', '.join(session.get_providers())}; check that the CUDA and cuDNN libraries "
+                f"that onnxruntime-gpu {ort.__version__} needs are installed"
+            )
+        return session
+
+
+class DecoderCache:
+    """Keys and values of the target so far and of the source, for R rows.
+
+    Size in bytes, with 4 or 2 bytes a number: `2 * L * H * E * (R * T + B * S)`, where the first
+    term grows with every token. While a step runs, the cache before it and the one after it exist
+    side by side, since a portable graph joins old and new into one tensor. The source's part is
+    computed once and shared by a sentence's beams.
+    """
+
+    def __init__(
+        self, model: Model, present: dict[str, ort.OrtValue], mask: ort.OrtValue, *, sentences: int
+    ) -> None:
+        self._model = model
+        self._session = model.session(DECODER_WITH_PAST_FILE)
+        self._binding = self._session.io_binding()
+        self._present_names = [output.name for output in self._session.get_outputs()][1:]
+        past = {name.replace("present", "past_key_values"): v for name, v in present.items()}
+        self._own = {name: v for name, v in past.items() if ".decoder." in name}
+        self._source = {name: v for name, v in past.items() if ".encoder." in name}
+        self._mask = mask
+        self._sentence_of_row = np.arange(sentences)
+        self._logits = np.empty((0, 1, model.bundle.config.vocab_size), model.real)
+        self._bind_source()
+
+    @property
+    def rows(self) -> int:
+        """R, the rows a step takes and gives."""
+        return len(self._sentence_of_row)
+
+    def step(self, tokens: Int64Array) -> Float32Array:
+        """Feeds one more token a row.
+
+        Args:
+            tokens: `(R, 1)` the tokens chosen last.
+
+        Returns:
+            The `(R, V)` logits of the next token, in a buffer that the next step reuses.
+        """
+        if len(self._logits) != self.rows:
+            self._logits = np.empty((self.rows, *self._logits.shape[1:]), self._logits.dtype)
+        binding = self._binding
+        ids = self._model.to_device(tokens)
+        binding.bind_ortvalue_input("input_ids", ids)
+        for name, value in self._own.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.clear_binding_outputs()
+        _bind_numpy(binding, "logits", self._logits)
+        for name in self._present_names:
+            binding.bind_output(name, self._model.device, self._model.device_id)
+        _run(self._session, binding)
+        grown = binding.get_outputs()[1:]
+        self._own = {
+            name.replace("present", "past_key_values"): value
+            for name, value in zip(self._present_names, grown, strict=True)
+        }
+        logits: Float32Array = self._logits[:, -1].astype(np.float32, copy=False)
+        return logits
+
+    def select(self, rows: Int64Array) -> None:
+        """Make row i of every cached tensor a copy of old row `rows[i]`.
+
+        Covers beam expansion, beam reordering and dropping finished sentences. The rows of a
+        sentence must stay side by side, as many for each sentence.
+
+        Args:
+            rows: `(R',)` indices into the current R rows.
+        """
+        if not np.array_equal(rows, np.arange(self.rows)):
+            index = self._model.to_device(rows)
+            self._own = {n: self._model.gather(v, index) for n, v in self._own.items()}
+        kept, sentence_of_row = _sentences(self._sentence_of_row[rows])
+        if not self._model.beams_share_source:
+            kept, sentence_of_row = self._sentence_of_row[rows], np.arange(len(rows))
+        if not np.array_equal(kept, np.arange(self._mask.shape()[0])):
+            index = self._model.to_device(kept)
+            self._source = {n: self._model.gather(v, index) for n, v in self._source.items()}
+            self._mask = self._model.to_device(self._mask.numpy()[kept])
+            self._bind_source()
+        self._sentence_of_row = sentence_of_row
+
+    def _bind_source(self) -> None:
+        self._binding.bind_ortvalue_input("encoder_attention_mask", self._mask)
+        for name, value in self._source.items():
+            self._binding.bind_ortvalue_input(name, value)
+
+
+def _sentences(sentence_of_row: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """The sentences that are left, in order, and each row's place among them."""
+    starts = np.flatnonzero(np.diff(sentence_of_row, prepend=-1))
+    kept = sentence_of_row[starts]
+    per_sentence = len(sentence_of_row) // len(kept)
+    assert np.array_equal(np.repeat(kept, per_sentence), sentence_of_row), "rows lie scattered"
+    return kept, np.repeat(np.arange(len(kept)), per_sentence)
+
+
+def _run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    try:
+        session.run_with_iobinding(binding)
+    # onnxruntime's errors share no base class but Exception.
+    except Exception as error:
+        raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
+
+
+def _bind_numpy(binding: ort.IOBinding, name: str, array: npt.NDArray[Any]) -> None:
+    """Lets onnxruntime write an output straight into `array`, from whatever device."""
+    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def _parse_device(device: str) -> tuple[str, int]:
+    if device == "auto":
+        device = "cuda" if _CUDA in ort.get_available_providers() else "cpu"
+    kind, _, number = str(device).partition(":")
+    if (
+        kind not in ("cpu", "cuda")
+        or (number and not number.isdecimal())
+        or (kind == "cpu" and number)
+    ):
+        raise InvalidInputError(f"device: expected cpu, cuda, cuda:N or auto, found {device!r}")
+    return kind, int(number or 0)
+
+
+def _providers(
+    device: str, device_id: int, given: Sequence[str | tuple[str, Mapping[str, Any]]] | None
+) -> list[str | tuple[str, Mapping[str, Any]]]:
+    available = ort.get_available_providers()
+    chosen: list[str | tuple[str, Mapping[str, Any]]] = list(given) if given is not None else [_CPU]
+    if given is None and device == "cuda":
+        chosen = [(_CUDA, {"device_id": str(device_id)}), _CPU]
+    for entry in chosen:
+        name = entry if isinstance(entry, str) else entry[0]
+        if name not in available:
+            hint = "; run `pip install 'm2m100-onnx[gpu]'`" if name == _CUDA else ""
+            raise DependencyError(
+                f"this onnxruntime has no {name} (it has {', '.join(available)}){hint}"
+            )
+    return chosen
+
+
+def _check_signature(path: Path, session: ort.InferenceSession, bundle: Bundle) -> None:
+    """Refuses a graph whose inputs or outputs are not those the runtime will bind."""
+    expected = bundle.signature(path.name)
+    for kind, specs, found in (
+        ("inputs", expected.inputs, session.get_inputs()),
+        ("outputs", expected.outputs, session.get_outputs()),
+    ):
+        want = {spec.name: (_ORT_TYPE[spec.dtype], len(spec.shape)) for spec in specs}
+        have = {value.name: (value.type, len(value.shape)) for value in found}
+        if want == have:
+            continue
+        missing = [n for n in want if n not in have]
+        extra = [n for n in have if n not in want]
+        other = [f"{n} {have[n]} for {want[n]}" for n in want if n in have and have[n] != want[n]]
+        details = [
+            f"{label} {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+            for label, names in (
+                ("missing", missing),
+                ("unexpected", extra),
+                ("of another type or rank:", other),
+            )
+            if names
+        ]
+        raise BundleError(
+            f"{path}: expected {len(want)} {kind} as config.json implies, found {len(have)}: "
+            + "; ".join(details)
+        )

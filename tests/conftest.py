@@ -1,0 +1,116 @@
+"""Fixtures every test file shares: the demo checkpoint and bundles exported from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import M2M100Config, M2M100ForConditionalGeneration
+
+from m2m100_onnx import Translator
+from m2m100_onnx.bundle import TOKENIZER_FILES
+from m2m100_onnx_export import export
+
+LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(repository: Path) -> Path:
+    """The demo checkpoint: six trained languages, all hundred language tokens."""
+    return repository / "demo" / "model"
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint as an fp32 bundle; tests must not change it."""
+    bundle = tmp_path_factory.mktemp("bundles") / "demo"
+    export(demo_checkpoint, bundle, languages=LANGUAGES, verify_outputs=False)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def demo_bundle_fp16(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint as an fp16 bundle; tests must not change it."""
+    bundle = tmp_path_factory.mktemp("bundles") / "demo-fp16"
+    export(demo_checkpoint, bundle, precision="fp16", languages=LANGUAGES, verify_outputs=False)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def translator(demo_bundle: Path) -> Translator:
+    """A translator over the fp32 demo bundle."""
+    return Translator(demo_bundle)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Keeps PyTorch's threads from spinning against onnxruntime's, which costs minutes."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(
+    demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Makes tiny random checkpoints that speak the demo's tokens: arguments go to the config."""
+
+    def make(**config: Any) -> Path:
+        torch.manual_seed(len(config))
+        facts = {
+            "vocab_size": 10609,
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 64,
+            # Large enough that the layers matter beside the embeddings.
+            "init_std": 0.3,
+        }
+        model = M2M100ForConditionalGeneration(M2M100Config(**{**facts, **config})).eval()
+        with torch.no_grad():
+            # transformers starts these at 0 and 1, where a mix-up would not show.
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.3)
+                elif "layer_norm" in name:
+                    parameter.normal_(1, 0.3)
+            # transformers 5 unties these too; members of the family share them.
+            for side in (model.model.encoder, model.model.decoder):
+                side.embed_tokens.weight.copy_(model.model.shared.weight)
+        folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+        model.save_pretrained(folder)
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(demo_checkpoint / name, folder / name)
+        generation = {"num_beams": 2, "max_length": 8, "decoder_start_token_id": 2}
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
+    """A random checkpoint of 1.5 MB; tests must not change it."""
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random checkpoint as an fp32 bundle; tests must not change it."""
+    bundle = tmp_path_factory.mktemp("bundles") / "tiny"
+    export(tiny_checkpoint, bundle, verify_outputs=False)
+    return bundle

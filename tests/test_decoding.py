@@ -1,0 +1,627 @@
+"""Search against brute force, transformers' `generate`, and itself in other batches."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import random
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import M2M100Config, M2M100ForConditionalGeneration
+
+from m2m100_onnx import decoding
+from m2m100_onnx.decoding import Float32Array, Hypothesis, Int64Array, SearchOptions, search
+from m2m100_onnx.errors import InvalidInputError
+
+EOS, PAD = 2, 1
+
+
+# --- A scripted model: logits are a hash of the prefix ------------------------------------------
+
+
+@functools.cache
+def scripted_logits(prefix: tuple[int, ...], vocab: int) -> Float32Array:
+    seed = zlib.crc32(np.array(prefix, np.int64).tobytes())
+    logits = np.random.default_rng(seed).normal(scale=2, size=vocab).astype(np.float32)
+    logits[EOS] += 1
+    logits.flags.writeable = False  # every caller gets the same array
+    return logits
+
+
+@dataclass
+class ScriptedState:
+    """Keeps the prefix of each row and a log of the calls."""
+
+    prefixes: list[tuple[int, ...]]
+    vocab: int
+    calls: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    selects: list[tuple[int, list[int]]] = field(default_factory=list)
+
+    def logits(self) -> Float32Array:
+        rows = [scripted_logits(prefix, self.vocab) for prefix in self.prefixes]
+        return np.array(rows, np.float32).reshape(-1, self.vocab)
+
+    def step(self, tokens: Int64Array) -> Float32Array:
+        assert tokens.shape == (len(self.prefixes), 1)
+        assert tokens.dtype == np.int64
+        self.prefixes = [(*p, int(t)) for p, t in zip(self.prefixes, tokens[:, 0], strict=True)]
+        self.calls.append("step")
+        self.steps.append(len(self.prefixes))
+        return self.logits()
+
+    def select(self, rows: Int64Array) -> None:
+        self.calls.append("select")
+        self.selects.append((len(self.prefixes), rows.tolist()))
+        self.prefixes = [self.prefixes[row] for row in rows]
+
+
+def run_scripted(
+    prompt: list[list[int]], vocab: int, options: SearchOptions
+) -> tuple[list[list[Hypothesis]], ScriptedState]:
+    state = ScriptedState([tuple(row) for row in prompt], vocab)
+    ids = np.array(prompt, np.int64).reshape(-1, 2)
+    return search(state, state.logits(), ids, eos_id=EOS, options=options), state
+
+
+def constrained(
+    log_probs: np.ndarray[Any, Any], prefix: tuple[int, ...], options: SearchOptions
+) -> np.ndarray[Any, Any]:
+    """The constraints of beam search, written the slow way."""
+    out: np.ndarray[Any, Any] = log_probs.copy()
+    for token in set(prefix):
+        out[token] *= options.repetition_penalty
+    size = options.no_repeat_ngram_size
+    for token in range(len(out)):
+        longer = (*prefix, token)
+        grams = [longer[i : i + size] for i in range(len(longer) - size + 1)]
+        if size and grams and grams[-1] in grams[:-1]:
+            out[token] = -math.inf
+    if len(prefix) < options.min_length:
+        out[EOS] = -math.inf
+    out[list(options.suppress_tokens)] = -math.inf
+    return out
+
+
+def enumerate_sequences(
+    prefix: tuple[int, ...], total: float, vocab: int, options: SearchOptions
+) -> Iterator[Hypothesis]:
+    """Every sequence the model can generate, with its score."""
+    logits = scripted_logits(prefix, vocab).astype(np.float64)
+    log_probs = constrained(logits - np.log(np.exp(logits).sum()), prefix, options)
+    for token in np.flatnonzero(log_probs > -np.inf).tolist():
+        longer, score = (*prefix, token), total + float(log_probs[token])
+        if token == EOS or len(longer) == options.max_length:
+            yield Hypothesis(longer, score / (len(longer) - 1) ** options.length_penalty)
+        else:
+            yield from enumerate_sequences(longer, score, vocab, options)
+
+
+def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    assert [h.tokens for h in found] == [h.tokens for h in expected]
+    # Relative too: negative length penalties make scores of -1000, where float32 steps by 6e-5.
+    np.testing.assert_allclose(
+        [h.score for h in found], [h.score for h in expected], atol=1e-4, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("vocab", [5, 8])
+@pytest.mark.parametrize("length_penalty", [1.0, 0.0, -1.0, 2.0])
+@pytest.mark.parametrize(
+    "constraints",
+    [
+        {},
+        {"min_length": 4},
+        {"no_repeat_ngram_size": 2},
+        {"no_repeat_ngram_size": 1},
+        {"repetition_penalty": 1.4},
+        {"suppress_tokens": (0, 4)},
+        {"min_length": 3, "no_repeat_ngram_size": 2, "suppress_tokens": (3,)},
+    ],
+    ids=str,
+)
+def test_exhaustive_beam_is_brute_force(
+    vocab: int, length_penalty: float, constraints: dict[str, Any]
+) -> None:
+    beam_size = (vocab - 1) ** 2 * vocab + vocab  # more than there are sequences
+    options = SearchOptions(
+        beam_size=beam_size,
+        num_hypotheses=beam_size,
+        max_length=5,
+        length_penalty=length_penalty,
+        **constraints,
+    )
+    prompt = [[EOS, 3], [EOS, 4], [0, 3]]
+    results, _ = run_scripted(prompt, vocab, options)
+    for row, found in zip(prompt, results, strict=True):
+        expected = {h.tokens: h.score for h in enumerate_sequences((*row,), 0.0, vocab, options)}
+        assert found[0].tokens == max(expected, key=lambda tokens: expected[tokens])
+        # Among hundreds of sequences some are a rounding apart, so the order is that of the scores.
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+        assert len(found) == len(expected) > 1
+        for hypothesis in found:
+            assert hypothesis.score == pytest.approx(expected[hypothesis.tokens], abs=1e-4)
+
+
+# --- transformers ------------------------------------------------------------------------------
+
+VOCAB = 96
+LANGUAGES = (90, 91, 92, 93)
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[M2M100ForConditionalGeneration]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are tiny
+    torch.manual_seed(1)
+    config = M2M100Config(
+        vocab_size=VOCAB,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=64,
+        decoder_start_token_id=EOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        init_std=0.3,
+    )
+    net = M2M100ForConditionalGeneration(config).eval()
+    # A head of its own, as a random tied one only repeats its input. The scales make the end come
+    # early for some sources and late for others. A pad would shift the positions of what follows.
+    net.lm_head = torch.nn.Linear(32, VOCAB)
+    with torch.no_grad():
+        net.lm_head.weight.normal_(0, 0.3)
+        net.lm_head.weight[EOS].mul_(2)
+        net.lm_head.bias.zero_()
+        net.lm_head.bias[[EOS, PAD]] = torch.tensor([1.5, -30.0])
+    yield net
+    torch.set_num_threads(threads)
+
+
+@dataclass
+class TorchState:
+    """Runs the whole prefix again at every step: slow, and without a cache to get wrong."""
+
+    model: M2M100ForConditionalGeneration
+    encoded: torch.Tensor
+    mask: torch.Tensor
+    tokens: torch.Tensor
+
+    @torch.no_grad()
+    def logits(self) -> Float32Array:
+        hidden = self.model.model.decoder(
+            input_ids=self.tokens,
+            encoder_hidden_states=self.encoded,
+            encoder_attention_mask=self.mask,
+            use_cache=False,
+        ).last_hidden_state
+        logits: Float32Array = self.model.lm_head(hidden[:, -1]).numpy()
+        return logits
+
+    def step(self, tokens: Int64Array) -> Float32Array:
+        self.tokens = torch.cat([self.tokens, torch.from_numpy(tokens)], dim=1)
+        return self.logits()
+
+    def select(self, rows: Int64Array) -> None:
+        index = torch.from_numpy(rows)
+        self.encoded, self.mask = self.encoded[index], self.mask[index]
+        self.tokens = self.tokens[index]
+
+
+@dataclass(frozen=True)
+class Sources:
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    languages: tuple[int, ...]
+
+    def pick(self, index: list[int]) -> Sources:
+        langs = tuple(self.languages[i] for i in index)
+        return Sources(self.input_ids[index], self.attention_mask[index], langs)
+
+
+def make_sources(batch: int, seed: int) -> Sources:
+    """Padded sources of mixed lengths with languages of their own."""
+    rng = random.Random(seed)
+    lengths = [rng.randint(3, 14) for _ in range(batch)]
+    ids = torch.full((batch, max(lengths)), PAD)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.tensor([rng.randint(3, 89) for _ in range(length - 1)] + [EOS])
+    return Sources(ids, (ids != PAD).long(), tuple(rng.choice(LANGUAGES) for _ in range(batch)))
+
+
+def run_search(
+    model: M2M100ForConditionalGeneration, sources: Sources, options: SearchOptions
+) -> list[list[Hypothesis]]:
+    with torch.no_grad():
+        encoded = model.model.encoder(sources.input_ids, sources.attention_mask).last_hidden_state
+    prompt = torch.tensor([[EOS, language] for language in sources.languages])
+    state = TorchState(model, encoded, sources.attention_mask, prompt)
+    return search(state, state.logits(), prompt.numpy(), eos_id=EOS, options=options)
+
+
+def run_transformers(
+    model: M2M100ForConditionalGeneration, sources: Sources, options: SearchOptions
+) -> list[list[Hypothesis]]:
+    """`generate`, once per language, as it forces one language a call."""
+    results: list[list[Hypothesis]] = [[] for _ in sources.languages]
+    for language in set(sources.languages):
+        index = [i for i, other in enumerate(sources.languages) if other == language]
+        settings = asdict(options)
+        settings["num_beams"] = settings.pop("beam_size")
+        settings["num_return_sequences"] = settings.pop("num_hypotheses")
+        settings["suppress_tokens"] = list(settings["suppress_tokens"]) or None
+        out = model.generate(
+            input_ids=sources.input_ids[index],
+            attention_mask=sources.attention_mask[index],
+            forced_bos_token_id=language,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+            **settings,
+        )
+        scores = out.sequences_scores if options.beam_size > 1 else None
+        if scores is None:
+            per_token = model.compute_transition_scores(
+                out.sequences, out.scores, normalize_logits=True
+            )
+        for row, sequence in enumerate(out.sequences.tolist()):
+            end = sequence.index(EOS, 1) + 1 if EOS in sequence[1:] else len(sequence)
+            if scores is None:
+                score = float(per_token[row, : end - 1].sum())
+                score /= (end - 1) ** options.length_penalty
+            else:
+                score = float(scores[row])
+            sentence = index[row // options.num_hypotheses]
+            results[sentence].append(Hypothesis(tuple(sequence[:end]), score))
+    return results
+
+
+def make_cases() -> list[tuple[int, SearchOptions]]:
+    """Batch sizes and options: what belongs together in full, the rest drawn at random."""
+    beams, stoppings = (1, 2, 4, 5), (False, True, "never")
+    penalties = (0.5, 1.0, 2.0, 0.0, -1.0)
+    cases: list[tuple[int, dict[str, Any]]] = []
+    for beam, stopping, penalty in itertools.product(beams, stoppings, penalties):
+        both = {"early_stopping": stopping, "length_penalty": penalty}
+        cases.append((3, {"beam_size": beam, "num_hypotheses": beam, "max_length": 20, **both}))
+    for beam, stopping, length in itertools.product(beams, stoppings, (5, 40)):
+        cases.append((3, {"beam_size": beam, "early_stopping": stopping, "max_length": length}))
+    for beam, penalty in itertools.product((2, 4, 5), (-1.0, -0.5, 0.5)):
+        hopes = {"early_stopping": "never", "length_penalty": penalty, "max_length": 20}
+        cases.append((16, {"beam_size": beam, "num_hypotheses": beam, **hopes}))
+    cases += [
+        (3, {"beam_size": beam, "num_hypotheses": count, "max_length": 20})
+        for beam in beams
+        for count in range(1, beam + 1)
+    ]
+    rng = random.Random(7)
+    for _ in range(90):
+        beam, length = rng.choice(beams), rng.choice((5, 20, 40))
+        options = {
+            "beam_size": beam,
+            "num_hypotheses": rng.randint(1, beam),
+            "max_length": length,
+            "min_length": rng.choice((0, 0, 8)) if length > 8 else rng.choice((0, 4)),
+            "length_penalty": rng.choice(penalties),
+            "early_stopping": rng.choice(stoppings),
+            "no_repeat_ngram_size": rng.choice((0, 1, 2, 3)),
+            "repetition_penalty": rng.choice((1.0, 1.0, 1.3, 0.8)),
+            "suppress_tokens": rng.choice(((), (), (5, 17, 40, 95), (EOS,))),
+        }
+        cases.append((rng.choice((1, 3, 16)), options))
+    return [(batch, SearchOptions(**options)) for batch, options in cases]
+
+
+def describe(value: Any) -> str:
+    if not isinstance(value, SearchOptions):
+        return f"B{value}"
+    plain = asdict(SearchOptions())
+    found = asdict(value)
+    return ",".join(f"{key}={found[key]}" for key in plain if found[key] != plain[key])
+
+
+@pytest.mark.parametrize(("batch", "options"), make_cases(), ids=describe)
+def test_equals_transformers(
+    model: M2M100ForConditionalGeneration, batch: int, options: SearchOptions
+) -> None:
+    sources = make_sources(batch, seed=batch)
+    expected = run_transformers(model, sources, options)
+    for found, wanted in zip(run_search(model, sources, options), expected, strict=True):
+        assert len(found) == options.num_hypotheses
+        assert_same(found, wanted)
+
+
+def test_the_comparison_with_transformers_is_not_trivial(
+    model: M2M100ForConditionalGeneration,
+) -> None:
+    """Sequences end at many lengths, languages matter, and every option changes some result."""
+    sources = make_sources(16, seed=16)
+    plain = SearchOptions(beam_size=4, num_hypotheses=4, max_length=20)
+    results = run_search(model, sources, plain)
+    lengths = Counter(len(h.tokens) for row in results for h in row if h.tokens[-1] == EOS)
+    assert len(lengths) > 8
+    assert any(h.tokens[-1] != EOS for row in results for h in row)
+    swapped = replace(sources, languages=tuple(reversed(sources.languages)))
+    first = [row[0].tokens[2:] for row in results]
+    assert [row[0].tokens[2:] for row in run_search(model, swapped, plain)] != first
+    changes: list[dict[str, Any]] = [
+        {"early_stopping": True},
+        {"early_stopping": "never"},
+        {"length_penalty": 2.0},
+        {"length_penalty": -1.0},
+        {"min_length": 8},
+        {"no_repeat_ngram_size": 2},
+        {"repetition_penalty": 1.3},
+        {"suppress_tokens": (5, 17, 40, 95)},
+    ]
+    for change in changes:
+        changed = run_search(model, sources, replace(plain, **change))
+        tokens = [[h.tokens for h in row] for row in changed]
+        assert tokens != [[h.tokens for h in row] for row in results], change
+
+
+def test_padding_of_the_sources_changes_nothing(model: M2M100ForConditionalGeneration) -> None:
+    sources = make_sources(16, seed=3)
+    options = SearchOptions(beam_size=4, num_hypotheses=2, max_length=30)
+    together = run_search(model, sources, options)
+    for index, found in enumerate(together):
+        alone = sources.pick([index])
+        length = int(alone.attention_mask.sum())
+        alone = replace(
+            alone,
+            input_ids=alone.input_ids[:, :length],
+            attention_mask=alone.attention_mask[:, :length],
+        )
+        assert_same(found, run_search(model, alone, options)[0])
+
+
+# --- Batches, and what the state gets to see -----------------------------------------------------
+
+PROMPTS = [[EOS, language] for language in (3, 5, 7, 11, 13, 17, 19, 23)]
+SCRIPTED_VOCAB = 24
+MIXED = [
+    SearchOptions(beam_size=1, max_length=40),
+    SearchOptions(beam_size=2, num_hypotheses=2, max_length=40, early_stopping=True),
+    SearchOptions(beam_size=4, max_length=40, early_stopping="never", length_penalty=0.0),
+    SearchOptions(beam_size=5, num_hypotheses=5, max_length=40, no_repeat_ngram_size=2),
+    SearchOptions(beam_size=5, max_length=40, repetition_penalty=1.2, min_length=6),
+]
+
+
+@pytest.mark.parametrize("options", MIXED, ids=describe)
+def test_neighbours_do_not_matter(options: SearchOptions) -> None:
+    together, _ = run_scripted(PROMPTS, SCRIPTED_VOCAB, options)
+    assert len({len(row[0].tokens) for row in together}) > 1
+    for order in (range(8), (6, 0, 3), (5, 5, 1), (2,), (7, 6, 5, 4, 3, 2, 1, 0)):
+        found, _ = run_scripted([PROMPTS[i] for i in order], SCRIPTED_VOCAB, options)
+        assert found == [together[i] for i in order]
+
+
+@pytest.mark.parametrize("options", MIXED, ids=describe)
+def test_no_row_is_stepped_in_vain(options: SearchOptions) -> None:
+    """A batch pays for exactly the rows its sentences pay for alone, and for no step after them."""
+    _, state = run_scripted(PROMPTS, SCRIPTED_VOCAB, options)
+    alone = [run_scripted([prompt], SCRIPTED_VOCAB, options)[1].steps for prompt in PROMPTS]
+    assert all(steps == [options.beam_size] * len(steps) for steps in alone)
+    expected = [sum(column) for column in itertools.zip_longest(*alone, fillvalue=0)]
+    assert state.steps == expected
+    assert state.steps[-1] < state.steps[0], "sentences leave before the last one is done"
+    assert state.calls[-1] == "step"
+
+
+@pytest.mark.parametrize("options", MIXED, ids=describe)
+def test_select_keeps_sentences_together(options: SearchOptions) -> None:
+    _, state = run_scripted(PROMPTS, SCRIPTED_VOCAB, options)
+    beams, rows_per_sentence = options.beam_size, 1
+    assert ("select", "select") not in itertools.pairwise(state.calls)
+    assert state.selects
+    for before, rows in state.selects:
+        assert rows != list(range(before)), "an identity is not worth a call"
+        groups = np.array(rows).reshape(-1, beams) // rows_per_sentence
+        assert (groups == groups[:, :1]).all(), "the rows of a sentence come from that sentence"
+        assert (np.diff(groups[:, 0]) > 0).all(), "the order of the sentences is kept"
+        rows_per_sentence = beams
+
+
+def test_greedy_pays_one_step_a_token_and_selects_nothing() -> None:
+    options = SearchOptions(beam_size=1, max_length=40)
+    for prompt in PROMPTS:
+        [[hypothesis]], state = run_scripted([prompt], SCRIPTED_VOCAB, options)
+        assert state.calls == ["step"] * (len(hypothesis.tokens) - 3)  # prompt and prefill gave 3
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_prefill_is_enough_for_one_token(beam_size: int) -> None:
+    results, state = run_scripted(PROMPTS, 24, SearchOptions(beam_size=beam_size, max_length=3))
+    assert state.calls == []
+    for prompt, [best] in zip(PROMPTS, results, strict=True):
+        assert best.tokens == (*prompt, int(scripted_logits(tuple(prompt), 24).argmax()))
+
+
+def test_an_empty_batch_is_no_work() -> None:
+    results, state = run_scripted([], SCRIPTED_VOCAB, SearchOptions())
+    assert results == []
+    assert state.calls == []
+
+
+# --- Little left to choose from ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_sentence_with_no_continuation_is_returned_as_it_stands(beam_size: int) -> None:
+    options = SearchOptions(beam_size=beam_size, suppress_tokens=(0, 1, 2, 3, 4))
+    results, state = run_scripted([[EOS, 3], [EOS, 4]], 5, options)
+    assert results == [[Hypothesis((EOS, 3), 0.0)], [Hypothesis((EOS, 4), 0.0)]]
+    assert state.calls == []
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_running_out_of_tokens_ends_a_sentence(beam_size: int) -> None:
+    options = SearchOptions(beam_size=beam_size, max_length=20, no_repeat_ngram_size=1)
+    [[best]], _ = run_scripted([[EOS, 3]], 5, options)
+    assert best.tokens[:2] == (EOS, 3)
+    assert sorted(best.tokens) == [0, 1, 2, 3, 4]
+
+
+def test_fewer_hypotheses_than_asked_for_when_there_are_no_more() -> None:
+    options = SearchOptions(beam_size=3, num_hypotheses=3, suppress_tokens=(0, 1, 3, 4))
+    [found], _ = run_scripted([[EOS, 3]], 5, options)
+    assert [h.tokens for h in found] == [(EOS, 3, EOS)]
+
+
+def test_only_the_best_k_may_end() -> None:
+    """`</s>` as the third of four candidates is dropped, though it would be the best by length."""
+    row = np.array([[-30, -30, 1, 5, 4, -30]], np.float32)
+
+    class Endless:
+        def step(self, tokens: Int64Array) -> Float32Array:
+            return np.repeat(row, len(tokens), axis=0)
+
+        def select(self, rows: Int64Array) -> None:
+            assert rows.max() < 2
+
+    options = SearchOptions(beam_size=2, num_hypotheses=2, max_length=6, length_penalty=-2.0)
+    [found] = search(Endless(), row.copy(), np.array([[EOS, 0]]), eos_id=EOS, options=options)
+    assert [len(h.tokens) for h in found] == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("early_stopping", "length_penalty", "worst_finished", "expected"),
+    [
+        (False, 1.0, -0.5, False),  # -4 / 4 now
+        ("never", 1.0, -0.5, True),  # -4 / 20 at max_length
+        (False, 0.0, -4.5, True),
+        ("never", 0.0, -3.5, False),
+        (False, -1.0, -20.0, True),  # -4 * 4 now, and longer only gets worse
+        ("never", -1.0, -20.0, True),
+        ("never", -1.0, -15.0, False),
+        (False, 1.0, -1.0, False),  # no better is not better
+        (True, 1.0, -20.0, False),  # full is full
+    ],
+)
+def test_when_a_full_sentence_goes_on(
+    early_stopping: Any, length_penalty: float, worst_finished: float, expected: bool
+) -> None:
+    options = SearchOptions(
+        beam_size=2,
+        max_length=21,
+        early_stopping=early_stopping,
+        length_penalty=length_penalty,
+    )
+    finished = [Hypothesis((EOS, 3, EOS), score) for score in (0.0, worst_finished)]
+    assert decoding._can_improve(finished, np.float32(-4), 5, options) is expected
+    assert decoding._can_improve(finished[:1], np.float32(-4), 5, options) is True
+    assert decoding._can_improve(finished[:1], np.float32(-np.inf), 5, options) is False
+
+
+@pytest.mark.parametrize("beam_size", [1, 2])
+def test_ties_go_to_the_lowest_token(beam_size: int) -> None:
+    class Indifferent:
+        def step(self, tokens: Int64Array) -> Float32Array:
+            return np.zeros((len(tokens), 3000), np.float32)
+
+        def select(self, rows: Int64Array) -> None: ...
+
+    options = SearchOptions(beam_size=beam_size, num_hypotheses=beam_size, max_length=3)
+    logits, prompt = np.zeros((1, 3000), np.float32), np.array([[EOS, 9]])
+    [found] = search(Indifferent(), logits, prompt, eos_id=EOS, options=options)
+    assert [h.tokens for h in found] == [(EOS, 9, 0), (EOS, 9, 1)][:beam_size]
+
+
+# --- The top-k selection -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7, 64, 999, 1000, 4096, 20011])
+@pytest.mark.parametrize("count", [1, 2, 5, 10, 64])
+@pytest.mark.parametrize("kind", ["ties", "infinities", "distinct"])
+def test_top_columns_is_a_stable_sort(columns: int, count: int, kind: str) -> None:
+    rng = np.random.default_rng(columns * 100 + count)
+    values = rng.standard_normal((6, columns)).astype(np.float32)
+    if kind != "distinct":
+        values = np.round(values * 2)
+    if kind == "infinities":
+        values[rng.random(values.shape) < np.array([[0.5, 0.9, 0.99, 0.999, 1, 0]]).T] = -np.inf
+    count = min(count, columns)
+    expected = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    untouched = values.copy()
+    np.testing.assert_array_equal(decoding._top_columns(values, count), expected)
+    np.testing.assert_array_equal(values, untouched)
+
+
+# --- What is not accepted ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("beam_size", value) for value in (0, -1, 2.0, True, "5", None)],
+        *[("num_hypotheses", value) for value in (0, 6, 1.0, True)],
+        *[("max_length", value) for value in (2, -1, 20.0, True, None)],
+        *[("min_length", value) for value in (-1, 201, 1.5, False)],
+        *[("length_penalty", value) for value in (math.inf, math.nan, 100.0, "1", None, True)],
+        *[("early_stopping", value) for value in ("always", 1, 0, None)],
+        *[("no_repeat_ngram_size", value) for value in (-1, 2.0, True, None)],
+        *[("repetition_penalty", value) for value in (0, 0.0, -1.0, math.inf, math.nan, "1", True)],
+        *[("suppress_tokens", value) for value in ([1], (1.0,), (-1,), (True,), 3, None)],
+    ],
+)
+def test_invalid_options(name: str, value: object) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        SearchOptions(**{name: value})  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert name in message
+    assert "must be" in message
+    culprit = value[0] if isinstance(value, tuple) else value
+    assert f"found {culprit!r}" in message
+
+
+def test_valid_extremes() -> None:
+    options = SearchOptions(beam_size=1, max_length=3, min_length=3, length_penalty=-2)
+    assert options.early_stopping is False
+    assert (
+        SearchOptions(num_hypotheses=5, repetition_penalty=2, suppress_tokens=(0,)).beam_size == 5
+    )
+
+
+@pytest.mark.parametrize(
+    ("logits", "prompt", "eos_id", "options"),
+    [
+        (np.zeros((2, 5)), [[2, 3]], 2, {}),
+        (np.zeros((1, 1, 5)), [[2, 3]], 2, {}),
+        (np.zeros((1, 5)), [2, 3], 2, {}),
+        (np.zeros((1, 5)), [[2, 3, 4]], 2, {"max_length": 3}),
+        (np.zeros((1, 5)), [[]], 2, {}),
+        (np.zeros((1, 5)), [[2, 3]], 5, {}),
+        (np.zeros((1, 5)), [[2, 3]], -1, {}),
+        (np.zeros((1, 5)), [[2, 3]], 2, {"suppress_tokens": (5,)}),
+        (np.full((1, 5), np.nan), [[2, 3]], 2, {}),
+        (np.full((1, 5), np.inf), [[2, 3]], 2, {"beam_size": 1}),
+    ],
+)
+def test_arguments_that_do_not_fit(
+    logits: Float32Array, prompt: list[Any], eos_id: int, options: dict[str, Any]
+) -> None:
+    state = ScriptedState([(2, 3)], 5)
+    ids = np.array(prompt, np.int64)
+    with pytest.raises(InvalidInputError, match="must be"):
+        search(
+            state, logits.astype(np.float32), ids, eos_id=eos_id, options=SearchOptions(**options)
+        )
+    assert state.calls == []
+
+
+def test_all_is_sorted_and_complete() -> None:
+    assert decoding.__all__ == sorted(decoding.__all__)
+    assert all(hasattr(decoding, name) for name in decoding.__all__)
