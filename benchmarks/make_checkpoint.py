@@ -78,11 +78,8 @@ def make(shape: str, output: Path, seed: int = 0) -> None:
     for name in ("vocab.json", "sentencepiece.bpe.model", "generation_config.json"):
         shutil.copyfile(DEMO / name, output / name)
     pieces = len(json.loads((output / "vocab.json").read_text(encoding="utf-8")))
-    tokenizer = {
-        "tokenizer_class": "M2M100Tokenizer",
-        "language_codes": "m2m100",
-        "num_madeup_words": VOCABULARY - pieces - LANGUAGE_CODES,
-    }
+    tokenizer = json.loads((DEMO / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer["num_madeup_words"] = VOCABULARY - pieces - LANGUAGE_CODES
     (output / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=1))
     config = json.loads((DEMO / "config.json").read_text(encoding="utf-8"))
     config.update(vocab_size=VOCABULARY, d_model=width, max_position_embeddings=1024)

@@ -42,8 +42,6 @@ from m2m100_onnx_export.weights import StoredTensor, WeightsFile
 ENCODER, DECODER, WITH_PAST = GRAPH_FILES
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
-# A pickle of before torch 1.6 warns about nothing, but reading one does.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -169,7 +167,9 @@ def test_parameters_are_stored_once(demo: Path) -> None:
         for name, place in graph.items():
             assert everything.setdefault(name, place) == place, name
     regions = sorted(everything.values())
-    assert all(start + length <= after for (start, length), (after, _) in zip(regions, regions[1:]))
+    assert all(
+        start + length <= after for (start, length), (after, _) in itertools.pairwise(regions)
+    )
     # The decoder's graphs differ in what they compute, hardly in what they read.
     assert found[WITH_PAST].keys() < found[DECODER].keys()
     assert "shared.weight" in found[ENCODER].keys() & found[WITH_PAST].keys()
@@ -232,7 +232,7 @@ def past_of(outputs: Arrays, kept: Arrays | None = None) -> Arrays:
 def assert_graphs_compute(
     bundle: Path, model: M2M100ForConditionalGeneration, real: type, tolerance: float
 ) -> None:
-    """Runs the graphs and PyTorch's cache side by side: a prefix, beams, more tokens at once, one."""
+    """Runs the graphs beside PyTorch's cache: a prefix, then beams by several tokens and by one."""
     rng = np.random.default_rng(1)
     sentences, beams = 3, 3
     lengths = np.array([9, 4, 7])
@@ -971,7 +971,7 @@ def test_wrong_arguments(tiny_checkpoint: Path, tmp_path: Path, options: dict[st
 
 
 def test_unknown_language(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnknownLanguageError, match="'engl'.*'en'"):
+    with pytest.raises(UnknownLanguageError, match=r"'engl'.*'en'"):
         export(tiny_checkpoint, tmp_path / "b", languages=["de", "engl"], verify_outputs=False)
     assert tree(tmp_path) == {}
 

@@ -1,0 +1,409 @@
+"""The sessions and the cache: arguments, devices, and `select` against PyTorch from scratch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from transformers import M2M100ForConditionalGeneration
+
+from m2m100_onnx import Bundle, BundleError, DependencyError, InvalidInputError, Translator
+from m2m100_onnx import model as module
+from m2m100_onnx.bundle import GRAPH_FILES, MANIFEST_FILE
+from m2m100_onnx.model import DecoderCache, Model
+from m2m100_onnx_export import export
+
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+LENGTHS = (9, 4, 7)
+START, WORDS = 2, (4, 10000)
+
+
+# --- The cache -----------------------------------------------------------------------------------
+
+
+class Reference:
+    """PyTorch on the same checkpoint, without any cache."""
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype = torch.float32) -> None:
+        model = M2M100ForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype)
+        self.model = model.float().eval()
+
+    @torch.inference_mode()
+    def logits(self, source: list[int], target: list[int]) -> Float32Array:
+        """Scores of the token after `target`."""
+        found = self.model(
+            input_ids=torch.tensor([source]),
+            decoder_input_ids=torch.tensor([target]),
+            use_cache=False,
+        )
+        scores: Float32Array = found.logits[0, -1].numpy()
+        return scores
+
+
+def sources() -> list[list[int]]:
+    rng = np.random.default_rng(3)
+    return [rng.integers(*WORDS, length).tolist() for length in LENGTHS]
+
+
+def padded(rows: list[list[int]]) -> tuple[Int64Array, Int64Array]:
+    longest = max(map(len, rows))
+    ids = np.array([row + [1] * (longest - len(row)) for row in rows], np.int64)
+    mask = np.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows], np.int64)
+    return ids, mask
+
+
+class Rows:
+    """A cache beside what it should hold: each row's sentence and its tokens so far."""
+
+    def __init__(self, model: Model, reference: Reference, tolerance: float) -> None:
+        self.model, self.reference, self.tolerance = model, reference, tolerance
+        self.rng = np.random.default_rng(5)
+        self.sources = sources()
+        self.sentences = [0, 1, 2]
+        self.targets = [[START, 10500 + n] for n in range(3)]
+        self.cache, logits = self.start(self.sources, self.targets)
+        self.check(logits)
+
+    def start(
+        self, sources: list[list[int]], targets: list[list[int]]
+    ) -> tuple[DecoderCache, Float32Array]:
+        ids, mask = padded(sources)
+        return self.model.start(ids, mask, np.array(targets, np.int64))
+
+    def select(self, *rows: int) -> None:
+        self.cache.select(np.array(rows, np.int64))
+        self.sentences = [self.sentences[row] for row in rows]
+        self.targets = [list(self.targets[row]) for row in rows]
+        assert self.cache.rows == len(rows)
+
+    def step(self) -> Float32Array:
+        tokens = self.rng.integers(*WORDS, (len(self.targets), 1))
+        for target, token in zip(self.targets, tokens[:, 0].tolist(), strict=True):
+            target.append(token)
+        logits = self.cache.step(tokens)
+        self.check(logits)
+        return logits
+
+    def check(self, logits: Float32Array) -> None:
+        assert logits.dtype == np.float32
+        expected = np.array(
+            [
+                self.reference.logits(self.sources[sentence], target)
+                for sentence, target in zip(self.sentences, self.targets, strict=True)
+            ]
+        )
+        assert logits.shape == expected.shape
+        bound = self.tolerance * float(np.abs(expected).max())
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=bound)
+        # The tolerance is far below what tells the rows of a sentence apart.
+        for a in range(len(expected)):
+            for b in range(a):
+                if self.targets[a] != self.targets[b]:
+                    assert np.abs(expected[a] - expected[b]).max() > 5 * bound
+
+
+@pytest.fixture(params=["fp32", "fp16", "beams-apart"])
+def rows(
+    request: pytest.FixtureRequest, tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+) -> Rows:
+    """In both precisions, and as a folder of Optimum's, which repeats the source for each beam."""
+    if request.param == "fp16":
+        export(tiny_checkpoint, tmp_path / "fp16", precision="fp16", verify_outputs=False)
+        model = Model(Bundle.open(tmp_path / "fp16"))
+        return Rows(model, Reference(tiny_checkpoint, torch.float16), 2e-2)
+    folder = tiny_bundle
+    if request.param == "beams-apart":
+        folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+        (folder / MANIFEST_FILE).unlink()
+    model = Model(Bundle.open(folder))
+    assert model.beams_share_source == (request.param == "fp32")
+    return Rows(model, Reference(tiny_checkpoint), 2e-5)
+
+
+def test_select_expands_reorders_and_drops(rows: Rows) -> None:
+    rows.step()
+    rows.select(0, 0, 1, 1, 2, 2)
+    rows.step()
+    rows.step()
+    rows.select(1, 0, 3, 3, 4, 4)  # swapped; one beam twice; the other twice
+    rows.step()
+    rows.select(0, 1, 2, 3, 4, 5)  # as they are
+    rows.step()
+    rows.select(1, 1, 5, 4)  # the middle sentence leaves
+    rows.step()
+    rows.select(3, 2)  # the first leaves, the last is swapped
+    rows.step()
+    rows.select(0, 0)
+    rows.step()
+
+
+@pytest.mark.parametrize(
+    ("expanded", "then"),
+    [
+        ((0, 1, 2), (1,)),
+        ((0, 1, 2), (0, 2)),
+        ((0, 1, 2), (0, 1)),
+        ((0, 0, 0, 1, 1, 1, 2, 2, 2), (2, 1, 0, 8, 8, 6)),
+        ((0, 0, 0, 1, 1, 1, 2, 2, 2), (4, 3, 5)),
+        ((0, 0, 2, 2), (3, 3)),
+    ],
+)
+def test_select_before_any_step(
+    rows: Rows, expanded: tuple[int, ...], then: tuple[int, ...]
+) -> None:
+    rows.select(*expanded)
+    rows.step()
+    rows.select(*then)
+    rows.step()
+
+
+def test_step_after_select_equals_one_of_a_new_cache(rows: Rows) -> None:
+    rows.step()
+    rows.select(0, 0, 1, 1, 2, 2)
+    rows.step()
+    rows.select(3, 2, 5, 4)
+    kept = [rows.sources[sentence] for sentence in rows.sentences]
+    fresh, logits = rows.start(kept, rows.targets)
+    rows.check(logits)
+    tokens = np.array([[77], [78], [79], [80]])
+    found, expected = rows.cache.step(tokens), fresh.step(tokens)
+    bound = rows.tolerance * float(np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+
+
+def test_caches_do_not_share_anything(rows: Rows) -> None:
+    """Two searches at once, as two threads have them."""
+    other = Rows(rows.model, rows.reference, rows.tolerance)
+    rows.select(0, 0, 1, 1, 2, 2)
+    rows.step()
+    other.step()
+    other.select(2, 0)
+    rows.step()
+    other.step()
+
+
+def test_callers_arrays_are_not_changed(tiny_bundle: Path) -> None:
+    """On the CPU onnxruntime reads numpy's memory itself."""
+    model = Model(Bundle.open(tiny_bundle))
+    ids, mask = padded(sources())
+    prompt = np.array([[START, 10500]] * 3)
+    arrays = (ids, mask, prompt)
+    copies = [array.copy() for array in arrays]
+    cache, logits = model.start(*arrays)
+    tokens = np.array([[5], [6], [7]])
+    expected = cache.step(tokens).copy()
+    assert all(np.array_equal(*pair) for pair in zip(arrays, copies, strict=True))
+    # The caller may reuse its arrays between steps: the mask is still needed, and is its own.
+    again, _ = model.start(ids, mask, prompt)
+    ids[:], prompt[:], logits[:] = 9, 9, 0
+    np.testing.assert_array_equal(again.step(tokens), expected)
+
+
+def test_logits_may_be_overwritten(tiny_bundle: Path) -> None:
+    """Search writes penalties into them; the next step must not see that."""
+    model = Model(Bundle.open(tiny_bundle))
+    ids, mask = padded(sources())
+    prompt = np.array([[START, 10500]] * 3)
+    found = []
+    for value in (None, -np.inf):
+        cache, logits = model.start(ids, mask, prompt)
+        for token in (5, 6):
+            if value is not None:
+                logits[:] = value
+            logits = cache.step(np.full((3, 1), token))
+        found.append(logits.copy())
+    np.testing.assert_array_equal(*found)
+
+
+# --- Arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "device", ["gpu", "", "CPU", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "tensorrt", None, 0]
+)
+def test_unknown_device(tiny_bundle: Path, device: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Translator(tiny_bundle, device=device)
+    assert str(caught.value) == (f"device: expected cpu, cuda, cuda:N or auto, found {device!r}")
+
+
+@pytest.mark.parametrize("name", ["intra_op_num_threads", "inter_op_num_threads"])
+@pytest.mark.parametrize("value", [0, -1, "2", 1.5])
+def test_threads_out_of_range(tiny_bundle: Path, name: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"{name}: .*at least 1, found {value!r}"):
+        Translator(tiny_bundle, **{name: value})
+
+
+def test_threads_reach_onnxruntime(tiny_bundle: Path) -> None:
+    model = Model(Bundle.open(tiny_bundle), intra_op_num_threads=1, inter_op_num_threads=2)
+    for name in GRAPH_FILES:
+        options = model.session(name).get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 2)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_without_cuda(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(module.ort, "get_available_providers", lambda: [CPU])
+    with pytest.raises(DependencyError, match=rf"no {CUDA}.*pip install 'm2m100-onnx\[gpu\]'"):
+        Translator(tiny_bundle, device=device)
+
+
+def test_auto_without_cuda_is_the_cpu(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.ort, "get_available_providers", lambda: [CPU])
+    model = Model(Bundle.open(tiny_bundle), device="auto")
+    assert (model.device, model.device_id) == ("cpu", 0)
+    assert model.session(GRAPH_FILES[0]).get_providers() == [CPU]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Has onnxruntime list CUDA and start without it, as it does when a library is missing."""
+    seen: list[Any] = []
+    real = module.ort.InferenceSession
+
+    def session(model: Any, options: Any, *, providers: Any) -> Any:
+        seen.append(providers)
+        return real(model, options, providers=[CPU])
+
+    monkeypatch.setattr(module.ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(module.ort, "InferenceSession", session)
+    return seen
+
+
+@pytest.mark.parametrize(("device", "number"), [("auto", "0"), ("cuda", "0"), ("cuda:3", "3")])
+def test_cuda_that_does_not_start_is_no_cpu(
+    tiny_bundle: Path, asked: list[Any], device: str, number: str
+) -> None:
+    """A service that pays for a GPU must not run on the CPU without a word."""
+    with pytest.raises(DependencyError, match="CUDA and cuDNN libraries"):
+        Translator(tiny_bundle, device=device)
+    assert asked == [[(CUDA, {"device_id": number}), CPU]]
+
+
+@pytest.mark.parametrize("entry", ["NoSuchProvider", ("NoSuchProvider", {})])
+def test_unknown_provider(tiny_bundle: Path, entry: Any) -> None:
+    with pytest.raises(DependencyError, match=r"no NoSuchProvider \(it has .*CPUExecution"):
+        Translator(tiny_bundle, providers=[entry])
+
+
+def test_providers_take_the_place_of_the_usual_ones(tiny_bundle: Path, asked: list[Any]) -> None:
+    given = [(CPU, {"arena_extend_strategy": "kSameAsRequested"})]
+    Translator(tiny_bundle, providers=given)
+    assert asked == [given] * 3
+
+
+def translated(bundle: Path, **options: Any) -> list[tuple[int, ...]]:
+    translator = Translator(bundle, **options)
+    found = translator.translate_batch(
+        ["Open the file.", "Quit"], source_lang="en", target_lang="de"
+    )
+    return [translation.tokens for translation in found]
+
+
+def test_session_options_are_passed_on(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = translated(tiny_bundle)
+    seen: list[dict[str, str]] = []
+    real = module.ort.SessionOptions
+
+    class Options(real):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            super().__init__()
+            seen.append({})
+
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            super().add_session_config_entry(key, value)
+            seen[-1][key] = value
+
+    monkeypatch.setattr(module.ort, "SessionOptions", Options)
+    given = {"session.disable_prepacking": "1", "session.intra_op.allow_spinning": "0"}
+    assert translated(tiny_bundle, session_options=given) == expected
+    assert len(seen) >= 3
+    assert all(entries == given for entries in seen)
+
+
+@pytest.mark.parametrize(
+    "options", [{"": "1"}, {"k" * 2000: "1"}, {"session.disable_prepacking": 1}, {5: "1"}]
+)
+def test_bad_session_option(tiny_bundle: Path, options: Any) -> None:
+    """The caller's mistake, so the bundle is not blamed."""
+    with pytest.raises(InvalidInputError, match="session_options"):
+        Translator(tiny_bundle, session_options=options)
+
+
+# --- Opening -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The graphs onnxruntime was given, in order."""
+    names: list[str] = []
+    real = module.ort.InferenceSession
+
+    def session(model: Any, *arguments: Any, **options: Any) -> Any:
+        names.append(Path(model).name if isinstance(model, str) else "gather")
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(module.ort, "InferenceSession", session)
+    return names
+
+
+def test_graphs_are_opened_at_once(tiny_bundle: Path, opened: list[str]) -> None:
+    translator = Translator(tiny_bundle)
+    assert [name for name in opened if name != "gather"] == list(GRAPH_FILES)
+    translator.translate("Quit", source_lang="en", target_lang="de")
+    translator.translate("Quit", source_lang="en", target_lang="de")
+    # Each is opened once, however often it is used.
+    assert len(opened) == len(set(opened))
+
+
+def test_lazy_opens_nothing_until_it_is_needed(tiny_bundle: Path, opened: list[str]) -> None:
+    translator = Translator(tiny_bundle, lazy=True)
+    assert translator.languages
+    assert translator.translate("", source_lang="en", target_lang="de") == ""
+    assert opened == []
+    translator.translate("Quit", source_lang="en", target_lang="de")
+    assert set(GRAPH_FILES) <= set(opened)
+    assert len(opened) == len(set(opened))
+
+
+def test_session_is_opened_once_by_many_threads(tiny_bundle: Path, opened: list[str]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = Model(Bundle.open(tiny_bundle))
+    with ThreadPoolExecutor(8) as pool:
+        sessions = list(pool.map(lambda _: model.session(GRAPH_FILES[0]), range(16)))
+    assert opened == [GRAPH_FILES[0]]
+    assert all(session is sessions[0] for session in sessions)
+
+
+def test_bundle_that_vanishes_before_it_is_needed(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    translator = Translator(bundle, lazy=True)
+    shutil.rmtree(bundle)
+    with pytest.raises(BundleError, match=GRAPH_FILES[0]):
+        translator.translate("Quit", source_lang="en", target_lang="de")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_packaged_gather_selects_rows(
+    make_checkpoint: Callable[..., Path], tiny_bundle: Path, tmp_path: Path, precision: Any
+) -> None:
+    bundle = tiny_bundle
+    if precision == "fp16":
+        bundle = tmp_path / "fp16"
+        export(make_checkpoint(), bundle, precision=precision, verify_outputs=False)
+    model = Model(Bundle.open(bundle))
+    data = np.random.default_rng(0).normal(size=(4, 2, 3, 5)).astype(model.real)
+    index = np.array([3, 0, 0, 2, 3])
+    found = model.gather(model.to_device(data), model.to_device(index)).numpy()
+    assert found.dtype == model.real == (np.float16 if precision == "fp16" else np.float32)
+    np.testing.assert_array_equal(found, data[index])
