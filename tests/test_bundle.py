@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from m2m100_onnx import Bundle, BundleError, Manifest, Translator
+from m2m100_onnx import Bundle, BundleError, M2M100Error, Manifest, Translator
 from m2m100_onnx.bundle import (
     GRAPH_FILES,
     MANIFEST_FILE,
@@ -179,9 +179,7 @@ def test_verify_of_a_file_that_went_away(bundle: Path) -> None:
 
 def test_no_folder(tmp_path: Path, tiny_bundle: Path) -> None:
     for path in (tmp_path / "none", tiny_bundle / "config.json"):
-        with pytest.raises(
-            BundleError, match=rf"{path}: expected the folder of an exported bundle"
-        ):
+        with pytest.raises(BundleError, match=rf"{path}: expected the folder of an exported"):
             Translator(path)
 
 
@@ -281,6 +279,7 @@ def test_manifest_without_a_key(bundle: Path, key: str) -> None:
         {"languages": 5},
         {"languages": "en"},
         {"languages": [5]},
+        {"languages": []},
     ],
     ids=repr,
 )
@@ -290,10 +289,9 @@ def test_manifest_entry_of_another_kind(bundle: Path, change: dict[str, Any]) ->
         Bundle.open(bundle)
 
 
-@pytest.mark.parametrize("languages", [["en", "xx"], []])
-def test_manifest_with_languages_the_tokenizer_lacks(bundle: Path, languages: list[str]) -> None:
-    edit(bundle / MANIFEST_FILE, lambda m: m.update(languages=languages))
-    with pytest.raises(BundleError, match=rf"{MANIFEST_FILE}.*languages"):
+def test_manifest_with_a_language_the_tokenizer_lacks(bundle: Path) -> None:
+    edit(bundle / MANIFEST_FILE, lambda m: m.update(languages=["en", "xx"]))
+    with pytest.raises(M2M100Error, match=r"languages.*'xx'"):
         Translator(bundle)
 
 
@@ -447,9 +445,7 @@ def test_graph_with_an_operator_onnxruntime_lacks(bundle: Path) -> None:
         graph.node[0].op_type = "NoSuchOperator"
 
     rewrite(bundle, ENCODER, change)
-    with pytest.raises(
-        BundleError, match=rf"{ENCODER}: onnxruntime .* cannot open.*NoSuchOperator"
-    ):
+    with pytest.raises(BundleError, match=rf"{ENCODER}: onnxruntime .*NoSuchOperator"):
         Translator(bundle)
 
 

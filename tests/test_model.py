@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ import pytest
 import torch
 from transformers import M2M100ForConditionalGeneration
 
-from m2m100_onnx import Bundle, BundleError, DependencyError, InvalidInputError, Translator
+from m2m100_onnx import (
+    Bundle,
+    BundleError,
+    DependencyError,
+    InferenceError,
+    InvalidInputError,
+    Translator,
+)
 from m2m100_onnx import model as module
 from m2m100_onnx.bundle import GRAPH_FILES, MANIFEST_FILE
 from m2m100_onnx.model import DecoderCache, Model
@@ -111,22 +119,30 @@ class Rows:
                     assert np.abs(expected[a] - expected[b]).max() > 5 * bound
 
 
-@pytest.fixture(params=["fp32", "fp16", "beams-apart"])
-def rows(
-    request: pytest.FixtureRequest, tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
-) -> Rows:
+@pytest.fixture(scope="module", params=["fp32", "fp16", "beams-apart"])
+def opened_pair(
+    request: pytest.FixtureRequest,
+    tiny_checkpoint: Path,
+    tiny_bundle: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Model, Reference, float]:
     """In both precisions, and as a folder of Optimum's, which repeats the source for each beam."""
+    folder = tmp_path_factory.mktemp("pair") / "bundle"
     if request.param == "fp16":
-        export(tiny_checkpoint, tmp_path / "fp16", precision="fp16", verify_outputs=False)
-        model = Model(Bundle.open(tmp_path / "fp16"))
-        return Rows(model, Reference(tiny_checkpoint, torch.float16), 2e-2)
-    folder = tiny_bundle
+        export(tiny_checkpoint, folder, precision="fp16", verify_outputs=False)
+        return Model(Bundle.open(folder)), Reference(tiny_checkpoint, torch.float16), 2e-2
+    shutil.copytree(tiny_bundle, folder)
     if request.param == "beams-apart":
-        folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
         (folder / MANIFEST_FILE).unlink()
     model = Model(Bundle.open(folder))
     assert model.beams_share_source == (request.param == "fp32")
-    return Rows(model, Reference(tiny_checkpoint), 2e-5)
+    return model, Reference(tiny_checkpoint), 2e-5
+
+
+@pytest.fixture
+def rows(opened_pair: tuple[Model, Reference, float]) -> Rows:
+    """Three sentences that were just started."""
+    return Rows(*opened_pair)
 
 
 def test_select_expands_reorders_and_drops(rows: Rows) -> None:
@@ -202,7 +218,7 @@ def test_callers_arrays_are_not_changed(tiny_bundle: Path) -> None:
     tokens = np.array([[5], [6], [7]])
     expected = cache.step(tokens).copy()
     assert all(np.array_equal(*pair) for pair in zip(arrays, copies, strict=True))
-    # The caller may reuse its arrays between steps: the mask is still needed, and is its own.
+    # What was given before a step may be reused; only the mask is needed on.
     again, _ = model.start(ids, mask, prompt)
     ids[:], prompt[:], logits[:] = 9, 9, 0
     np.testing.assert_array_equal(again.step(tokens), expected)
@@ -222,6 +238,31 @@ def test_logits_may_be_overwritten(tiny_bundle: Path) -> None:
             logits = cache.step(np.full((3, 1), token))
         found.append(logits.copy())
     np.testing.assert_array_equal(*found)
+
+
+def test_failing_graph_is_an_inference_error(tiny_bundle: Path) -> None:
+    model = Model(Bundle.open(tiny_bundle))
+    ids, mask = padded(sources())
+    prompt = np.array([[START, 10500]] * 3)
+    with pytest.raises(InferenceError, match=r"onnxruntime .*99999"):
+        model.start(np.full_like(ids, 99999), mask, prompt)
+    cache, _ = model.start(ids, mask, prompt)
+    with pytest.raises(InferenceError, match=r"onnxruntime .*99999"):
+        cache.step(np.full((3, 1), 99999))
+    # The session serves others on.
+    cache, _ = model.start(ids, mask, prompt)
+    assert np.isfinite(cache.step(np.full((3, 1), 5))).all()
+
+
+def test_fp16_on_a_cpu_warns(
+    demo_bundle: Path, demo_bundle_fp16: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Model(Bundle.open(demo_bundle))
+    assert not caplog.records
+    Model(Bundle.open(demo_bundle_fp16))
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("m2m100_onnx", "WARNING")
+    assert str(demo_bundle_fp16) in record.getMessage()
 
 
 # --- Arguments -----------------------------------------------------------------------------------
@@ -303,38 +344,27 @@ def test_providers_take_the_place_of_the_usual_ones(tiny_bundle: Path, asked: li
 
 def translated(bundle: Path, **options: Any) -> list[tuple[int, ...]]:
     translator = Translator(bundle, **options)
-    found = translator.translate_batch(
-        ["Open the file.", "Quit"], source_lang="en", target_lang="de"
-    )
+    texts = ["Open the file.", "Quit"]
+    found = translator.translate_batch(texts, source_lang="en", target_lang="de")
     return [translation.tokens for translation in found]
 
 
-def test_session_options_are_passed_on(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = translated(tiny_bundle)
-    seen: list[dict[str, str]] = []
-    real = module.ort.SessionOptions
-
-    class Options(real):  # type: ignore[misc, valid-type]
-        def __init__(self) -> None:
-            super().__init__()
-            seen.append({})
-
-        def add_session_config_entry(self, key: str, value: str) -> None:
-            super().add_session_config_entry(key, value)
-            seen[-1][key] = value
-
-    monkeypatch.setattr(module.ort, "SessionOptions", Options)
-    given = {"session.disable_prepacking": "1", "session.intra_op.allow_spinning": "0"}
-    assert translated(tiny_bundle, session_options=given) == expected
-    assert len(seen) >= 3
-    assert all(entries == given for entries in seen)
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_session_options_are_passed_on(tiny_bundle: Path, value: str) -> None:
+    given = {"session.disable_prepacking": value, "session.intra_op.allow_spinning": "0"}
+    assert translated(tiny_bundle, session_options=given) == translated(tiny_bundle)
+    model = Model(Bundle.open(tiny_bundle), session_options=given)
+    for name in GRAPH_FILES:
+        options = model.session(name).get_session_options()
+        # Where we have a wish of our own, the caller's goes first.
+        assert {key: options.get_session_config_entry(key) for key in given} == given
 
 
 @pytest.mark.parametrize(
     "options", [{"": "1"}, {"k" * 2000: "1"}, {"session.disable_prepacking": 1}, {5: "1"}]
 )
 def test_bad_session_option(tiny_bundle: Path, options: Any) -> None:
-    """The caller's mistake, so the bundle is not blamed."""
+    """It is the caller's mistake, so the bundle is not blamed."""
     with pytest.raises(InvalidInputError, match="session_options"):
         Translator(tiny_bundle, session_options=options)
 
@@ -376,8 +406,6 @@ def test_lazy_opens_nothing_until_it_is_needed(tiny_bundle: Path, opened: list[s
 
 
 def test_session_is_opened_once_by_many_threads(tiny_bundle: Path, opened: list[str]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     model = Model(Bundle.open(tiny_bundle))
     with ThreadPoolExecutor(8) as pool:
         sessions = list(pool.map(lambda _: model.session(GRAPH_FILES[0]), range(16)))
