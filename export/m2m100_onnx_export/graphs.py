@@ -21,6 +21,7 @@ from m2m100_onnx.bundle import (
     graph_signature,
 )
 from m2m100_onnx.errors import BundleError
+from m2m100_onnx_export.quantize import INT8_MAX
 from m2m100_onnx_export.weights import WeightsFile
 
 __all__ = ["OPSET", "build_gather", "build_graph"]
@@ -32,6 +33,7 @@ _ACTIVATIONS = {"relu": "Relu"}
 _ELEMENT = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
+    "int8": TensorProto.INT8,
     "int64": TensorProto.INT64,
 }
 # transformers clamps an encoder layer's output in half precision to this, short of infinity.
@@ -137,8 +139,31 @@ class _Graph:
 
     def linear(self, x: str, name: str) -> str:
         """`x @ weight + bias`."""
-        product = self.op("MatMul", x, self.parameter(f"{name}.weight"))
+        if self.quantized(name):
+            product = self.integer_product(x, name)
+        else:
+            product = self.op("MatMul", x, self.parameter(f"{name}.weight"))
         return self.op("Add", product, self.parameter(f"{name}.bias"))
+
+    def quantized(self, name: str) -> bool:
+        """Whether a matrix is stored as integers, with a scale for each column."""
+        return f"{name}.scale" in self._weights.tensors
+
+    def integer_product(self, x: str, name: str, output: str | None = None) -> str:
+        """`x @ weight` in integers, each row of `x` rounded to eight bits with a scale of its own.
+
+        A scale for the whole tensor, as `DynamicQuantizeLinear` has, would make a sentence's
+        translation depend on the sentences beside it.
+        """
+        largest = self.op("ReduceMax", self.op("Abs", x), self.ints(-1), keepdims=1)
+        # A row of zeros would divide by zero.
+        step = self.op("Mul", largest, self.number(1 / INT8_MAX))
+        step = self.op("Max", step, self.number(1e-30))
+        middle = self._constant("uint8_128", np.array(128, np.uint8))
+        rounded = self.op("QuantizeLinear", self.op("Div", x, step), self.number(1.0), middle)
+        sums = self.op("MatMulInteger", rounded, self.parameter(f"{name}.weight"), middle)
+        scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), step)
+        return self.op("Mul", scaled, self.parameter(f"{name}.scale"), name=output)
 
     def layer_norm(self, x: str, name: str) -> str:
         """Layer normalisation over the last axis, with PyTorch's epsilon."""
@@ -250,7 +275,7 @@ class _Layers:
         pad_token_id + 1; padding stays at pad_token_id.
         """
         g, config = self.g, self.config
-        tokens = g.op("Gather", g.parameter("shared.weight"), ids)
+        tokens = self.token_embeddings(ids)
         if config.scale_embedding:
             tokens = g.op("Mul", tokens, g.number(config.d_model**0.5))
         pad = g.integer(config.pad_token_id)
@@ -260,6 +285,16 @@ class _Layers:
             count = g.op("Add", count, past_length)
         positions = g.op("Add", g.op("Mul", count, real), pad)
         return g.op("Add", tokens, g.op("Gather", g.parameter("positions.weight"), positions))
+
+    def token_embeddings(self, ids: str) -> str:
+        g = self.g
+        if not g.quantized("shared"):
+            return g.op("Gather", g.parameter("shared.weight"), ids)
+        # Stored (D, V) as the LM head multiplies by it, so a token is a column.
+        columns = g.op("Gather", g.parameter("shared.weight"), ids, axis=1)
+        rows = g.op("Cast", g.op("Transpose", columns, perm=[1, 2, 0]), to=TensorProto.FLOAT)
+        scale = g.op("Gather", g.parameter("shared.scale"), ids)
+        return g.op("Mul", rows, g.op("Unsqueeze", scale, g.ints(-1)))
 
     def padding_mask(self, mask: str) -> str:
         """What to add to attention scores, `(B, 1, 1, S)`: 0, or the type's minimum at padding."""
@@ -343,9 +378,12 @@ class _Layers:
     def lm_head(self, x: str) -> None:
         """`logits`, from the embedding as it lies: `Gemm` reads it transposed without a copy."""
         g, config = self.g, self.config
-        name = "lm_head.weight" if g.has_parameter("lm_head.weight") else "shared.weight"
+        name = "lm_head" if g.has_parameter("lm_head.weight") else "shared"
+        if g.quantized(name):
+            g.integer_product(x, name, "logits")
+            return
         flat = g.op("Reshape", x, g.ints(-1, config.d_model))
-        scores = g.op("Gemm", flat, g.parameter(name), transB=1)
+        scores = g.op("Gemm", flat, g.parameter(f"{name}.weight"), transB=1)
         lengths = g.op("Shape", x, start=0, end=2)
         shape = g.op("Concat", lengths, g.ints(config.vocab_size), axis=0)
         g.op("Reshape", scores, shape, name="logits")

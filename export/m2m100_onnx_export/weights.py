@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,10 +21,16 @@ import torch
 from m2m100_onnx.bundle import FileRecord, ModelConfig, Precision
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx_export.checkpoint import Checkpoint
+from m2m100_onnx_export.quantize import quantize_columns
 
 __all__ = ["StoredTensor", "WeightsFile", "sinusoidal_positions", "write_weights"]
 
-_TORCH_TYPE: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+# int8 is how matrices are stored; everything else stays float32 there.
+_TORCH_TYPE: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "int8": torch.float32,
+}
 # Large tensors start on a page, so that the runtime can map them from the file.
 _PAGE = 4096
 _ALIGNMENT = 64
@@ -39,7 +45,7 @@ class StoredTensor:
 
     Attributes:
         shape: its shape there.
-        dtype: its element type, `float32` or `float16`.
+        dtype: its element type: `float32`, `float16` or `int8`.
         offset: byte offset in the file.
         length: bytes.
     """
@@ -60,11 +66,17 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class _Parameter:
-    """One of our parameters: its name, its shape and how to read it, in row chunks."""
+    """One of our parameters: its name, its shape and how to read it, in row chunks.
+
+    A matrix that activations are multiplied by can be quantized. `transposed` says that it is read
+    and, unquantized, stored as `(out, in)`, as an embedding is.
+    """
 
     name: str
     shape: tuple[int, ...]
     chunks: Callable[[], Iterator[torch.Tensor]]
+    matrix: bool = False
+    transposed: bool = False
 
 
 def sinusoidal_positions(config: ModelConfig) -> torch.Tensor:
@@ -97,14 +109,13 @@ def write_weights(checkpoint: Checkpoint, path: Path, precision: Precision) -> W
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for parameter in _in_file_order(_parameters(checkpoint)):
-            large = math.prod(parameter.shape) * 4 >= _PAGE
-            _put(file, digest, b"\0" * (-file.tell() % (_PAGE if large else _ALIGNMENT)))
-            start = file.tell()
-            for chunk in parameter.chunks():
-                _put(file, digest, _to_bytes(chunk, precision, parameter.name, checkpoint))
-            dtype = str(_TORCH_TYPE[precision]).removeprefix("torch.")
-            length = file.tell() - start
-            tensors[parameter.name] = StoredTensor(parameter.shape, dtype, start, length)
+            for name, shape, dtype, pieces in _encode(parameter, precision, checkpoint):
+                large = math.prod(shape) * np.dtype(dtype).itemsize >= _PAGE
+                _put(file, digest, b"\0" * (-file.tell() % (_PAGE if large else _ALIGNMENT)))
+                start = file.tell()
+                for piece in pieces:
+                    _put(file, digest, piece.data.cast("B"))
+                tensors[name] = StoredTensor(shape, dtype, start, file.tell() - start)
         size = file.tell()
     return WeightsFile(tensors, FileRecord(size, digest.hexdigest()))
 
@@ -114,17 +125,42 @@ def _put(file: BinaryIO, digest: hashlib._Hash, data: bytes | memoryview) -> Non
     digest.update(data)
 
 
-def _to_bytes(
-    chunk: torch.Tensor, precision: Precision, name: str, checkpoint: Checkpoint
-) -> memoryview:
-    cast = chunk.to(_TORCH_TYPE[precision]).contiguous()
-    if not torch.isfinite(cast).all():
-        raise BundleError(
-            f"{checkpoint.directory}: parameter {name!r} has values that are not finite in "
-            f"{precision}; export with --precision fp32, or check the checkpoint"
-        )
-    array: npt.NDArray[np.generic] = cast.numpy()
-    return array.data.cast("B")
+_Encoded = tuple[str, tuple[int, ...], str, Iterator[npt.NDArray[np.generic]]]
+
+
+def _encode(
+    parameter: _Parameter, precision: Precision, checkpoint: Checkpoint
+) -> Iterator[_Encoded]:
+    """The tensors a parameter is stored as: their names, shapes, types and contents."""
+    kind = _TORCH_TYPE[precision]
+
+    def checked() -> Iterator[torch.Tensor]:
+        for chunk in parameter.chunks():
+            cast = chunk.to(kind)
+            if not torch.isfinite(cast).all():
+                raise BundleError(
+                    f"{checkpoint.directory}: parameter {parameter.name!r} has values that are "
+                    f"not finite in {precision}; export with --precision fp32, or check the "
+                    "checkpoint"
+                )
+            yield cast
+
+    dtype = str(kind).removeprefix("torch.")
+    if precision != "int8" or not parameter.matrix:
+        pieces = (chunk.contiguous().numpy() for chunk in checked())
+        yield parameter.name, parameter.shape, dtype, pieces
+        return
+    # Quantized, every matrix is (in, out), for MatMulInteger takes no other layout.
+    shape = parameter.shape[::-1] if parameter.transposed else parameter.shape
+    values, scales, done = np.empty(shape, np.int8), np.empty(shape[1], np.float32), 0
+    for chunk in checked():
+        block, scale = quantize_columns(chunk.t() if parameter.transposed else chunk)
+        columns = slice(done, done + len(scale))
+        values[:, columns], scales[columns] = block, scale
+        done += len(scale)
+    yield parameter.name, shape, "int8", iter([values])
+    scale_name = f"{parameter.name.removesuffix('.weight')}.scale"
+    yield scale_name, scales.shape, "float32", iter([scales])
 
 
 def _in_file_order(parameters: list[_Parameter]) -> list[_Parameter]:
@@ -141,7 +177,7 @@ def _parameters(checkpoint: Checkpoint) -> list[_Parameter]:
     config = checkpoint.config
     embedding = checkpoint.shared_embedding()
     found = [
-        _stored(checkpoint, "shared.weight", embedding, (config.vocab_size, config.d_model)),
+        _embedding(checkpoint, "shared.weight", embedding),
         _Parameter(
             "positions.weight",
             (config.max_position_embeddings + _POSITION_OFFSET, config.d_model),
@@ -149,8 +185,7 @@ def _parameters(checkpoint: Checkpoint) -> list[_Parameter]:
         ),
     ]
     if untied := checkpoint.untied_lm_head():
-        shape = (config.vocab_size, config.d_model)
-        found.append(_stored(checkpoint, "lm_head.weight", untied, shape))
+        found.append(_embedding(checkpoint, "lm_head.weight", untied))
     for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
         ffn = config.encoder_ffn_dim if side == "encoder" else config.decoder_ffn_dim
         for index in range(layers):
@@ -195,7 +230,7 @@ def _linear(
 
     total = len(parts) * columns
     return [
-        _Parameter(f"{scope}.{name}.weight", (rows, total), weight),
+        _Parameter(f"{scope}.{name}.weight", (rows, total), weight, matrix=True),
         _Parameter(f"{scope}.{name}.bias", (total,), bias),
     ]
 
@@ -206,6 +241,12 @@ def _norm(checkpoint: Checkpoint, name: str) -> list[_Parameter]:
         _stored(checkpoint, f"{name}.{kind}", f"model.{name}.{kind}", shape)
         for kind in ("weight", "bias")
     ]
+
+
+def _embedding(checkpoint: Checkpoint, name: str, source: str) -> _Parameter:
+    config = checkpoint.config
+    stored = _stored(checkpoint, name, source, (config.vocab_size, config.d_model))
+    return replace(stored, matrix=True, transposed=True)
 
 
 def _stored(checkpoint: Checkpoint, name: str, source: str, shape: tuple[int, ...]) -> _Parameter:

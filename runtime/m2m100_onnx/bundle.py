@@ -58,9 +58,10 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 
-Precision = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-_FLOAT_TYPE: dict[str, str] = {"fp32": "float32", "fp16": "float16"}
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+# The type of activations: int8 is how weights are stored and multiplied.
+_FLOAT_TYPE: dict[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "float32"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -224,7 +225,8 @@ class Manifest:
 
     Attributes:
         format_version: version of this contract; a runtime opens versions up to its own.
-        precision: element type of weights and activations, `fp32` or `fp16`.
+        precision: of the weights: `fp32`, `fp16` or `int8`; activations are float16 in fp16
+            bundles and float32 in all others.
         opset: the ai.onnx operator set of the graphs.
         source: the checkpoint as it was named to the exporter.
         revision: the hub commit of the checkpoint, or None for a local folder.

@@ -42,8 +42,8 @@ Float32Array = npt.NDArray[np.float32]
 _LOGGER = logging.getLogger("m2m100_onnx")
 
 _ORT_TYPE = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}
-# The second graph runs once a batch and has the third one's weights. Unpacked, they stay pages of the
-# weights file instead of a second private copy (1.2 GB for the 418M shape in fp32).
+# The second graph runs once a batch and has the third one's weights. Unpacked, they stay pages of
+# the weights file instead of a second private copy (1.2 GB for the 418M shape in fp32).
 _UNPACKED = {"session.disable_prepacking": "1"}
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -95,8 +95,8 @@ class Model:
         self._lock = threading.Lock()
         if bundle.precision == "fp16" and self.device == "cpu":
             _LOGGER.warning(
-                "%s is an fp16 bundle: on a CPU onnxruntime widens it to float32 when it opens, which "
-                "is slow and saves no memory; export with --precision fp32 for CPUs",
+                "%s is an fp16 bundle: on a CPU onnxruntime widens it to float32 when it opens, "
+                "which is slow and saves no memory; export with --precision fp32 for CPUs",
                 bundle.directory,
             )
         self.real = np.dtype(np.float16 if bundle.precision == "fp16" else np.float32)
@@ -181,7 +181,7 @@ class Model:
 
     def _gather_session(self) -> ort.InferenceSession:
         # numpy cannot reach into device memory, so the cache is gathered by a graph of one node.
-        name = f"gather_{self.bundle.precision}.onnx"
+        name = f"gather_{self.real.name}.onnx"
         with self._lock:
             if name not in self._sessions:
                 source = resources.files("m2m100_onnx") / "data" / name
