@@ -128,6 +128,7 @@ ENGINES: dict[str, Any] = {
     "ours fp32": lambda: Ours(),
     "ours fp32 mapped": lambda: Ours(session_options={"session.disable_prepacking": "1"}),
     "ours fp16": lambda: Ours(),
+    "ours int8": lambda: Ours(),
     "transformers fp32": lambda: Transformers("float32"),
     "transformers bf16": lambda: Transformers("bfloat16"),
     "ctranslate2 float32": lambda: CTranslate2("float32"),

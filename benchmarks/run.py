@@ -28,8 +28,6 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 REPETITIONS = 5
 SOURCE_LENGTH, TARGET_TOKENS = 32, 48
-# Batch and beam sizes of the speed table.
-CELLS = ((1, 1), (1, 5), (8, 1), (8, 5))
 PACKAGES = ("onnxruntime", "numpy", "torch", "transformers", "ctranslate2")
 
 
@@ -88,8 +86,11 @@ def versions(python: str) -> dict[str, str]:
     return found
 
 
+LOAD_AT_START = os.getloadavg()[0]
+
+
 def machine() -> dict[str, Any]:
-    """Processor, cores and load, as they were when the run began."""
+    """Processor and cores, and the load when the run began."""
     cpu = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -97,7 +98,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": cpu,
         "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
+        "load_average": LOAD_AT_START,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -151,7 +152,7 @@ def measure_export(work: Path, shapes: list[str]) -> None:
     rows = []
     for shape in shapes:
         source = checkpoint(work, shape)
-        for precision in ("fp32", "fp16"):
+        for precision in ("fp32", "fp16", "int8"):
             found = export_once(source, work / f"bundle-{shape}-{precision}", precision)
             size = (source / "model.safetensors").stat().st_size
             rows.append({"shape": shape, "precision": precision, "checkpoint": size, **found})
@@ -166,6 +167,7 @@ def engines(work: Path, peers: str | None) -> dict[str, tuple[str, Path]]:
         "ours fp32": (sys.executable, fp32),
         "ours fp32 mapped": (sys.executable, fp32),
         "ours fp16": (sys.executable, bundle(work, "418M", "fp16")),
+        "ours int8": (sys.executable, bundle(work, "418M", "int8")),
     }
     if peers:
         source = checkpoint(work, "418M")
@@ -209,15 +211,21 @@ def measure_memory(found: dict[str, tuple[str, Path]]) -> None:
     save("memory", rows, versions=all_versions(found))
 
 
-def measure_speed(found: dict[str, tuple[str, Path]]) -> None:
-    """Seconds a batch, the engines in turn within each repetition, so that drift hits all alike."""
-    rows = []
-    names = [name for name in found if name != "ours fp16"]
+def measure_speed(found: dict[str, tuple[str, Path]], cells: list[tuple[int, int]]) -> None:
+    """Seconds a batch, the engines in turn within each repetition, so that drift hits all alike.
+
+    Cells that are not asked for stay as the last run left them.
+    """
+    path = RESULTS / "speed.json"
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = [row for row in before if (row["batch_size"], row["beam_size"]) not in cells]
+    # On a CPU an fp16 bundle is widened and only slower; mapped weights are for memory.
+    names = [name for name in found if name not in ("ours fp16", "ours fp32 mapped")]
     workers = {name: Worker(found[name][0], name, found[name][1]) for name in names}
     try:
         for engine in workers.values():
             engine.ask(do="load")
-        for batch_size, beam_size in CELLS:
+        for batch_size, beam_size in cells:
             request = {"source": source_ids(batch_size), "beam_size": beam_size}
             request["tokens"] = TARGET_TOKENS
             taken: dict[str, list[float]] = {name: [] for name in names}
@@ -236,6 +244,7 @@ def measure_speed(found: dict[str, tuple[str, Path]]) -> None:
     finally:
         for engine in workers.values():
             engine.process.kill()
+    rows.sort(key=lambda row: (row["batch_size"], row["beam_size"]))
     settings = {"source_length": SOURCE_LENGTH, "target_tokens": TARGET_TOKENS}
     save("speed", rows, versions=all_versions(found), settings=settings, repetitions=REPETITIONS)
 
@@ -256,6 +265,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--peers", help="python of the environment with the peers")
     parser.add_argument("--only", default="export,memory,speed")
+    parser.add_argument("--cells", default="1x1,1x5,8x1,8x5", help="batch and beam sizes")
     parser.add_argument("--shapes", default="418M", help="shapes to export, such as 418M,1.2B")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
@@ -267,7 +277,8 @@ def main() -> None:
         if "memory" in parts:
             measure_memory(found)
         if "speed" in parts:
-            measure_speed(found)
+            cells = [tuple(map(int, cell.split("x"))) for cell in arguments.cells.split(",")]
+            measure_speed(found, cells)
 
 
 if __name__ == "__main__":

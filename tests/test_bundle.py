@@ -239,12 +239,13 @@ def test_format_version_of_another_kind(bundle: Path, version: object) -> None:
         Bundle.open(bundle)
 
 
-@pytest.mark.parametrize("precision", ["int8", None, 16, ["fp32"]])
+@pytest.mark.parametrize("precision", ["int3", None, 16, ["fp32"]])
 def test_unknown_precision(bundle: Path, precision: object) -> None:
     edit(bundle / MANIFEST_FILE, lambda m: m.update(precision=precision))
     with pytest.raises(BundleError) as caught:
         Bundle.open(bundle)
-    assert f"expected a precision of fp32, fp16, found {precision!r}" in str(caught.value)
+    assert f"{MANIFEST_FILE}: expected a precision of fp32, fp16, " in str(caught.value)
+    assert str(caught.value).endswith(f"found {precision!r}")
 
 
 @pytest.mark.parametrize(

@@ -124,15 +124,31 @@ class Checkpoint:
     def untied_lm_head(self) -> str | None:
         """The LM head's name if it holds other numbers than the embedding, else None."""
         shared = self.shared_embedding()
-        if _LM_HEAD not in self._where or shared == _LM_HEAD:
+        if _LM_HEAD not in self._where or self._equal(shared, _LM_HEAD):
             return None
-        if self.shape(_LM_HEAD) != self.shape(shared):
-            return _LM_HEAD
-        for start in range(0, self.shape(shared)[0], _ROWS_AT_ONCE):
-            stop = start + _ROWS_AT_ONCE
-            if not torch.equal(self.rows(shared, start, stop), self.rows(_LM_HEAD, start, stop)):
-                return _LM_HEAD
-        return None
+        return _LM_HEAD
+
+    def check_shared_embedding(self) -> None:
+        """Checks that encoder and decoder have no embeddings of their own.
+
+        Raises:
+            BundleError: one has, as transformers 5 saves with `tie_word_embeddings` off.
+        """
+        shared = self.shared_embedding()
+        for name in _SHARED_NAMES[1:3]:
+            if name in self._where and not self._equal(shared, name):
+                raise BundleError(
+                    f"{self.directory}: expected one embedding for encoder and decoder, found "
+                    f"other numbers in {name!r} than in {shared!r}"
+                )
+
+    def _equal(self, one: str, other: str) -> bool:
+        if one == other or self.shape(one) != self.shape(other):
+            return one == other
+        starts = range(0, self.shape(one)[0], _ROWS_AT_ONCE)
+        return all(
+            torch.equal(*(self.rows(n, s, s + _ROWS_AT_ONCE) for n in (one, other))) for s in starts
+        )
 
     def _find(self, name: str) -> tuple[Path, tuple[int, ...]]:
         if name not in self._where:
@@ -162,7 +178,6 @@ def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
             f"{source}: expected the folder of a checkpoint or a hub id, found neither"
         )
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         info = HfApi().model_info(source, revision=revision)
@@ -176,7 +191,8 @@ def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
         folder = snapshot_download(
             source, revision=info.sha, allow_patterns=["*.json", "*.model", weights]
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    # Its client's errors share no base class, and change with the HTTP library beneath.
+    except Exception as error:
         raise BundleError(
             f"{source}: no such local folder, and the hub did not give it"
             f"{f' at revision {revision!r}' if revision else ''}: {error}"

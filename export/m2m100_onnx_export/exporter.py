@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,9 @@ from m2m100_onnx.bundle import (
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError, UnknownLanguageError
 from m2m100_onnx.tokenizer import Tokenizer
+from m2m100_onnx_export.builder import OPSET
 from m2m100_onnx_export.checkpoint import Checkpoint
-from m2m100_onnx_export.graphs import OPSET, build_graph
+from m2m100_onnx_export.graphs import build_graph
 from m2m100_onnx_export.verify import Report, verify
 from m2m100_onnx_export.weights import write_weights
 
@@ -94,10 +96,7 @@ def export(
     target = Path(bundle)
     _check_target(target, overwrite=overwrite)
     source = Checkpoint(checkpoint, revision=revision)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside its final place, so that putting it there is one rename within a file system.
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with _workplace(target) as work:
         started = time.perf_counter()
         record = _write(source, work, precision, languages, tell)
         seconds = time.perf_counter() - started
@@ -108,21 +107,43 @@ def export(
             report.raise_if_failed()
         work.chmod(0o755)
         _put_in_place(work, target)
+    return Export(target, seconds, record.size, report)
+
+
+@contextlib.contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, so that putting it there is one rename in a file system.
+
+    Of what this makes, nothing stays but what then lies at `target`.
+    """
+    missing = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True
+        ) as work:
+            yield Path(work)
     except OSError as error:
         raise ExportError(f"{target}: could not write the bundle: {error}") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return Export(target, seconds, record.size, report)
+        for folder in missing:  # innermost first; one that holds the bundle does not go
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists; choose another folder, or ask for --overwrite")
     replaceable = not target.exists() or (
-        target.is_dir() and (not any(target.iterdir()) or (target / MANIFEST_FILE).exists())
+        target.is_dir() and (not any(target.iterdir()) or _is_bundle(target))
     )
     if not replaceable:
         raise ExportError(f"{target} is no bundle, so it is not overwritten; remove it yourself")
+
+
+def _is_bundle(folder: Path) -> bool:
+    # Web pages and browser extensions have a manifest.json too.
+    return all((folder / name).exists() for name in (MANIFEST_FILE, *GRAPH_FILES))
 
 
 def _write(
@@ -199,11 +220,12 @@ def _put_in_place(work: Path, target: Path) -> None:
         work.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / target.name)
     try:
+        target.rename(old / target.name)
         work.rename(target)
-    except OSError:
-        (old / target.name).rename(target)
+    except BaseException:
+        if not target.exists():
+            (old / target.name).rename(target)
+        old.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

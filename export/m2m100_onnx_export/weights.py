@@ -176,6 +176,7 @@ def _parameters(checkpoint: Checkpoint) -> list[_Parameter]:
     """
     config = checkpoint.config
     embedding = checkpoint.shared_embedding()
+    checkpoint.check_shared_embedding()
     found = [
         _embedding(checkpoint, "shared.weight", embedding),
         _Parameter(

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
         M2M100Error,
         UnknownLanguageError,
     )
+    from m2m100_onnx.options import TranslateOptions
     from m2m100_onnx.tokenizer import Tokenizer
-    from m2m100_onnx.translator import Hypothesis, TranslateOptions, Translation, Translator
+    from m2m100_onnx.translator import Hypothesis, Translation, Translator
 
 __version__ = "0.1.0"
 
@@ -52,7 +53,8 @@ _HOMES = {
     "decoding": ("SearchOptions",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "tokenizer": ("Tokenizer",),
-    "translator": ("Hypothesis", "TranslateOptions", "Translation", "Translator"),
+    "options": ("TranslateOptions",),
+    "translator": ("Hypothesis", "Translation", "Translator"),
 }
 
 

@@ -268,19 +268,22 @@ class Manifest:
                 f"{path}: the bundle has format version {version}, this runtime knows versions up "
                 f"to {FORMAT_VERSION}; upgrade m2m100-onnx, or export the checkpoint again"
             )
-        if raw.get("precision") not in PRECISIONS:
-            raise BundleError(
-                f"{path}: expected a precision of {', '.join(PRECISIONS)}, "
-                f"found {raw.get('precision')!r}"
-            )
+        precision = raw.get("precision")
+        if precision not in PRECISIONS:
+            expected = ", ".join(PRECISIONS)
+            raise BundleError(f"{path}: expected a precision of {expected}, found {precision!r}")
         try:
             languages = raw["languages"]
+            if languages is not None and not (
+                languages and isinstance(languages, list) and all(type(c) is str for c in languages)
+            ):
+                raise TypeError(f"languages {languages!r}")
             return cls(
-                precision=raw["precision"],
+                precision=precision,
                 opset=int(raw["opset"]),
                 source=str(raw["source"]),
                 revision=raw["revision"],
-                languages=None if languages is None else tuple(map(str, languages)),
+                languages=None if languages is None else tuple(languages),
                 exporter_version=str(raw["exporter_version"]),
                 graphs={name: _signature(value) for name, value in raw["graphs"].items()},
                 files={
@@ -359,17 +362,19 @@ class Bundle:
         return graph_signature(file, self.config, self.precision)
 
     def verify(self) -> None:
-        """Compares every file's SHA-256 with the manifest's; reads the whole bundle.
+        """Compares every file's SHA-256 with the manifest's, or raises `BundleError`.
 
-        Raises:
-            BundleError: a file is not the one that was exported, or there is no manifest.
+        Reads the whole bundle. A bundle without a manifest fails too.
         """
         if self.manifest is None:
             raise BundleError(
                 f"{self.directory}: no {MANIFEST_FILE}, so there is no hash to compare"
             )
         for name, record in self.manifest.files.items():
-            found = sha256_of(self.directory / name)
+            try:
+                found = sha256_of(self.directory / name)
+            except FileNotFoundError:
+                raise BundleError(f"{self.directory / name} is missing") from None
             if found != record.sha256:
                 raise BundleError(
                     f"{self.directory / name}: expected SHA-256 {record.sha256}, found {found}"

@@ -167,7 +167,8 @@ def _add_translate(add: Callable[..., argparse.Action]) -> None:
 
 
 def _translate(arguments: argparse.Namespace) -> int:
-    from m2m100_onnx.translator import TranslateOptions, Translator
+    from m2m100_onnx.options import TranslateOptions
+    from m2m100_onnx.translator import Translator
 
     if arguments.texts and arguments.input is not None:
         raise InvalidInputError("expected texts or --input, found both")

@@ -27,6 +27,22 @@ __all__ = [
 ]
 
 
+# Countries' and older codes for languages; by spelling alone, `jp` is nearest to `pt`.
+_OFTEN_MEANT = {
+    "cn": "zh",
+    "cz": "cs",
+    "dk": "da",
+    "gr": "el",
+    "iw": "he",
+    "jp": "ja",
+    "kr": "ko",
+    "nb": "no",
+    "se": "sv",
+    "ua": "uk",
+    "vn": "vi",
+}
+
+
 class M2M100Error(Exception):
     """Root of every error this project raises on purpose."""
 
@@ -92,6 +108,8 @@ class UnknownLanguageError(M2M100Error, ValueError):
         folded = text.strip().strip("_").replace("-", "_").lower()
         # A code that differs in case or carries a region ("EN", "en-US") needs no second guess.
         near = [c for c in choices if c in (folded, folded.split("_")[0])][:1]
+        if not near and _OFTEN_MEANT.get(folded) in choices:
+            near = [_OFTEN_MEANT[folded]]
         near = near or difflib.get_close_matches(folded, choices, n=3, cutoff=0.5)
         self.code = text
         self.matches = tuple(dict.fromkeys(near))

@@ -1,4 +1,4 @@
-"""The onnxruntime sessions and the key/value cache; the only file that imports onnxruntime.
+"""A bundle's graphs at work: encoding, stepping, and the key/value cache.
 
 Knows tensors and devices; knows no text and no search. Shapes: B sentences, R decoder rows (R = B,
 later B times the beams), S source length, P prompt length, T target tokens so far, V vocabulary,
@@ -24,15 +24,7 @@ from m2m100_onnx.bundle import (
     GRAPH_FILES,
     Bundle,
 )
-from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
-
-try:
-    import onnxruntime as ort
-except ImportError as error:
-    raise DependencyError(
-        "onnxruntime is not installed; run `pip install 'm2m100-onnx[cpu]'`, "
-        "or `pip install 'm2m100-onnx[gpu]'` on a machine with CUDA"
-    ) from error
+from m2m100_onnx.sessions import Provider, SessionFactory, check_signature, ort, run
 
 __all__ = ["DecoderCache", "Model"]
 
@@ -41,12 +33,9 @@ Float32Array = npt.NDArray[np.float32]
 
 _LOGGER = logging.getLogger("m2m100_onnx")
 
-_ORT_TYPE = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}
 # The second graph runs once a batch and has the third one's weights. Unpacked, they stay pages of
 # the weights file instead of a second private copy (1.2 GB for the 418M shape in fp32).
 _UNPACKED = {"session.disable_prepacking": "1"}
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
 
 
 class Model:
@@ -57,7 +46,7 @@ class Model:
         bundle: Bundle,
         *,
         device: str = "cpu",
-        providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+        providers: Sequence[Provider] | None = None,
         intra_op_num_threads: int | None = None,
         inter_op_num_threads: int | None = None,
         session_options: Mapping[str, str] | None = None,
@@ -79,18 +68,14 @@ class Model:
             DependencyError: CUDA was asked for and onnxruntime has no CUDA provider.
         """
         self.bundle = bundle
-        self.device, self.device_id = _parse_device(device)
-        self._providers = _providers(self.device, self.device_id, providers)
-        for name, value in (
-            ("intra_op_num_threads", intra_op_num_threads),
-            ("inter_op_num_threads", inter_op_num_threads),
-        ):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InvalidInputError(
-                    f"{name}: expected a whole number of at least 1, found {value!r}"
-                )
-        self._threads = (intra_op_num_threads, inter_op_num_threads)
-        self._options = dict(session_options or {})
+        self._factory = SessionFactory(
+            device,
+            providers=providers,
+            intra_op_num_threads=intra_op_num_threads,
+            inter_op_num_threads=inter_op_num_threads,
+            session_options=session_options,
+        )
+        self.device, self.device_id = self._factory.device, self._factory.device_id
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
         if bundle.precision == "fp16" and self.device == "cpu":
@@ -121,8 +106,9 @@ class Model:
         with self._lock:
             if file not in self._sessions:
                 path = self.bundle.directory / file
-                session = self._open(path, str(path), _UNPACKED if file == DECODER_FILE else {})
-                _check_signature(path, session, self.bundle)
+                defaults = _UNPACKED if file == DECODER_FILE else {}
+                session = self._factory.open(path, str(path), defaults)
+                check_signature(path, session, self.bundle.signature(file))
                 self._sessions[file] = session
             return self._sessions[file]
 
@@ -145,7 +131,7 @@ class Model:
         encoder.bind_ortvalue_input("input_ids", ids)
         encoder.bind_ortvalue_input("attention_mask", mask)
         encoder.bind_output("last_hidden_state", self.device, self.device_id)
-        _run(self.session(ENCODER_FILE), encoder)
+        run(self.session(ENCODER_FILE), encoder)
         (hidden,) = encoder.get_outputs()
 
         session = self.session(DECODER_FILE)
@@ -158,7 +144,7 @@ class Model:
         names = [output.name for output in session.get_outputs()][1:]
         for name in names:
             binding.bind_output(name, self.device, self.device_id)
-        _run(session, binding)
+        run(session, binding)
         present = dict(zip(names, binding.get_outputs()[1:], strict=True))
         cache = DecoderCache(self, present, mask, sentences=len(prompt))
         return cache, logits[:, -1].astype(np.float32)
@@ -175,7 +161,7 @@ class Model:
         binding.bind_ortvalue_input("data", value)
         binding.bind_ortvalue_input("rows", rows)
         binding.bind_output("gathered", self.device, self.device_id)
-        _run(session, binding)
+        run(session, binding)
         gathered: ort.OrtValue = binding.get_outputs()[0]
         return gathered
 
@@ -185,35 +171,8 @@ class Model:
         with self._lock:
             if name not in self._sessions:
                 source = resources.files("m2m100_onnx") / "data" / name
-                self._sessions[name] = self._open(Path(name), source.read_bytes(), {})
+                self._sessions[name] = self._factory.open(Path(name), source.read_bytes(), {})
             return self._sessions[name]
-
-    def _open(
-        self, path: Path, model: str | bytes, defaults: Mapping[str, str]
-    ) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        intra, inter = self._threads
-        if intra is not None:
-            options.intra_op_num_threads = intra
-        if inter is not None:
-            options.inter_op_num_threads = inter
-        try:
-            for key, value in {**defaults, **self._options}.items():
-                options.add_session_config_entry(key, value)
-            session = ort.InferenceSession(model, options, providers=self._providers)
-        # onnxruntime's errors share no base class but Exception.
-        except Exception as error:
-            raise BundleError(
-                f"{path}: onnxruntime {ort.__version__} cannot open it: {error}"
-            ) from error
-        if self.device == "cuda" and _CUDA not in session.get_providers():
-            raise DependencyError(
-                "device='cuda' was asked for, but onnxruntime could not start CUDA and fell back "
-                f"to {', '.join(session.get_providers())}; check that the CUDA and cuDNN libraries "
-                f"that onnxruntime-gpu {ort.__version__} needs are installed"
-            )
-        return session
 
 
 class DecoderCache:
@@ -265,7 +224,7 @@ class DecoderCache:
         _bind_numpy(binding, "logits", self._logits)
         for name in self._present_names:
             binding.bind_output(name, self._model.device, self._model.device_id)
-        _run(self._session, binding)
+        run(self._session, binding)
         grown = binding.get_outputs()[1:]
         self._own = {
             name.replace("present", "past_key_values"): value
@@ -286,10 +245,14 @@ class DecoderCache:
         if not np.array_equal(rows, np.arange(self.rows)):
             index = self._model.to_device(rows)
             self._own = {n: self._model.gather(v, index) for n, v in self._own.items()}
-        kept, sentence_of_row = _sentences(self._sentence_of_row[rows])
-        if not self._model.beams_share_source:
-            kept, sentence_of_row = self._sentence_of_row[rows], np.arange(len(rows))
-        if not np.array_equal(kept, np.arange(self._mask.shape()[0])):
+        sentence_of_row = self._sentence_of_row[rows]
+        if self._model.beams_share_source:
+            kept, sentence_of_row = _sentences(sentence_of_row)
+            changed = not np.array_equal(kept, np.arange(self._mask.shape()[0]))
+        else:
+            # One copy a row; those of a sentence are alike, so reordering them changes nothing.
+            kept, changed = rows, not np.array_equal(sentence_of_row, self._sentence_of_row)
+        if changed:
             index = self._model.to_device(kept)
             self._source = {n: self._model.gather(v, index) for n, v in self._source.items()}
             self._mask = self._model.to_device(self._mask.numpy()[kept])
@@ -311,73 +274,6 @@ def _sentences(sentence_of_row: Int64Array) -> tuple[Int64Array, Int64Array]:
     return kept, np.repeat(np.arange(len(kept)), per_sentence)
 
 
-def _run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
-    try:
-        session.run_with_iobinding(binding)
-    # onnxruntime's errors share no base class but Exception.
-    except Exception as error:
-        raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
-
-
 def _bind_numpy(binding: ort.IOBinding, name: str, array: npt.NDArray[Any]) -> None:
     """Lets onnxruntime write an output straight into `array`, from whatever device."""
     binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-
-def _parse_device(device: str) -> tuple[str, int]:
-    if device == "auto":
-        device = "cuda" if _CUDA in ort.get_available_providers() else "cpu"
-    kind, _, number = str(device).partition(":")
-    if (
-        kind not in ("cpu", "cuda")
-        or (number and not number.isdecimal())
-        or (kind == "cpu" and number)
-    ):
-        raise InvalidInputError(f"device: expected cpu, cuda, cuda:N or auto, found {device!r}")
-    return kind, int(number or 0)
-
-
-def _providers(
-    device: str, device_id: int, given: Sequence[str | tuple[str, Mapping[str, Any]]] | None
-) -> list[str | tuple[str, Mapping[str, Any]]]:
-    available = ort.get_available_providers()
-    chosen: list[str | tuple[str, Mapping[str, Any]]] = list(given) if given is not None else [_CPU]
-    if given is None and device == "cuda":
-        chosen = [(_CUDA, {"device_id": str(device_id)}), _CPU]
-    for entry in chosen:
-        name = entry if isinstance(entry, str) else entry[0]
-        if name not in available:
-            hint = "; run `pip install 'm2m100-onnx[gpu]'`" if name == _CUDA else ""
-            raise DependencyError(
-                f"this onnxruntime has no {name} (it has {', '.join(available)}){hint}"
-            )
-    return chosen
-
-
-def _check_signature(path: Path, session: ort.InferenceSession, bundle: Bundle) -> None:
-    """Refuses a graph whose inputs or outputs are not those the runtime will bind."""
-    expected = bundle.signature(path.name)
-    for kind, specs, found in (
-        ("inputs", expected.inputs, session.get_inputs()),
-        ("outputs", expected.outputs, session.get_outputs()),
-    ):
-        want = {spec.name: (_ORT_TYPE[spec.dtype], len(spec.shape)) for spec in specs}
-        have = {value.name: (value.type, len(value.shape)) for value in found}
-        if want == have:
-            continue
-        missing = [n for n in want if n not in have]
-        extra = [n for n in have if n not in want]
-        other = [f"{n} {have[n]} for {want[n]}" for n in want if n in have and have[n] != want[n]]
-        details = [
-            f"{label} {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
-            for label, names in (
-                ("missing", missing),
-                ("unexpected", extra),
-                ("of another type or rank:", other),
-            )
-            if names
-        ]
-        raise BundleError(
-            f"{path}: expected {len(want)} {kind} as config.json implies, found {len(have)}: "
-            + "; ".join(details)
-        )

@@ -5,12 +5,11 @@ The only file that knows tokenizer, model and search all three.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -18,52 +17,23 @@ from m2m100_onnx.bundle import Bundle
 from m2m100_onnx.decoding import SearchOptions, search
 from m2m100_onnx.errors import InputTooLongError, InvalidInputError
 from m2m100_onnx.model import Model
+from m2m100_onnx.options import (
+    READ_AHEAD,
+    Settings,
+    TranslateOptions,
+    default_options,
+    resolve_options,
+)
+from m2m100_onnx.sessions import Provider
 from m2m100_onnx.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Hypothesis", "TranslateOptions", "Translation", "Translator"]
+__all__ = ["Hypothesis", "Translation", "Translator"]
 
-# What config files call the options, and what M2M100 checkpoints set where a config says nothing.
-_CONFIG_NAMES = {"num_beams": "beam_size", "num_return_sequences": "num_hypotheses"}
-_FALLBACK = {"beam_size": 5, "max_length": 200, "early_stopping": True}
 # A row costs a vocabulary of logits however short its source, so short sources count as this many.
 _LEAST_TOKENS_A_ROW = 32
-_MAX_BATCH_TOKENS = 4096
-_READ_AHEAD = 256
-
-
-class TranslateOptions(TypedDict, total=False):
-    """Options of one translate call; what is left out comes from the bundle's generation config.
-
-    Attributes:
-        beam_size: hypotheses kept a sentence; 1 is greedy search.
-        num_hypotheses: how many of them to return, at most `beam_size`.
-        max_length: most decoder tokens; as in transformers, start and language token count.
-        min_length: fewest decoder tokens before `</s>` may come, counted likewise.
-        length_penalty: exponent of the length in a hypothesis' score; above 0 favours longer ones.
-        early_stopping: when a sentence is done: True, as soon as `beam_size` hypotheses ended;
-            False, when the best running one looks unable to beat them; "never", when it cannot.
-        no_repeat_ngram_size: no token sequence of this length comes twice; 0 allows all.
-        repetition_penalty: above 1 makes tokens that were used before less likely.
-        suppress_tokens: ids that never come.
-        max_batch_tokens: a batch is cut so that `sentences * beam_size * longest source` stays
-            below this, a source counting at least 32 tokens; one sentence is always taken.
-        truncate: cut texts that are longer than the model's positions, instead of raising.
-    """
-
-    beam_size: int
-    num_hypotheses: int
-    max_length: int
-    min_length: int
-    length_penalty: float
-    early_stopping: bool | Literal["never"]
-    no_repeat_ngram_size: int
-    repetition_penalty: float
-    suppress_tokens: tuple[int, ...]
-    max_batch_tokens: int
-    truncate: bool
 
 
 @dataclass(frozen=True)
@@ -128,7 +98,7 @@ class Translator:
         device: str = "cpu",
         intra_op_num_threads: int | None = None,
         inter_op_num_threads: int | None = None,
-        providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+        providers: Sequence[Provider] | None = None,
         session_options: Mapping[str, str] | None = None,
         sp_model_kwargs: Mapping[str, object] | None = None,
         lazy: bool = False,
@@ -166,7 +136,8 @@ class Translator:
             inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
         )
-        self.defaults = _defaults(self.bundle)
+        self._positions = self.bundle.config.max_position_embeddings
+        self.defaults = default_options(self.bundle)
         if not lazy:
             self.model.load()
 
@@ -189,7 +160,7 @@ class Translator:
             InvalidInputError: the text is not valid Unicode.
         """
         ids = self.tokenizer.encode(text, source_lang)
-        limit = self.bundle.config.max_position_embeddings
+        limit = self._positions
         if len(ids) <= limit:
             return ids
         if not truncate:
@@ -254,27 +225,36 @@ class Translator:
         A text's result does not depend on the texts beside it. Arguments and errors are those of
         `translate`.
         """
-        if isinstance(texts, (str, bytes)):
-            raise InvalidInputError(
-                f"texts: expected a list of str, found one {type(texts).__name__}"
-            )
+        _check_texts(texts)
         texts = list(texts)
         for name, value in (("source_lang", source_lang), ("target_lang", target_lang)):
-            if not isinstance(value, str) and len(value) != len(texts):
+            found = len(value) if isinstance(value, Sized) else type(value).__name__
+            if not isinstance(value, str) and found != len(texts):
                 raise InvalidInputError(
                     f"{name}: expected one code, or one for each of {len(texts)} texts, "
-                    f"found {len(value)}"
+                    f"found {found}"
                 )
-        settings = self._settings(options)
+        settings = resolve_options(options, self.defaults, self._positions)
+        return self._translate(texts, source_lang, target_lang, settings)
+
+    def _translate(
+        self,
+        texts: list[str],
+        source_lang: str | Iterable[str],
+        target_lang: str | Iterable[str],
+        settings: Settings,
+        first: int = 0,
+    ) -> list[Translation]:
+        """Translates checked arguments; errors count the texts from `first` on."""
         languages = zip(_repeat(source_lang), _repeat(target_lang), strict=False)
         sources = [
             self._encode(position, text, *pair, truncate=settings.truncate)
-            for position, (text, pair) in enumerate(zip(texts, languages, strict=False))
+            for position, (text, pair) in enumerate(zip(texts, languages, strict=False), first)
         ]
         results = [_EMPTY] * len(texts)
         for batch in _batches([s for s in sources if s], settings):
             for source, translation in zip(batch, self._run(batch, settings.search), strict=True):
-                results[source.position] = translation
+                results[source.position - first] = translation
         return results
 
     def translate_iterable(
@@ -283,7 +263,7 @@ class Translator:
         *,
         source_lang: str | Iterable[str],
         target_lang: str | Iterable[str],
-        read_ahead: int = _READ_AHEAD,
+        read_ahead: int = READ_AHEAD,
         **options: Unpack[TranslateOptions],
     ) -> Iterator[Translation]:
         """Translates a stream, endless if need be, in constant memory and in the same order.
@@ -300,44 +280,21 @@ class Translator:
         """
         if read_ahead < 1:
             raise InvalidInputError(f"read_ahead: expected at least 1, found {read_ahead}")
-        if isinstance(texts, (str, bytes)):
-            raise InvalidInputError(
-                f"texts: expected an iterable of str, found one {type(texts).__name__}"
-            )
-        self._settings(options)
-        return self._stream(texts, source_lang, target_lang, read_ahead, options)
+        _check_texts(texts)
+        settings = resolve_options(options, self.defaults, self._positions)
+        return self._stream(_rows(texts, source_lang, target_lang), read_ahead, settings)
 
     def _stream(
         self,
-        texts: Iterable[str],
-        source_lang: str | Iterable[str],
-        target_lang: str | Iterable[str],
+        rows: Iterator[tuple[str, str, str]],
         read_ahead: int,
-        options: TranslateOptions,
+        settings: Settings,
     ) -> Iterator[Translation]:
-        stream = zip(texts, _repeat(source_lang), _repeat(target_lang), strict=False)
-        while chunk := list(itertools.islice(stream, read_ahead)):
-            part, source, target = map(list, zip(*chunk, strict=True))
-            yield from self.translate_batch(part, source_lang=source, target_lang=target, **options)
-
-    def _settings(self, options: TranslateOptions) -> _Settings:
-        given: dict[str, Any] = dict(options)
-        max_batch_tokens = given.pop("max_batch_tokens", _MAX_BATCH_TOKENS)
-        if not isinstance(max_batch_tokens, int) or max_batch_tokens < 1:
-            raise InvalidInputError(
-                f"max_batch_tokens: expected 1 or more, found {max_batch_tokens!r}"
-            )
-        truncate = bool(given.pop("truncate", False))
-        names = {field.name for field in dataclasses.fields(SearchOptions)}
-        if unknown := sorted(set(given) - names):
-            raise TypeError(f"unknown option {', '.join(unknown)}; see TranslateOptions")
-        chosen = dataclasses.replace(self.defaults, **given)
-        limit = self.bundle.config.max_position_embeddings
-        if chosen.max_length > limit:
-            raise InvalidInputError(
-                f"max_length: the model has {limit} positions, found {chosen.max_length}"
-            )
-        return _Settings(chosen, max_batch_tokens, truncate)
+        first = 0
+        while chunk := list(itertools.islice(rows, read_ahead)):
+            texts, sources, targets = map(list, zip(*chunk, strict=True))
+            yield from self._translate(texts, sources, targets, settings, first)
+            first += len(chunk)
 
     def _encode(
         self, position: int, text: str, source_lang: str, target_lang: str, *, truncate: bool
@@ -371,25 +328,34 @@ class Translator:
         return translations
 
 
-@dataclass(frozen=True)
-class _Settings:
-    search: SearchOptions
-    max_batch_tokens: int
-    truncate: bool
+def _check_texts(texts: object) -> None:
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise InvalidInputError(f"texts: expected several str, found one {type(texts).__name__}")
 
 
-def _defaults(bundle: Bundle) -> SearchOptions:
-    values: dict[str, Any] = dict(_FALLBACK)
-    values.update({_CONFIG_NAMES.get(k, k): v for k, v in bundle.generation.items()})
-    values["max_length"] = min(values["max_length"], bundle.config.max_position_embeddings)
-    return SearchOptions(**values)
+def _rows(
+    texts: Iterable[str], source_lang: str | Iterable[str], target_lang: str | Iterable[str]
+) -> Iterator[tuple[str, str, str]]:
+    """Each text with its two languages; a stream of languages must not end before the texts."""
+    sources, targets = iter(_repeat(source_lang)), iter(_repeat(target_lang))
+    for position, text in enumerate(texts):
+        try:
+            name = "source_lang"
+            source = next(sources)
+            name = "target_lang"
+            target = next(targets)
+        except StopIteration:
+            raise InvalidInputError(
+                f"{name}: expected a code for each text, found no more after {position}"
+            ) from None
+        yield text, source, target
 
 
 def _repeat(value: str | Iterable[str]) -> Iterable[str]:
     return itertools.repeat(value) if isinstance(value, str) else value
 
 
-def _batches(sources: list[_Source], settings: _Settings) -> Iterator[list[_Source]]:
+def _batches(sources: list[_Source], settings: Settings) -> Iterator[list[_Source]]:
     """Cuts sources, longest first, into batches within `max_batch_tokens`."""
     ordered = sorted(sources, key=lambda source: -len(source.ids))
     start = 0

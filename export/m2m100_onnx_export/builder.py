@@ -1,0 +1,168 @@
+"""Collects the nodes of a graph; knows how each kind of layer is written in each precision.
+
+A precision changes how a matrix product is written, and nothing else of a graph.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from m2m100_onnx.bundle import Precision, Signature, TensorSpec
+from m2m100_onnx_export.quantize import INT8_MAX
+from m2m100_onnx_export.weights import WeightsFile
+
+__all__ = ["OPSET", "GraphBuilder", "build_gather"]
+
+OPSET = 18
+# The oldest intermediate representation that has opset 18; older runtimes refuse a newer one.
+_IR_VERSION = 8
+_ELEMENT = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "int8": TensorProto.INT8,
+    "int64": TensorProto.INT64,
+}
+
+
+class GraphBuilder:
+    """Collects nodes and the parameters they use; one method for each way of writing a layer."""
+
+    def __init__(self, weights: WeightsFile, precision: Precision, location: str) -> None:
+        self.precision = precision
+        self.real = np.dtype(np.float16 if precision == "fp16" else np.float32)
+        self._weights = weights
+        self._location = location
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, TensorProto] = {}
+        self._scope = ""
+        self._taken: dict[str, int] = {}
+
+    def enter(self, scope: str) -> None:
+        """Names the nodes that follow after the part of the model they belong to."""
+        self._scope = scope
+
+    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: object) -> str:
+        """Adds a node of one output and returns that output's name."""
+        return self.ops(kind, *inputs, outputs=[name], **attributes)[0]
+
+    def ops(
+        self, kind: str, *inputs: str, outputs: list[str | None], **attributes: object
+    ) -> list[str]:
+        """Adds a node; an output without a name of its own gets one from scope and kind."""
+        stem = f"/{self._scope}/{kind}"
+        number = self._taken[stem] = self._taken.get(stem, -1) + 1
+        node = f"{stem}_{number}" if number else stem
+        names = [given or f"{node}_output_{i}" for i, given in enumerate(outputs)]
+        self._nodes.append(helper.make_node(kind, list(inputs), names, node, **attributes))
+        return names
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 vector."""
+        return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def integer(self, value: int) -> str:
+        """A constant int64 scalar."""
+        return self._constant(f"int_{value}", np.array(value, np.int64))
+
+    def number(self, value: float) -> str:
+        """A constant scalar of the graph's float type."""
+        return self._constant(f"float_{value!r}", np.array(value, self.real))
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        if name not in self._initializers:
+            self._initializers[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def parameter(self, name: str) -> str:
+        """A parameter in the weights file."""
+        if name not in self._initializers:
+            stored = self._weights.tensors[name]
+            tensor = TensorProto(name=name, data_type=_ELEMENT[stored.dtype], dims=stored.shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            place = {"location": self._location, "offset": stored.offset, "length": stored.length}
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=str(value))
+            self._initializers[name] = tensor
+        return name
+
+    def has_parameter(self, name: str) -> bool:
+        """Whether the weights file holds a parameter."""
+        return name in self._weights.tensors
+
+    def linear(self, x: str, name: str) -> str:
+        """`x @ weight + bias`."""
+        if self.quantized(name):
+            product = self.integer_product(x, name)
+        else:
+            product = self.op("MatMul", x, self.parameter(f"{name}.weight"))
+        return self.op("Add", product, self.parameter(f"{name}.bias"))
+
+    def quantized(self, name: str) -> bool:
+        """Whether a matrix is stored as integers, with a scale for each column."""
+        return f"{name}.scale" in self._weights.tensors
+
+    def integer_product(self, x: str, name: str, output: str | None = None) -> str:
+        """`x @ weight` in integers, each row of `x` rounded to eight bits with a scale of its own.
+
+        A scale for the whole tensor, as `DynamicQuantizeLinear` has, would make a sentence's
+        translation depend on the sentences beside it.
+        """
+        largest = self.op("ReduceMax", self.op("Abs", x), self.ints(-1), keepdims=1)
+        # A row of zeros would divide by zero.
+        step = self.op("Mul", largest, self.number(1 / INT8_MAX))
+        step = self.op("Max", step, self.number(1e-30))
+        middle = self._constant("uint8_128", np.array(128, np.uint8))
+        rounded = self.op("QuantizeLinear", self.op("Div", x, step), self.number(1.0), middle)
+        sums = self.op("MatMulInteger", rounded, self.parameter(f"{name}.weight"), middle)
+        scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), step)
+        return self.op("Mul", scaled, self.parameter(f"{name}.scale"), name=output)
+
+    def layer_norm(self, x: str, name: str) -> str:
+        """Layer normalisation over the last axis, with PyTorch's epsilon."""
+        weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=1e-5)
+
+    def model(self, name: str, signature: Signature) -> onnx.ModelProto:
+        """The finished graph."""
+        proto = helper.make_graph(
+            self._nodes,
+            name,
+            [_value_info(spec) for spec in signature.inputs],
+            [_value_info(spec) for spec in signature.outputs],
+            list(self._initializers.values()),
+        )
+        return _finish(proto)
+
+
+def _finish(proto: onnx.GraphProto) -> onnx.ModelProto:
+    return helper.make_model(
+        proto,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="m2m100-onnx",
+    )
+
+
+def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(spec.name, _ELEMENT[spec.dtype], list(spec.shape))
+
+
+def build_gather(precision: Precision) -> onnx.ModelProto:
+    """The one-node graph with which the runtime selects cache rows on a device.
+
+    It ships inside the runtime package, since the runtime cannot make graphs.
+    """
+    real = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+    shape = ["rows", "heads", "length", "head_size"]
+    proto = helper.make_graph(
+        [helper.make_node("Gather", ["data", "rows"], ["gathered"], "Gather", axis=0)],
+        "gather",
+        [
+            helper.make_tensor_value_info("data", real, shape),
+            helper.make_tensor_value_info("rows", TensorProto.INT64, ["selected"]),
+        ],
+        [helper.make_tensor_value_info("gathered", real, ["selected", *shape[1:]])],
+    )
+    return _finish(proto)

@@ -1,0 +1,193 @@
+"""Opens graphs with onnxruntime: devices, providers, threads, and what a graph must take and give.
+
+Knows what onnxruntime calls things and which of its errors mean what; knows no cache and no search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from m2m100_onnx.bundle import Signature
+from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise DependencyError(
+        "onnxruntime is not installed; run `pip install 'm2m100-onnx[cpu]'`, "
+        "or `pip install 'm2m100-onnx[gpu]'` on a machine with CUDA"
+    ) from error
+
+__all__ = ["Provider", "SessionFactory", "check_signature", "ort", "run"]
+
+Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
+
+_ORT_TYPE = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+
+
+class SessionFactory:
+    """Opens every graph of a model with the same device, threads and options.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        device_id: which of the devices of that kind.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        *,
+        providers: Sequence[Provider] | None,
+        intra_op_num_threads: int | None,
+        inter_op_num_threads: int | None,
+        session_options: Mapping[str, str] | None,
+    ) -> None:
+        """Checks the arguments, which are those of `Model`.
+
+        Raises:
+            InvalidInputError: an argument is out of range.
+            DependencyError: onnxruntime lacks a provider that was asked for.
+        """
+        self.device, self.device_id = _parse_device(device)
+        self._providers = _providers(self.device, self.device_id, providers)
+        self._threads = {
+            "intra_op_num_threads": intra_op_num_threads,
+            "inter_op_num_threads": inter_op_num_threads,
+        }
+        for name, value in self._threads.items():
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InvalidInputError(
+                    f"{name}: expected a whole number of at least 1, found {value!r}"
+                )
+        self._options = dict(session_options or {})
+        try:
+            for key, entry in self._options.items():
+                ort.SessionOptions().add_session_config_entry(key, entry)
+        except (TypeError, RuntimeError) as error:
+            raise InvalidInputError(
+                f"session_options: onnxruntime does not take {key!r}: {entry!r}: {error}"
+            ) from None
+
+    def open(
+        self, name: Path, model: str | bytes, defaults: Mapping[str, str]
+    ) -> ort.InferenceSession:
+        """Opens a graph.
+
+        Args:
+            name: what error messages call it.
+            model: its path or its bytes.
+            defaults: session config entries where the caller gave none.
+
+        Raises:
+            BundleError: onnxruntime cannot open it.
+            DependencyError: CUDA was asked for and could not be started.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        for attribute, value in self._threads.items():
+            if value is not None:
+                setattr(options, attribute, value)
+        try:
+            for key, entry in {**defaults, **self._options}.items():
+                options.add_session_config_entry(key, entry)
+            session = ort.InferenceSession(model, options, providers=self._providers)
+        # onnxruntime's errors share no base class but Exception.
+        except Exception as error:
+            raise BundleError(
+                f"{name}: onnxruntime {ort.__version__} cannot open it: {error}"
+            ) from error
+        if self.device == "cuda" and _CUDA not in session.get_providers():
+            raise DependencyError(
+                "device='cuda' was asked for, but onnxruntime could not start CUDA and fell back "
+                f"to {', '.join(session.get_providers())}; check that the CUDA and cuDNN libraries "
+                f"that onnxruntime-gpu {ort.__version__} needs are installed"
+            )
+        return session
+
+
+def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    """Runs a graph on what is bound.
+
+    Raises:
+        InferenceError: onnxruntime failed.
+    """
+    try:
+        session.run_with_iobinding(binding)
+    # onnxruntime's errors share no base class but Exception.
+    except Exception as error:
+        raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
+
+
+def _parse_device(device: str) -> tuple[str, int]:
+    if device == "auto":
+        device = "cuda" if _CUDA in ort.get_available_providers() else "cpu"
+    kind, colon, number = str(device).partition(":")
+    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not number.isdecimal())):
+        raise InvalidInputError(f"device: expected cpu, cuda, cuda:N or auto, found {device!r}")
+    return kind, int(number or 0)
+
+
+def _providers(device: str, device_id: int, given: Sequence[Provider] | None) -> list[Provider]:
+    available = ort.get_available_providers()
+    chosen: list[Provider] = list(given) if given is not None else [_CPU]
+    if given is None and device == "cuda":
+        chosen = [(_CUDA, {"device_id": str(device_id)}), _CPU]
+    for entry in chosen:
+        name = entry if isinstance(entry, str) else entry[0]
+        if name not in available:
+            hint = "; run `pip install 'm2m100-onnx[gpu]'`" if name == _CUDA else ""
+            raise DependencyError(
+                f"this onnxruntime has no {name} (it has {', '.join(available)}){hint}"
+            )
+    return chosen
+
+
+def check_signature(path: Path, session: ort.InferenceSession, expected: Signature) -> None:
+    """Refuses a graph whose inputs or outputs are not those the runtime will bind.
+
+    Raises:
+        BundleError: names the graph, what was expected and what was found.
+    """
+    for kind, specs, found in (
+        ("inputs", expected.inputs, session.get_inputs()),
+        ("outputs", expected.outputs, session.get_outputs()),
+    ):
+        want = {spec.name: (_ORT_TYPE[spec.dtype], spec.shape) for spec in specs}
+        have = {value.name: (value.type, tuple(value.shape)) for value in found}
+        missing = [n for n in want if n not in have]
+        extra = [n for n in have if n not in want]
+        other = [
+            f"{n} {have[n]} for {want[n]}"
+            for n in want
+            if n in have and not _takes(*have[n], *want[n])
+        ]
+        if not (missing or extra or other):
+            continue
+        details = [
+            f"{label} {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+            for label, names in (
+                ("missing", missing),
+                ("unexpected", extra),
+                ("of another type or shape:", other),
+            )
+            if names
+        ]
+        raise BundleError(
+            f"{path}: expected {len(want)} {kind} as config.json implies, found {len(have)}: "
+            + "; ".join(details)
+        )
+
+
+def _takes(
+    kind: str, axes: Sequence[object], wanted_kind: str, wanted_axes: Sequence[object]
+) -> bool:
+    """Whether a graph's tensor takes what is wanted; an axis it fixes must have that length."""
+    return (
+        kind == wanted_kind
+        and len(axes) == len(wanted_axes)
+        and all(not isinstance(a, int) or a == b for a, b in zip(axes, wanted_axes, strict=True))
+    )
