@@ -42,7 +42,7 @@ def test_unknown_name() -> None:
 
 def test_every_public_name_is_offered_by_a_module() -> None:
     offered = {"__version__"}
-    for name in ("bundle", "decoding", "errors", "tokenizer", "translator", "model"):
+    for name in ("bundle", "decoding", "errors", "options", "tokenizer", "translator"):
         module = importlib.import_module(f"m2m100_onnx.{name}")
         assert len(module.__all__) == len(set(module.__all__))
         assert all(hasattr(module, each) for each in module.__all__)
