@@ -50,7 +50,8 @@ def demo_bundle_fp16(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="session")
 def translator(demo_bundle: Path) -> Translator:
     """A translator over the fp32 demo bundle."""
-    return Translator(demo_bundle)
+    # The model is so small that a second thread costs more than it brings.
+    return Translator(demo_bundle, intra_op_num_threads=1)
 
 
 @pytest.fixture(scope="session", autouse=True)

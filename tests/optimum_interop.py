@@ -29,12 +29,12 @@ def main() -> None:
             continue
         tokenizer.src_lang = source
         inputs = tokenizer(case.texts()[:40], return_tensors="pt", padding=True)
-        options = {k: v for k, v in case.options.items() if k != "beam_size"}
+        options = {"max_length": 200, **case.options}
+        beam_size = options.pop("beam_size")
         found = model.generate(
             **inputs,
             forced_bos_token_id=tokenizer.get_lang_id(target),
-            num_beams=case.options["beam_size"],
-            max_length=200,
+            num_beams=beam_size,
             **options,
         )
         pad = tokenizer.pad_token_id

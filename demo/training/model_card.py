@@ -34,23 +34,31 @@ def replace_block(text: str, name: str, content: str) -> str:
     return new
 
 
-def scores_table(results: dict[str, Any]) -> str:
-    """Return the results of evaluate.py (beam sizes 1 and 5) as a Markdown table."""
-    lines = [
-        f"{results['lines']} held-out sentences ({results['set']} set), one reference "
-        f"(sacrebleu {results['sacrebleu']}; tokenizer 13a, zh for Chinese).",
-        "",
-        "| direction | BLEU greedy | chrF greedy | BLEU beam 5 | chrF beam 5 |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for direction, found in results["scores"].items():
-        cells = [
-            f"{found[beam][metric]:.1f}"
-            for beam in ("beam1", "beam5")
-            for metric in ("bleu", "chrf")
+def scores_table(results: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """Return the results of evaluate.py (beam sizes 1 and 5) as a Markdown table.
+
+    With an earlier checkpoint's results, on the same lines, a last column gives its chrF.
+    """
+    header = ["direction", "BLEU greedy", "chrF greedy", "BLEU beam 5", "chrF beam 5"]
+    rows = [
+        [
+            direction,
+            *(f"{found[beam][m]:.1f}" for beam in ("beam1", "beam5") for m in ("bleu", "chrf")),
         ]
-        lines.append(f"| {direction} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        for direction, found in results["scores"].items()
+    ]
+    if before:
+        header += ["chrF greedy before", "chrF beam 5 before"]
+        for row in rows:
+            row += [f"{before['scores'][row[0]][beam]['chrf']:.1f}" for beam in ("beam1", "beam5")]
+    return "\n".join(
+        [
+            f"{results['lines']} held-out sentences ({results['set']} set), one reference "
+            f"(sacrebleu {results['sacrebleu']}; tokenizer 13a, zh for Chinese).",
+            "",
+            *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)),
+        ]
+    )
 
 
 def samples_list(model: Path, samples: Path) -> str:
@@ -72,12 +80,14 @@ def main() -> None:
     )
     parser.add_argument("--card", type=Path, default=HERE.parent / "README.md")
     parser.add_argument("--scores", type=Path, help="results of evaluate.py, beams 1 and 5")
+    parser.add_argument("--before", type=Path, help="results of an earlier checkpoint")
     parser.add_argument("--model", type=Path, help="checkpoint folder, to renew the samples")
     args = parser.parse_args()
     text = args.card.read_text(encoding="utf-8")
     if args.scores:
         results = json.loads(args.scores.read_text(encoding="utf-8"))
-        text = replace_block(text, "scores", scores_table(results))
+        before = json.loads(args.before.read_text(encoding="utf-8")) if args.before else None
+        text = replace_block(text, "scores", scores_table(results, before))
     if args.model:
         text = replace_block(text, "samples", samples_list(args.model, HERE / "samples.tsv"))
     args.card.write_text(text, encoding="utf-8")

@@ -1,0 +1,56 @@
+"""Makes variants of a checkpoint folder for the tests, and says what a folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2m100_onnx.bundle import WEIGHTS_FILE
+from m2m100_onnx_export import export
+
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Everything below a folder: relative path to hash; folders count too."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def weights_of(checkpoint: Path, bundle: Path, **options: Any) -> bytes:
+    export(checkpoint, bundle, verify_outputs=False, **options)
+    return (bundle / WEIGHTS_FILE).read_bytes()
+
+
+def copied(checkpoint: Path, folder: Path) -> Path:
+    shutil.copytree(checkpoint, folder)
+    return folder
+
+
+def as_pickle(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    torch.save(state, folder / PICKLE)
+
+
+def shards(state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    names = sorted(state)
+    return [{n: state[n] for n in names[::2]}, {n: state[n] for n in names[1::2]}]
+
+
+def write_sharded(folder: Path, single: str, state: dict[str, torch.Tensor], save: Any) -> None:
+    stem, suffix = single.split(".")
+    weight_map = {}
+    for number, part in enumerate(shards(state), 1):
+        name = f"{stem}-{number:05}-of-00002.{suffix}"
+        save(part, folder / name)
+        weight_map.update(dict.fromkeys(part, name))
+    (folder / f"{single}.index.json").write_text(json.dumps({"weight_map": weight_map}))
