@@ -31,9 +31,10 @@ def table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
 def conditions(data: dict[str, Any]) -> str:
     """Where and with what a result was taken."""
     machine = data["machine"]
-    packages = {k: v for group in data["versions"].values() for k, v in group.items()}
-    if "peers" in data["versions"]:
-        packages = {**data["versions"]["peers"], **data["versions"]["ours"]}
+    # Both environments have torch and transformers; where peers were measured, theirs count.
+    peers = data["versions"].get("peers", {})
+    packages = {**peers, **data["versions"]["ours"]}
+    packages.update({name: peers[name] for name in ("torch", "transformers") if name in peers})
     listed = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
     return (
         f"{machine['processor']}, {machine['cores']} cores, load {machine['load_average']:.1f} at "

@@ -157,7 +157,7 @@ def measure_export(work: Path, shapes: list[str]) -> None:
             size = (source / "model.safetensors").stat().st_size
             rows.append({"shape": shape, "precision": precision, "checkpoint": size, **found})
             print(rows[-1], flush=True)
-    save("export", rows, versions=versions(sys.executable))
+    save("export", rows, versions={"ours": versions(sys.executable)})
 
 
 def engines(work: Path, peers: str | None) -> dict[str, tuple[str, Path]]:
