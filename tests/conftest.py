@@ -13,7 +13,7 @@ import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
 from m2m100_onnx import Translator
-from m2m100_onnx.bundle import TOKENIZER_FILES
+from m2m100_onnx.bundle import TOKENIZER_FILES, Precision
 from m2m100_onnx_export import export
 
 LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")
@@ -45,6 +45,18 @@ def demo_bundle_fp16(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     bundle = tmp_path_factory.mktemp("bundles") / "demo-fp16"
     export(demo_checkpoint, bundle, precision="fp16", languages=LANGUAGES, verify_outputs=False)
     return bundle
+
+
+@pytest.fixture(params=["fp32", "fp16"])
+def precision(request: pytest.FixtureRequest) -> Precision:
+    value: Precision = request.param
+    return value
+
+
+@pytest.fixture
+def demo(precision: Precision, demo_bundle: Path, demo_bundle_fp16: Path) -> Path:
+    """The demo bundle of the test's precision; eight bits have tests of their own."""
+    return demo_bundle if precision == "fp32" else demo_bundle_fp16
 
 
 @pytest.fixture(scope="session")

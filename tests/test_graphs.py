@@ -35,18 +35,6 @@ def graphs(bundle: Path) -> dict[str, onnx.ModelProto]:
     return {name: onnx.load(bundle / name, load_external_data=False) for name in GRAPH_FILES}
 
 
-@pytest.fixture(params=["fp32", "fp16"])
-def precision(request: pytest.FixtureRequest) -> Precision:
-    value: Precision = request.param
-    return value
-
-
-@pytest.fixture
-def demo(precision: Precision, demo_bundle: Path, demo_bundle_fp16: Path) -> Path:
-    """The demo bundle of the test's precision; eight bits have tests of their own."""
-    return demo_bundle if precision == "fp32" else demo_bundle_fp16
-
-
 def described(value: onnx.ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
     return {
