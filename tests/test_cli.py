@@ -112,7 +112,7 @@ def test_a_line_comes_out_for_each_that_goes_in_and_in_the_same_order(
     assert found.pop() == ""
     assert found == [t.text for t in expected(translator, [*LINES[:-1], "Open", LINES[-1]])]
     assert found[1] == found[3] == ""
-    assert found[0] == "Ouvrez le fichier."
+    assert found[0] == "Ouvrir le fichier."
 
 
 def test_the_same_lines_whatever_is_read_ahead(demo_bundle: Path, shell: Shell) -> None:
@@ -219,7 +219,7 @@ def test_a_bad_line_is_named_after_those_before_it_are_written(
 ) -> None:
     result = run(command, environment, b"Open the file.\n\nnot \xff UTF-8\nDelete\n")
     assert result.returncode == 2
-    assert result.stdout.decode() == "Ouvrez le fichier.\n\n"
+    assert result.stdout.decode() == "Ouvrir le fichier.\n\n"
     message = result.stderr.decode()
     assert message.startswith("m2m100: error: line 3: ")
     assert "0xff in position 4" in message
@@ -232,7 +232,7 @@ def test_a_text_that_is_too_long_is_named_by_its_line(
     long = "file " * 400
     stdin = f"Open the file.\n{long}\nDelete\n".encode()
     status, output, errors = shell(*arguments(demo_bundle), stdin=stdin)
-    assert (status, output.decode()) == (2, "Ouvrez le fichier.\n")
+    assert (status, output.decode()) == (2, "Ouvrir le fichier.\n")
     limit = translator.bundle.config.max_position_embeddings
     assert errors.startswith("m2m100: error: line 2: the text has ")
     assert f"at most {limit}" in errors
@@ -244,7 +244,7 @@ def test_an_argument_that_is_no_text_is_named_by_its_number(
     command: list[str], environment: dict[str, str]
 ) -> None:
     result = run([*command, "Open the file.", os.fsdecode(b"\xff")], environment)
-    assert (result.returncode, result.stdout) == (2, b"Ouvrez le fichier.\n")
+    assert (result.returncode, result.stdout) == (2, b"Ouvrir le fichier.\n")
     assert result.stderr.startswith(b"m2m100: error: text 2: ")
     assert b"Traceback" not in result.stderr
 
@@ -341,7 +341,7 @@ def test_an_interrupt_ends_quietly_and_what_was_answered_stays(
         assert process.stderr
         process.stdin.write(b"Open the file.\n")
         process.stdin.flush()
-        assert process.stdout.readline() == b"Ouvrez le fichier.\n"
+        assert process.stdout.readline() == b"Ouvrir le fichier.\n"
         process.send_signal(signal.SIGINT)
         errors = process.stderr.read()
     assert (process.returncode, errors) == (130, b"")
@@ -367,7 +367,7 @@ def test_files_are_read_and_written(
 
 def test_a_dash_is_a_standard_stream(demo_bundle: Path, shell: Shell) -> None:
     argv = arguments(demo_bundle, "--input", "-", "--output", "-")
-    assert shell(*argv, stdin=b"Open the file.") == (0, b"Ouvrez le fichier.\n", "")
+    assert shell(*argv, stdin=b"Open the file.") == (0, b"Ouvrir le fichier.\n", "")
 
 
 def test_a_failed_run_leaves_the_output_as_it_was(
@@ -440,7 +440,7 @@ def test_each_line_typed_is_answered_at_once(
         os.close(theirs)
         assert process.stdout
         assert process.stderr
-        for line, answer in ((b"Open the file.\n", b"Ouvrez le fichier.\n"), (b"\n", b"\n")):
+        for line, answer in ((b"Open the file.\n", b"Ouvrir le fichier.\n"), (b"\n", b"\n")):
             os.write(ours, line)
             assert process.stdout.readline() == answer
         os.write(ours, b"\x04")
@@ -467,7 +467,7 @@ def test_translating_needs_the_runtime_alone(
     argv = [sys.executable, "-c", script, *arguments(demo_bundle, "Open the file.")]
     result = run(argv, environment)
     assert (result.returncode, result.stderr) == (0, b"")
-    assert result.stdout == b"Ouvrez le fichier.\n"
+    assert result.stdout == b"Ouvrir le fichier.\n"
 
 
 def test_help_imports_nothing_heavy(repository: Path, environment: dict[str, str]) -> None:
@@ -603,7 +603,7 @@ def test_export_makes_a_bundle_that_translates(
     assert lines[2].startswith("seconds: ")
     assert lines[3:] == ["not verified"]
     assert shell("languages", "--model", str(bundle))[1] == b"en\nfr\n"
-    assert shell(*arguments(bundle, "Open the file."))[1] == b"Ouvrez le fichier.\n"
+    assert shell(*arguments(bundle, "Open the file."))[1] == b"Ouvrir le fichier.\n"
 
     made = {path.name: path.stat().st_mtime_ns for path in bundle.iterdir()}
     status, output, errors = shell(*argv)
