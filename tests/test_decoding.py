@@ -17,9 +17,10 @@ import pytest
 import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
-from m2m100_onnx import decoding
-from m2m100_onnx.decoding import Float32Array, Hypothesis, Int64Array, SearchOptions, search
+from m2m100_onnx import decoding, ranking
+from m2m100_onnx.decoding import Hypothesis, SearchOptions, search
 from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.ranking import Float32Array, Int64Array, LogitsState
 
 EOS, PAD = 2, 1
 
@@ -69,7 +70,7 @@ def run_scripted(
 ) -> tuple[list[list[Hypothesis]], ScriptedState]:
     state = ScriptedState([tuple(row) for row in prompt], vocab)
     ids = np.array(prompt, np.int64).reshape(-1, 2)
-    return search(state, state.logits(), ids, eos_id=EOS, options=options), state
+    return search(LogitsState(state, state.logits()), ids, eos_id=EOS, options=options), state
 
 
 def constrained(
@@ -248,7 +249,7 @@ def run_search(
         encoded = model.model.encoder(sources.input_ids, sources.attention_mask).last_hidden_state
     prompt = torch.tensor([[EOS, language] for language in sources.languages])
     state = TorchState(model, encoded, sources.attention_mask, prompt)
-    return search(state, state.logits(), prompt.numpy(), eos_id=EOS, options=options)
+    return search(LogitsState(state, state.logits()), prompt.numpy(), eos_id=EOS, options=options)
 
 
 def run_transformers(
@@ -493,7 +494,8 @@ def test_only_the_best_k_may_end() -> None:
             assert rows.max() < 2
 
     options = SearchOptions(beam_size=2, num_hypotheses=2, max_length=6, length_penalty=-2.0)
-    [found] = search(Endless(), row.copy(), np.array([[EOS, 0]]), eos_id=EOS, options=options)
+    state = LogitsState(Endless(), row.copy())
+    [found] = search(state, np.array([[EOS, 0]]), eos_id=EOS, options=options)
     assert [len(h.tokens) for h in found] == [6, 6]
 
 
@@ -536,7 +538,7 @@ def test_ties_go_to_the_lowest_token(beam_size: int) -> None:
 
     options = SearchOptions(beam_size=beam_size, num_hypotheses=beam_size, max_length=3)
     logits, prompt = np.zeros((1, 3000), np.float32), np.array([[EOS, 9]])
-    [found] = search(Indifferent(), logits, prompt, eos_id=EOS, options=options)
+    [found] = search(LogitsState(Indifferent(), logits), prompt, eos_id=EOS, options=options)
     assert [h.tokens for h in found] == [(EOS, 9, 0), (EOS, 9, 1)][:beam_size]
 
 
@@ -556,7 +558,7 @@ def test_top_columns_is_a_stable_sort(columns: int, count: int, kind: str) -> No
     count = min(count, columns)
     expected = np.argsort(-values, axis=1, kind="stable")[:, :count]
     untouched = values.copy()
-    np.testing.assert_array_equal(decoding._top_columns(values, count), expected)
+    np.testing.assert_array_equal(ranking._top_columns(values, count), expected)
     np.testing.assert_array_equal(values, untouched)
 
 
@@ -615,13 +617,12 @@ def test_arguments_that_do_not_fit(
 ) -> None:
     state = ScriptedState([(2, 3)], 5)
     ids = np.array(prompt, np.int64)
+    ranked = LogitsState(state, logits.astype(np.float32))
     with pytest.raises(InvalidInputError, match="must be"):
-        search(
-            state, logits.astype(np.float32), ids, eos_id=eos_id, options=SearchOptions(**options)
-        )
+        search(ranked, ids, eos_id=eos_id, options=SearchOptions(**options))
     assert state.calls == []
 
 
-def test_all_is_sorted_and_complete() -> None:
-    assert decoding.__all__ == sorted(decoding.__all__)
-    assert all(hasattr(decoding, name) for name in decoding.__all__)
+@pytest.mark.parametrize("module", [decoding, ranking])
+def test_all_is_complete(module: Any) -> None:
+    assert all(hasattr(module, name) for name in module.__all__)

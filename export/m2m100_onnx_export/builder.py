@@ -22,6 +22,7 @@ _ELEMENT = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
     "int8": TensorProto.INT8,
+    "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
 }
 
@@ -103,7 +104,7 @@ class GraphBuilder:
         """Whether a matrix is stored as integers, with a scale for each column."""
         return f"{name}.scale" in self._weights.tensors
 
-    def integer_product(self, x: str, name: str, output: str | None = None) -> str:
+    def integer_product(self, x: str, name: str) -> str:
         """`x @ weight` in integers, each row of `x` rounded to eight bits with a scale of its own.
 
         A scale for the whole tensor, as `DynamicQuantizeLinear` has, would make a sentence's
@@ -117,7 +118,23 @@ class GraphBuilder:
         rounded = self.op("QuantizeLinear", self.op("Div", x, step), self.number(1.0), middle)
         sums = self.op("MatMulInteger", rounded, self.parameter(f"{name}.weight"), middle)
         scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), step)
-        return self.op("Mul", scaled, self.parameter(f"{name}.scale"), name=output)
+        return self.op("Mul", scaled, self.parameter(f"{name}.scale"))
+
+    def embedding_rows(self, name: str, ids: str) -> str:
+        """Rows of an embedding, `(*ids, D)`."""
+        if not self.quantized(name):
+            return self.op("Gather", self.parameter(f"{name}.weight"), ids)
+        # Stored (D, V) as the LM head multiplies by it, so a token is a column.
+        columns = self.op("Gather", self.parameter(f"{name}.weight"), ids, axis=1)
+        rows = self.op("Cast", self.op("Transpose", columns, perm=[1, 2, 0]), to=TensorProto.FLOAT)
+        scale = self.op("Gather", self.parameter(f"{name}.scale"), ids)
+        return self.op("Mul", rows, self.op("Unsqueeze", scale, self.ints(-1)))
+
+    def embedding_product(self, x: str, name: str) -> str:
+        """`x @ embedding^T`, `(N, V)`: `Gemm` reads the embedding transposed without a copy."""
+        if self.quantized(name):
+            return self.integer_product(x, name)
+        return self.op("Gemm", x, self.parameter(f"{name}.weight"), transB=1)
 
     def layer_norm(self, x: str, name: str) -> str:
         """Layer normalisation over the last axis, with PyTorch's epsilon."""
@@ -137,9 +154,12 @@ class GraphBuilder:
 
 
 def _finish(proto: onnx.GraphProto) -> onnx.ModelProto:
+    # The fused graphs' attention operators are in onnxruntime's own domain.
+    domains = {node.domain for node in proto.node}
+    opsets = {"": OPSET} | {domain: 1 for domain in domains if domain}
     return helper.make_model(
         proto,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid(*pair) for pair in opsets.items()],
         ir_version=_IR_VERSION,
         producer_name="m2m100-onnx",
     )

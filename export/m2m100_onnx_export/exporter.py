@@ -17,6 +17,7 @@ import onnx
 from m2m100_onnx import __version__
 from m2m100_onnx.bundle import (
     CONFIG_FILE,
+    FUSED_FILES,
     GENERATION_CONFIG_FILE,
     GRAPH_FILES,
     MANIFEST_FILE,
@@ -24,6 +25,7 @@ from m2m100_onnx.bundle import (
     WEIGHTS_FILE,
     FileRecord,
     Manifest,
+    ModelConfig,
     Precision,
     graph_signature,
     read_json,
@@ -31,11 +33,12 @@ from m2m100_onnx.bundle import (
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError, UnknownLanguageError
 from m2m100_onnx.tokenizer import Tokenizer
-from m2m100_onnx_export.builder import OPSET
+from m2m100_onnx_export.builder import OPSET, GraphBuilder
 from m2m100_onnx_export.checkpoint import Checkpoint
-from m2m100_onnx_export.graphs import build_graph
+from m2m100_onnx_export.fused import FusedGraphs
+from m2m100_onnx_export.graphs import PortableGraphs
 from m2m100_onnx_export.verify import Report, verify
-from m2m100_onnx_export.weights import write_weights
+from m2m100_onnx_export.weights import WeightsFile, write_weights
 
 __all__ = ["Export", "export"]
 
@@ -161,8 +164,10 @@ def _write(
     tell("writing weights")
     weights = write_weights(source, work / WEIGHTS_FILE, precision)
     tell("writing graphs")
-    for name in GRAPH_FILES:
-        graph = build_graph(name, source.config, weights, precision, WEIGHTS_FILE)
+    # onnxruntime's attention operators for the CPU are float32 only.
+    names = GRAPH_FILES if precision == "fp16" else (*GRAPH_FILES, *FUSED_FILES)
+    for name in names:
+        graph = build_graph(name, source.config, weights, precision)
         onnx.save_model(graph, work / name)
         onnx.checker.check_model(os.fspath(work / name))
     files = {WEIGHTS_FILE: weights.record}
@@ -176,11 +181,25 @@ def _write(
         revision=source.revision,
         languages=trained,
         exporter_version=__version__,
-        graphs={name: graph_signature(name, source.config, precision) for name in GRAPH_FILES},
+        graphs={name: graph_signature(name, source.config, precision) for name in names},
         files=files,
     )
     manifest.write(work)
     return weights.record
+
+
+def build_graph(
+    file: str, config: ModelConfig, weights: WeightsFile, precision: Precision
+) -> onnx.ModelProto:
+    """Builds one graph, by its file name in the bundle.
+
+    Raises:
+        BundleError: the checkpoint uses an activation function that no member of the family has.
+    """
+    graph = GraphBuilder(weights, precision, WEIGHTS_FILE)
+    maker = FusedGraphs if file in FUSED_FILES else PortableGraphs
+    maker(graph, config).build(file)
+    return graph.model(file.removesuffix(".onnx"), graph_signature(file, config, precision))
 
 
 def _write_configs(source: Checkpoint, work: Path, precision: Precision) -> None:

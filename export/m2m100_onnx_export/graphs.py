@@ -1,4 +1,4 @@
-"""The three graphs, written out layer by layer with standard ai.onnx operators.
+"""The three portable graphs, written out layer by layer with standard ai.onnx operators.
 
 Knows the architecture (pre-norm transformer, sinusoidal positions, one embedding shared by encoder,
 decoder and LM head) and no weights: parameters are references into the weights file. Reference for
@@ -8,60 +8,16 @@ the arithmetic: transformers' `modeling_m2m_100.py`.
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import TensorProto
 
-from m2m100_onnx.bundle import (
-    CONFIG_FILE,
-    DECODER_WITH_PAST_FILE,
-    ENCODER_FILE,
-    ModelConfig,
-    Precision,
-    graph_signature,
-)
-from m2m100_onnx.errors import BundleError
+from m2m100_onnx.bundle import DECODER_WITH_PAST_FILE, ENCODER_FILE, ModelConfig
 from m2m100_onnx_export.builder import GraphBuilder
-from m2m100_onnx_export.weights import WeightsFile
+from m2m100_onnx_export.layers import Layers
 
-__all__ = ["build_graph"]
-
-_ACTIVATIONS = {"relu": "Relu"}
-# transformers clamps an encoder layer's output in half precision to this, short of infinity.
-_FP16_LIMIT = 65504.0 - 1000.0
+__all__ = ["PortableGraphs"]
 
 
-def build_graph(
-    file: str, config: ModelConfig, weights: WeightsFile, precision: Precision, location: str
-) -> onnx.ModelProto:
-    """Builds one of the three graphs.
-
-    Args:
-        file: which one, by its file name in the bundle.
-        config: the checkpoint's facts.
-        weights: where each parameter lies.
-        precision: element type of activations and weights.
-        location: the weights file's name, relative to the graph's folder.
-
-    Raises:
-        BundleError: the checkpoint uses an activation function that no member of the family has.
-    """
-    if config.activation_function not in _ACTIVATIONS:
-        raise BundleError(
-            f"{CONFIG_FILE}: expected activation_function {' or '.join(_ACTIVATIONS)}, "
-            f"found {config.activation_function!r}"
-        )
-    signature = graph_signature(file, config, precision)
-    graph = GraphBuilder(weights, precision, location)
-    layers = _Layers(graph, config)
-    if file == ENCODER_FILE:
-        layers.encoder()
-    else:
-        layers.decoder(with_past=file == DECODER_WITH_PAST_FILE)
-    return graph.model(file.removesuffix(".onnx"), signature)
-
-
-class _Layers:
-    """The architecture, in terms of a `GraphBuilder`.
+class PortableGraphs:
+    """The portable three, in terms of a `GraphBuilder`.
 
     Shapes: B sentences, R decoder rows (R = B, or B times the beams), S source length, T new target
     tokens, P past ones, D width, H heads, E = D / H.
@@ -70,49 +26,59 @@ class _Layers:
     def __init__(self, graph: GraphBuilder, config: ModelConfig) -> None:
         self.g = graph
         self.config = config
+        self.layers = Layers(graph, config)
         self.masked = float(np.finfo(graph.real).min)
 
-    def encoder(self) -> None:
+    def build(self, file: str) -> None:
+        """Adds the nodes of one graph."""
+        if file == ENCODER_FILE:
+            self._encoder()
+        else:
+            self._decoder(with_past=file == DECODER_WITH_PAST_FILE)
+
+    def _encoder(self) -> None:
         g, config = self.g, self.config
         g.enter("encoder")
-        x = self.embed("input_ids", None)
-        mask = self.padding_mask("attention_mask")
+        x = self.layers.embed("input_ids", None)
+        mask = self._padding_mask("attention_mask")
         heads = config.encoder_attention_heads
         for index in range(config.encoder_layers):
             layer = f"encoder.layers.{index}"
             g.enter(layer.replace(".", "/"))
             y = g.layer_norm(x, f"{layer}.self_attn_layer_norm")
-            q, k, v = self.queries_keys_values(y, f"{layer}.self_attn", heads)
-            y = g.linear(self.attend(q, k, v, mask, y), f"{layer}.self_attn.out_proj")
-            x = self.feed_forward(g.op("Add", x, y), layer)
-            if g.precision == "fp16":
-                x = g.op("Clip", x, g.number(-_FP16_LIMIT), g.number(_FP16_LIMIT))
+            q, k, v = self._queries_keys_values(y, f"{layer}.self_attn", heads)
+            y = g.linear(self._attend(q, k, v, mask, y), f"{layer}.self_attn.out_proj")
+            x = self.layers.encoder_output(self.layers.feed_forward(g.op("Add", x, y), layer))
         g.enter("encoder")
         normed = g.layer_norm(x, "encoder.layer_norm")
         g.op("Identity", normed, name="last_hidden_state")
 
-    def decoder(self, *, with_past: bool) -> None:
+    def _decoder(self, *, with_past: bool) -> None:
         g, config = self.g, self.config
         g.enter("decoder")
         past_length = None
         if with_past:
             past_length = g.op("Shape", "past_key_values.0.decoder.key", start=2, end=3)
-        x = self.embed("input_ids", past_length)
-        causal = self.causal_mask(past_length)
-        padding = self.padding_mask("encoder_attention_mask")
+        x = self.layers.embed("input_ids", past_length)
+        causal = self._causal_mask(past_length)
+        padding = self._padding_mask("encoder_attention_mask")
         for index in range(config.decoder_layers):
             g.enter(f"decoder/layers/{index}")
-            x = self.decoder_layer(x, index, causal, padding, with_past=with_past)
+            x = self._decoder_layer(x, index, causal, padding, with_past=with_past)
         g.enter("decoder")
-        self.lm_head(g.layer_norm(x, "decoder.layer_norm"))
+        x = g.layer_norm(x, "decoder.layer_norm")
+        logits = self.layers.logits(g.op("Reshape", x, g.ints(-1, config.d_model)))
+        lengths = g.op("Shape", x, start=0, end=2)
+        shape = g.op("Concat", lengths, g.ints(config.vocab_size), axis=0)
+        g.op("Reshape", logits, shape, name="logits")
 
-    def decoder_layer(
+    def _decoder_layer(
         self, x: str, index: int, causal: str, padding: str, *, with_past: bool
     ) -> str:
         g, heads = self.g, self.config.decoder_attention_heads
         layer = f"decoder.layers.{index}"
         y = g.layer_norm(x, f"{layer}.self_attn_layer_norm")
-        q, k, v = self.queries_keys_values(y, f"{layer}.self_attn", heads)
+        q, k, v = self._queries_keys_values(y, f"{layer}.self_attn", heads)
         present = f"present.{index}.decoder"
         if with_past:
             past = f"past_key_values.{index}.decoder"
@@ -121,54 +87,26 @@ class _Layers:
         else:
             k = g.op("Identity", k, name=f"{present}.key")
             v = g.op("Identity", v, name=f"{present}.value")
-        y = g.linear(self.attend(q, k, v, causal, y), f"{layer}.self_attn.out_proj")
+        y = g.linear(self._attend(q, k, v, causal, y), f"{layer}.self_attn.out_proj")
         x = g.op("Add", x, y)
 
         y = g.layer_norm(x, f"{layer}.encoder_attn_layer_norm")
         if with_past:
             k, v = (f"past_key_values.{index}.encoder.{kind}" for kind in ("key", "value"))
         else:
-            k, v = self.cross_keys_values(layer, index)
-        q = self.cross_queries(g.linear(y, f"{layer}.encoder_attn.q_proj"), k)
-        y = g.linear(self.attend(q, k, v, padding, y), f"{layer}.encoder_attn.out_proj")
-        return self.feed_forward(g.op("Add", x, y), layer)
+            k, v = self._cross_keys_values(layer, index)
+        q = self._cross_queries(g.linear(y, f"{layer}.encoder_attn.q_proj"), k)
+        y = g.linear(self._attend(q, k, v, padding, y), f"{layer}.encoder_attn.out_proj")
+        return self.layers.feed_forward(g.op("Add", x, y), layer)
 
-    def embed(self, ids: str, past_length: str | None) -> str:
-        """Token plus position embeddings, `(rows, length, D)`.
-
-        A token's position is the number of tokens before it that are not padding, plus
-        pad_token_id + 1; padding stays at pad_token_id.
-        """
-        g, config = self.g, self.config
-        tokens = self.token_embeddings(ids)
-        if config.scale_embedding:
-            tokens = g.op("Mul", tokens, g.number(config.d_model**0.5))
-        pad = g.integer(config.pad_token_id)
-        real = g.op("Cast", g.op("Not", g.op("Equal", ids, pad)), to=TensorProto.INT64)
-        count = g.op("CumSum", real, g.integer(1))
-        if past_length is not None:
-            count = g.op("Add", count, past_length)
-        positions = g.op("Add", g.op("Mul", count, real), pad)
-        return g.op("Add", tokens, g.op("Gather", g.parameter("positions.weight"), positions))
-
-    def token_embeddings(self, ids: str) -> str:
-        g = self.g
-        if not g.quantized("shared"):
-            return g.op("Gather", g.parameter("shared.weight"), ids)
-        # Stored (D, V) as the LM head multiplies by it, so a token is a column.
-        columns = g.op("Gather", g.parameter("shared.weight"), ids, axis=1)
-        rows = g.op("Cast", g.op("Transpose", columns, perm=[1, 2, 0]), to=TensorProto.FLOAT)
-        scale = g.op("Gather", g.parameter("shared.scale"), ids)
-        return g.op("Mul", rows, g.op("Unsqueeze", scale, g.ints(-1)))
-
-    def padding_mask(self, mask: str) -> str:
+    def _padding_mask(self, mask: str) -> str:
         """What to add to attention scores, `(B, 1, 1, S)`: 0, or the type's minimum at padding."""
         g = self.g
         hidden = g.op("Equal", mask, g.integer(0))
         added = g.op("Where", hidden, g.number(self.masked), g.number(0.0))
         return g.op("Unsqueeze", added, g.ints(1, 2))
 
-    def causal_mask(self, past_length: str | None) -> str:
+    def _causal_mask(self, past_length: str | None) -> str:
         """What to add to self-attention scores, `(T, P + T)`: the minimum at later tokens."""
         g = self.g
         new = g.op("Shape", "input_ids", start=1, end=2)
@@ -181,25 +119,19 @@ class _Layers:
         later = g.op("Greater", keys, queries)
         return g.op("Where", later, g.number(self.masked), g.number(0.0))
 
-    def queries_keys_values(self, x: str, name: str, heads: int) -> list[str]:
+    def _queries_keys_values(self, x: str, name: str, heads: int) -> list[str]:
         """Scaled queries, keys and values of self-attention, each `(rows, H, length, E)`."""
         g, width = self.g, self.config.d_model
-        parts = g.ops(
-            "Split",
-            g.linear(x, f"{name}.qkv"),
-            g.ints(width, width, width),
-            outputs=[None, None, None],
-            axis=-1,
-        )
-        parts[0] = self.scale(parts[0], heads)
+        parts = self.layers.split(g.linear(x, f"{name}.qkv"), 3)
+        parts[0] = self._scale(parts[0], heads)
         shape = g.ints(0, 0, heads, width // heads)
         return [g.op("Transpose", g.op("Reshape", p, shape), perm=[0, 2, 1, 3]) for p in parts]
 
-    def cross_keys_values(self, layer: str, index: int) -> tuple[str, str]:
+    def _cross_keys_values(self, layer: str, index: int) -> tuple[str, str]:
         """Keys and values of the source, `(B, H, S, E)`, which every later step reuses."""
         g, width, heads = self.g, self.config.d_model, self.config.decoder_attention_heads
         both = g.linear("encoder_hidden_states", f"{layer}.encoder_attn.kv")
-        parts = g.ops("Split", both, g.ints(width, width), outputs=[None, None], axis=-1)
+        parts = self.layers.split(both, 2)
         shape = g.ints(0, 0, heads, width // heads)
         key, value = (
             g.op(
@@ -212,7 +144,7 @@ class _Layers:
         )
         return key, value
 
-    def cross_queries(self, x: str, key: str) -> str:
+    def _cross_queries(self, x: str, key: str) -> str:
         """Scaled queries of cross-attention, `(B, H, R / B * T, E)`.
 
         The beams of a sentence are taken as further query positions of it, so they share one copy
@@ -221,34 +153,15 @@ class _Layers:
         g, width, heads = self.g, self.config.d_model, self.config.decoder_attention_heads
         sentences = g.op("Shape", key, start=0, end=1)
         shape = g.op("Concat", sentences, g.ints(-1, heads, width // heads), axis=0)
-        return g.op("Transpose", g.op("Reshape", self.scale(x, heads), shape), perm=[0, 2, 1, 3])
+        return g.op("Transpose", g.op("Reshape", self._scale(x, heads), shape), perm=[0, 2, 1, 3])
 
-    def scale(self, queries: str, heads: int) -> str:
+    def _scale(self, queries: str, heads: int) -> str:
         return self.g.op("Mul", queries, self.g.number((self.config.d_model // heads) ** -0.5))
 
-    def attend(self, q: str, k: str, v: str, mask: str, like: str) -> str:
+    def _attend(self, q: str, k: str, v: str, mask: str, like: str) -> str:
         """Softmax(q k^T + mask) v, with the heads side by side again in the shape of `like`."""
         g = self.g
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
         weights = g.op("Softmax", g.op("Add", scores, mask), axis=-1)
         mixed = g.op("Transpose", g.op("MatMul", weights, v), perm=[0, 2, 1, 3])
         return g.op("Reshape", mixed, g.op("Shape", like))
-
-    def feed_forward(self, x: str, layer: str) -> str:
-        g = self.g
-        y = g.linear(g.layer_norm(x, f"{layer}.final_layer_norm"), f"{layer}.fc1")
-        y = g.op(_ACTIVATIONS[self.config.activation_function], y)
-        return g.op("Add", x, g.linear(y, f"{layer}.fc2"))
-
-    def lm_head(self, x: str) -> None:
-        """`logits`, from the embedding as it lies: `Gemm` reads it transposed without a copy."""
-        g, config = self.g, self.config
-        name = "lm_head" if g.has_parameter("lm_head.weight") else "shared"
-        if g.quantized(name):
-            g.integer_product(x, name, "logits")
-            return
-        flat = g.op("Reshape", x, g.ints(-1, config.d_model))
-        scores = g.op("Gemm", flat, g.parameter(f"{name}.weight"), transB=1)
-        lengths = g.op("Shape", x, start=0, end=2)
-        shape = g.op("Concat", lengths, g.ints(config.vocab_size), axis=0)
-        g.op("Reshape", scores, shape, name="logits")

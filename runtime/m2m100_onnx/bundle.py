@@ -9,12 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from m2m100_onnx.errors import BundleError
+from m2m100_onnx.signatures import (
+    DECODER_FILE,
+    DECODER_WITH_PAST_FILE,
+    ENCODER_FILE,
+    FUSED_FILES,
+    FUSED_SOURCE_FILE,
+    FUSED_STEP_FILE,
+    GRAPH_FILES,
+    PRECISIONS,
+    Precision,
+    Signature,
+    TensorSpec,
+    graph_signature,
+)
 
 __all__ = [
     "CONFIG_FILE",
@@ -22,6 +36,9 @@ __all__ = [
     "DECODER_WITH_PAST_FILE",
     "ENCODER_FILE",
     "FORMAT_VERSION",
+    "FUSED_FILES",
+    "FUSED_SOURCE_FILE",
+    "FUSED_STEP_FILE",
     "GENERATION_CONFIG_FILE",
     "GRAPH_FILES",
     "MANIFEST_FILE",
@@ -42,10 +59,6 @@ __all__ = [
 
 FORMAT_VERSION = 1
 
-ENCODER_FILE = "encoder_model.onnx"
-DECODER_FILE = "decoder_model.onnx"
-DECODER_WITH_PAST_FILE = "decoder_with_past_model.onnx"
-GRAPH_FILES = (ENCODER_FILE, DECODER_FILE, DECODER_WITH_PAST_FILE)
 WEIGHTS_FILE = "model.onnx_data"
 MANIFEST_FILE = "manifest.json"
 CONFIG_FILE = "config.json"
@@ -57,11 +70,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-# The type of activations: int8 is how weights are stored and multiplied.
-_FLOAT_TYPE: dict[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "float32"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -146,69 +154,6 @@ class ModelConfig:
                     f"found {config.d_model} and {heads}"
                 )
         return config
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a graph: its name, element type and axes (a name is a free axis)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a graph takes and gives, in order."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Signature:
-    """The inputs and outputs of one of the three graphs, as Optimum names them.
-
-    One deliberate difference: Optimum fixes the target axis of the third graph's `logits` to the
-    name '1'; here it is the length of `input_ids`, since several tokens may be fed at once.
-    """
-    real = _FLOAT_TYPE[precision]
-    source = ("batch_size", "encoder_sequence_length")
-    target = ("batch_size", "decoder_sequence_length")
-    hidden = TensorSpec("encoder_hidden_states", real, (*source, config.d_model))
-    if file == ENCODER_FILE:
-        return Signature(
-            (
-                TensorSpec("input_ids", "int64", source),
-                TensorSpec("attention_mask", "int64", source),
-            ),
-            (TensorSpec("last_hidden_state", real, (*source, config.d_model)),),
-        )
-    heads = config.decoder_attention_heads
-    size = config.d_model // heads
-    past, now = "past_decoder_sequence_length", "decoder_sequence_length"
-
-    def cache(prefix: str, part: str, length: str) -> Iterator[tuple[int, TensorSpec]]:
-        shape = ("batch_size", heads, length, size)
-        for layer in range(config.decoder_layers):
-            for kind in ("key", "value"):
-                yield layer, TensorSpec(f"{prefix}.{layer}.{part}.{kind}", real, shape)
-
-    def by_layer(*groups: Iterator[tuple[int, TensorSpec]]) -> tuple[TensorSpec, ...]:
-        flat = [pair for group in groups for pair in group]
-        return tuple(spec for _, spec in sorted(flat, key=lambda pair: pair[0]))
-
-    mask = TensorSpec("encoder_attention_mask", "int64", source)
-    ids = TensorSpec("input_ids", "int64", target)
-    logits = TensorSpec("logits", real, (*target, config.vocab_size))
-    grown = cache("present", "decoder", f"{past} + {now}")
-    if file == DECODER_FILE:
-        return Signature(
-            (mask, ids, hidden),
-            (logits, *by_layer(grown, cache("present", "encoder", source[1]))),
-        )
-    own = cache("past_key_values", "decoder", past)
-    cross = cache("past_key_values", "encoder", source[1])
-    return Signature((mask, ids, *by_layer(own, cross)), (logits, *by_layer(grown)))
 
 
 @dataclass(frozen=True)
@@ -356,6 +301,11 @@ class Bundle:
     def precision(self) -> Precision:
         """Element type of the graphs."""
         return self.manifest.precision if self.manifest else "fp32"
+
+    @property
+    def has_fused_graphs(self) -> bool:
+        """Whether the bundle brings the graphs that are fastest on a CPU."""
+        return self.manifest is not None and all(f in self.manifest.graphs for f in FUSED_FILES)
 
     def signature(self, file: str) -> Signature:
         """What graph `file` must take and give for the runtime to drive it."""

@@ -27,24 +27,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.ranking import NO_CELLS, Float32Array, Int64Array, Ranked, Ranking
 
-__all__ = ["DecoderState", "Float32Array", "Hypothesis", "Int64Array", "SearchOptions", "search"]
-
-Float32Array: TypeAlias = npt.NDArray[np.float32]
-Int64Array: TypeAlias = npt.NDArray[np.int64]
+__all__ = ["DecoderState", "Hypothesis", "SearchOptions", "search"]
 
 
 class DecoderState(Protocol):
     """The model side of a search: R rows, each a prefix the decoder has been fed."""
 
-    def step(self, tokens: Int64Array) -> Float32Array:
-        """Append `tokens` `(R, 1)`; return `(R, V)` logits, which the caller may overwrite."""
+    @property
+    def vocab_size(self) -> int:
+        """V, the tokens there are."""
+        ...
+
+    def best(self, ranking: Ranking) -> Ranked:
+        """Return each row's best next tokens; asked for once after each step."""
+        ...
+
+    def step(self, tokens: Int64Array) -> None:
+        """Append `tokens` `(R, 1)`."""
         ...
 
     def select(self, rows: Int64Array) -> None:
@@ -122,7 +129,6 @@ class Hypothesis:
 
 def search(
     state: DecoderState,
-    logits: Float32Array,
     prompt: Int64Array,
     *,
     eos_id: int,
@@ -135,7 +141,6 @@ def search(
 
     Args:
         state: has been fed `prompt`, one row a sentence.
-        logits: `(B, V)` scores of the token after the prompt; may be overwritten.
         prompt: `(B, P)` start and language token of each sentence.
         eos_id: the token that ends a sequence.
         options: what to search for.
@@ -146,19 +151,22 @@ def search(
     Raises:
         InvalidInputError: shapes or ids that do not fit together, or logits with NaN or +inf.
     """
-    _check_arguments(logits, prompt, eos_id, options)
+    _check_arguments(state.vocab_size, prompt, eos_id, options)
     beams = _Beams(np.arange(len(prompt)), prompt[:, None], np.zeros((len(prompt), 1), np.float32))
     finished: list[list[Hypothesis]] = [[] for _ in prompt]
     while True:
-        candidates = _best_candidates(logits, beams, eos_id, options)
+        ranked = state.best(_ranking(beams, eos_id, options))
+        _require(len(ranked.tokens) == beams.scores.size, "rows", "prompt's", len(ranked.tokens))
+        candidates = _best_candidates(ranked, beams, options)
         ended = (candidates.tokens == eos_id) | (beams.length + 1 == options.max_length)
         _collect(finished, beams, candidates, ended, options)
+        before = beams.scores.size
         rows, beams = _advance(finished, beams, candidates, ended, options)
         if not rows.size:
             return [hypotheses[: options.num_hypotheses] for hypotheses in finished]
-        if not np.array_equal(rows, np.arange(len(logits))):
+        if not np.array_equal(rows, np.arange(before)):
             state.select(rows)
-        logits = state.step(beams.tokens[:, :, -1].reshape(-1, 1))
+        state.step(beams.tokens[:, :, -1].reshape(-1, 1))
 
 
 @dataclass(frozen=True)
@@ -195,36 +203,18 @@ class _Candidates:
     tokens: Int64Array
 
 
-def _best_candidates(
-    logits: Float32Array, beams: _Beams, eos_id: int, options: SearchOptions
-) -> _Candidates:
-    """Find the best 2K continuations of every sentence; overwrites `logits` `(N * K, V)`.
-
-    2K, as each of K beams has one way to end: K others are sure to remain.
-    """
-    n, k, length = beams.tokens.shape
-    sequences = beams.tokens.reshape(n * k, length)
-    if options.beam_size == 1:  # the order of the two is transformers', see the top of the file
-        _constrain(logits, np.zeros((n * k, 1)), sequences, eos_id, options)
-        normaliser = _log_sum_exp(logits)
-    else:
-        normaliser = _log_sum_exp(logits)
-        _constrain(logits, normaliser, sequences, eos_id, options)
-
-    # Normaliser and score shift a whole row alike, so its best logits are its best continuations
-    # and the log-probabilities of the rest need not exist. Only rounding (1e-7) can tell.
-    wanted = 2 * options.beam_size
-    columns = _top_columns(logits, min(wanted, logits.shape[1]))
-    log_probs = (np.take_along_axis(logits, columns, axis=1) - normaliser).astype(np.float32)
-    totals = (log_probs + beams.scores.reshape(-1, 1)).reshape(n, k * columns.shape[1])
-
+def _best_candidates(ranked: Ranked, beams: _Beams, options: SearchOptions) -> _Candidates:
+    """Find the best 2K continuations of every sentence among the best 2K of its rows."""
+    n, k = beams.scores.shape
+    per_row, wanted = ranked.tokens.shape[1], 2 * options.beam_size
+    totals = (ranked.scores + beams.scores.reshape(-1, 1)).reshape(n, k * per_row)
     order = np.argsort(-totals, axis=1, kind="stable")[:, :wanted]
     missing = wanted - order.shape[1]  # above 0 only if all there is is one row, and V < 2K
     order = np.pad(order, ((0, 0), (0, missing)), mode="edge")
     scores = np.take_along_axis(totals, order, axis=1)
     scores[:, wanted - missing :] = -np.inf
-    rows = order // columns.shape[1] + np.arange(n)[:, None] * k
-    return _Candidates(scores, rows, columns[rows, order % columns.shape[1]])
+    rows = order // per_row + np.arange(n)[:, None] * k
+    return _Candidates(scores, rows, ranked.tokens[rows, order % per_row])
 
 
 def _collect(
@@ -300,85 +290,44 @@ def _length_norm(length: int, options: SearchOptions) -> float:
     return float((length - 1) ** options.length_penalty)
 
 
-def _constrain(
-    logits: Float32Array,
-    normaliser: npt.NDArray[np.float64],
-    sequences: Int64Array,
-    eos_id: int,
-    options: SearchOptions,
-) -> None:
-    """Apply penalties and bans to `logits` in place, in the order of transformers' processors.
-
-    `sequences` are all tokens so far, `(R, length)`; the repetition penalty works on
-    `logits - normaliser`, `(R, V)` less `(R, 1)`.
-    """
-    penalty = options.repetition_penalty
-    if penalty != 1:
-        seen = np.take_along_axis(logits, sequences, axis=1) - normaliser
-        seen = np.where(seen < 0, seen * penalty, seen / penalty) + normaliser
-        np.put_along_axis(logits, sequences, seen.astype(np.float32), axis=1)
-    size, length = options.no_repeat_ngram_size, sequences.shape[1]
+def _ranking(beams: _Beams, eos_id: int, options: SearchOptions) -> Ranking:
+    """Say what a step's scores are to undergo, in terms of rows and tokens."""
+    n, k, length = beams.tokens.shape
+    rows, sequences = np.arange(n * k), beams.tokens.reshape(n * k, length)
+    seen, banned = NO_CELLS, [NO_CELLS]
+    if options.repetition_penalty != 1:
+        seen = _cells(np.repeat(rows, length), sequences.reshape(-1))
+    size = options.no_repeat_ngram_size
     if 0 < size <= length:
         windows = np.lib.stride_tricks.sliding_window_view(sequences, size, axis=1)
         suffix = sequences[:, None, length - size + 1 :]
-        rows, starts = np.nonzero((windows[:, :, :-1] == suffix).all(axis=2))
-        logits[rows, windows[rows, starts, -1]] = -np.inf
-    if length < options.min_length:
-        logits[:, eos_id] = -np.inf
-    logits[:, list(options.suppress_tokens)] = -np.inf
+        again, starts = np.nonzero((windows[:, :, :-1] == suffix).all(axis=2))
+        banned.append(_cells(again, windows[again, starts, -1]))
+    tokens = [*options.suppress_tokens, *([eos_id] if length < options.min_length else [])]
+    if tokens:
+        banned.append(_cells(np.repeat(rows, len(tokens)), np.tile(tokens, n * k)))
+    return Ranking(
+        # 2K, as each of K beams has one way to end: K others are sure to remain.
+        count=2 * options.beam_size,
+        renormalized=options.beam_size == 1,
+        repetition_penalty=options.repetition_penalty,
+        seen=seen,
+        banned=np.concatenate(banned),
+    )
 
 
-def _log_sum_exp(logits: Float32Array) -> npt.NDArray[np.float64]:
-    """Return `log(sum(exp(logits)))` of each row, `(R, 1)`; 0 where all of a row is forbidden."""
-    normaliser = np.zeros((len(logits), 1))
-    # Row by row into one buffer: it stays in the processor's cache, an (R, V) temporary would not.
-    buffer = np.empty(logits.shape[1], np.float32)
-    for index, row in enumerate(logits):
-        peak = row.max()
-        _require(bool(peak < np.inf), "logits", "finite", f"a row with maximum {peak}")
-        if peak > -np.inf:
-            np.subtract(row, peak, out=buffer)
-            np.exp(buffer, out=buffer)
-            normaliser[index] = float(peak) + math.log(buffer.sum())
-    return normaliser
-
-
-def _top_columns(values: Float32Array, count: int) -> Int64Array:
-    """Find the `count` largest of each row, exactly: largest first, ties by lowest column.
-
-    Sorting or partitioning 128,112 columns would dominate the step. Cut a row into blocks instead:
-    its best `count` elements lie in the `count` blocks of highest maxima, because any other block
-    has `count` elements ahead of its best (ties too: blocks are in column order). Choosing the
-    blocks, and then choosing inside them, are two smaller problems of the same kind.
-
-    `values` is `(R, C)` without NaN, `count` 1 to C; returns `(R, count)` columns.
-    """
-    columns = values.shape[1]
-    width = math.isqrt(columns // count)  # makes the two smaller problems equally large
-    if width < 4:
-        return np.argsort(-values, axis=1, kind="stable")[:, :count]
-    whole = columns - columns % width
-    maxima = values[:, :whole].reshape(len(values), whole // width, width).max(axis=2)
-    if whole < columns:
-        maxima = np.concatenate([maxima, values[:, whole:].max(axis=1, keepdims=True)], axis=1)
-    blocks = np.sort(_top_columns(maxima, count), axis=1)
-    inside = (blocks[:, :, None] * width + np.arange(width)).reshape(len(values), count * width)
-    # The last block may stick out; what it has there is last in order, so it loses every tie.
-    chosen = np.take_along_axis(values, np.minimum(inside, columns - 1), axis=1)
-    chosen[inside >= columns] = -np.inf
-    return np.take_along_axis(inside, _top_columns(chosen, count), axis=1)
+def _cells(rows: Int64Array, tokens: Int64Array) -> Int64Array:
+    return np.stack([rows, tokens], axis=1).astype(np.int64, copy=False)
 
 
 def _check_arguments(
-    logits: Float32Array, prompt: Int64Array, eos_id: int, options: SearchOptions
+    vocab_size: int, prompt: Int64Array, eos_id: int, options: SearchOptions
 ) -> None:
-    shapes = (logits.shape, prompt.shape)
-    valid = logits.ndim == prompt.ndim == 2 and len(logits) == len(prompt)
-    _require(valid, "logits and prompt", "(B, V) and (B, P)", shapes)
+    _require(prompt.ndim == 2, "prompt", "(B, P)", prompt.shape)
     length = prompt.shape[1]
     _require(1 <= length < options.max_length, "prompt", "shorter than max_length", length)
     for token in (eos_id, *options.suppress_tokens):
-        _require_int("eos_id or a suppressed token", token, 0, logits.shape[1] - 1, "V - 1")
+        _require_int("eos_id or a suppressed token", token, 0, vocab_size - 1, "V - 1")
 
 
 def _require_int(name: str, value: Any, low: int, high: int | None = None, what: str = "") -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,19 @@ from m2m100_onnx.bundle import (
     DECODER_FILE,
     DECODER_WITH_PAST_FILE,
     ENCODER_FILE,
+    FUSED_FILES,
     GRAPH_FILES,
     Bundle,
 )
+from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.fused import FusedCache
+from m2m100_onnx.ranking import Float32Array, Int64Array, LogitsState
 from m2m100_onnx.sessions import Provider, SessionFactory, check_signature, ort, run
 
-__all__ = ["DecoderCache", "Model"]
+if TYPE_CHECKING:
+    from m2m100_onnx.decoding import DecoderState
 
-Int64Array = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
+__all__ = ["DecoderCache", "Model"]
 
 _LOGGER = logging.getLogger("m2m100_onnx")
 
@@ -50,6 +54,7 @@ class Model:
         intra_op_num_threads: int | None = None,
         inter_op_num_threads: int | None = None,
         session_options: Mapping[str, str] | None = None,
+        fused: bool | None = None,
     ) -> None:
         """Chooses the device; a graph is opened when it is first needed, or by `load`.
 
@@ -62,9 +67,11 @@ class Model:
             inter_op_num_threads: threads across operators; these chains of operators gain nothing.
             session_options: onnxruntime session config entries, such as
                 `{"session.intra_op.allow_spinning": "0"}`.
+            fused: whether to use the fused graphs; None is wherever the bundle has them and they
+                run, which is on a CPU.
 
         Raises:
-            InvalidInputError: an argument is out of range.
+            InvalidInputError: an argument is out of range, or `fused` cannot be had.
             DependencyError: CUDA was asked for and onnxruntime has no CUDA provider.
         """
         self.bundle = bundle
@@ -76,6 +83,13 @@ class Model:
             session_options=session_options,
         )
         self.device, self.device_id = self._factory.device, self._factory.device_id
+        runs_here = bundle.has_fused_graphs and self.device == "cpu" and providers is None
+        if fused and not runs_here:
+            raise InvalidInputError(
+                f"fused: expected a bundle with {' and '.join(FUSED_FILES)} on device cpu, found "
+                f"{bundle.directory} ({bundle.precision}) on {device}"
+            )
+        self.fused = runs_here if fused is None else fused
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
         if bundle.precision == "fp16" and self.device == "cpu":
@@ -94,7 +108,7 @@ class Model:
         Raises:
             BundleError: a graph is damaged or takes other inputs than it must.
         """
-        for file in GRAPH_FILES:
+        for file in FUSED_FILES if self.fused else GRAPH_FILES:
             self.session(file)
 
     def session(self, file: str) -> ort.InferenceSession:
@@ -148,6 +162,15 @@ class Model:
         present = dict(zip(names, binding.get_outputs()[1:], strict=True))
         cache = DecoderCache(self, present, mask, sentences=len(prompt))
         return cache, logits[:, -1].astype(np.float32)
+
+    def begin(
+        self, input_ids: Int64Array, attention_mask: Int64Array, prompt: Int64Array
+    ) -> DecoderState:
+        """Encodes the source and feeds the prompt, ready for a search; arguments as for `start`."""
+        if not self.fused:
+            return LogitsState(*self.start(input_ids, attention_mask, prompt))
+        sessions = {file: self.session(file) for file in FUSED_FILES}
+        return FusedCache(sessions, self.bundle.config, input_ids, attention_mask, prompt)
 
     def to_device(self, array: npt.NDArray[Any]) -> ort.OrtValue:
         """An array where the graphs run; on the CPU it is shared, not copied."""

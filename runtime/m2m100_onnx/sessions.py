@@ -24,7 +24,12 @@ __all__ = ["Provider", "SessionFactory", "check_signature", "ort", "run"]
 
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
-_ORT_TYPE = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}
+_ORT_TYPE = {
+    "int32": "tensor(int32)",
+    "int64": "tensor(int64)",
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+}
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 

@@ -316,8 +316,8 @@ class Translator:
             row[: len(source.ids)] = source.ids
         mask = np.array([[1] * len(s.ids) + [0] * (longest - len(s.ids)) for s in batch], np.int64)
         prompt = np.array([[config.decoder_start_token_id, s.target] for s in batch], np.int64)
-        cache, logits = self.model.start(input_ids, mask, prompt)
-        found = search(cache, logits, prompt, eos_id=config.eos_token_id, options=options)
+        state = self.model.begin(input_ids, mask, prompt)
+        found = search(state, prompt, eos_id=config.eos_token_id, options=options)
         translations = []
         for sentence in found:
             hypotheses = tuple(

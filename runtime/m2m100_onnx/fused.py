@@ -1,0 +1,258 @@
+"""The fused graphs at work on a CPU: buffers that are written in place, and beams as a table.
+
+Knows the fused graphs' inputs and onnxruntime's bindings; knows no text and no search. Shapes:
+B sentences, K beams, R = B * K rows, S source length, M capacity of the buffers, H heads, E head
+size. Everything the graphs read or write is a numpy array that onnxruntime shares, bound once; a
+step changes numbers in place and runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from m2m100_onnx.bundle import FUSED_SOURCE_FILE, FUSED_STEP_FILE, ModelConfig
+from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.ranking import Int64Array, Ranked, Ranking
+from m2m100_onnx.sessions import ort, run
+
+__all__ = ["FusedCache"]
+
+_CAPACITY = 64
+"""Target tokens that buffers have room for at first; they double when that is used up."""
+_OWN, _SOURCE = "past_key_values.{}.decoder.{}", "past_key_values.{}.encoder.{}"
+_CELLS = ("early_seen", "early_banned", "late_seen", "late_banned")
+
+
+class FusedCache:
+    """Keys and values of the target so far and of the source; a `DecoderState` of the search.
+
+    Size in bytes: `8 * L * H * E * (R * M + B * S)`, where M doubles as the target grows. Row
+    `b * K + k` of a buffer holds what beam k of sentence b was when a token was fed, and
+    `cache_indirection[b, k, t]` says in which beam's row the past of beam k lies at position t. So
+    reordering beams moves no keys and values.
+    """
+
+    def __init__(
+        self,
+        sessions: dict[str, ort.InferenceSession],
+        config: ModelConfig,
+        input_ids: Int64Array,
+        attention_mask: Int64Array,
+        prompt: Int64Array,
+    ) -> None:
+        """Encodes the source and feeds the prompt but for its last token, which `best` feeds.
+
+        Args:
+            sessions: the fused graphs, by file name.
+            config: the model's facts.
+            input_ids: `(B, S)` source tokens, padded at the end.
+            attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
+            prompt: `(B, P)` first decoder tokens.
+        """
+        self.vocab_size = config.vocab_size
+        self._config = config
+        self._session = sessions[FUSED_STEP_FILE]
+        heads = config.decoder_attention_heads
+        self._row_shape = (heads, config.d_model // heads)
+        self._names = [
+            (layer, kind) for layer in range(config.decoder_layers) for kind in ("key", "value")
+        ]
+        self._mask = np.ascontiguousarray(attention_mask)
+        self._source = self._encode(sessions[FUSED_SOURCE_FILE], input_ids)
+        self._beams = 1
+        self._past_length = np.zeros(1, np.int32)
+        self._own = {name: self._buffer(len(prompt), _CAPACITY) for name in self._names}
+        self._indirection = _identity(len(prompt), 1, _CAPACITY)
+        self._tokens = np.ascontiguousarray(prompt[:, :1])
+        self._bind()
+        for column in range(1, prompt.shape[1]):
+            self._feed(Ranking(count=1), np.empty(0, np.int64))
+            self.step(prompt[:, column : column + 1])
+
+    @property
+    def rows(self) -> int:
+        """R, the rows a step takes and gives."""
+        return len(self._tokens)
+
+    def step(self, tokens: Int64Array) -> None:
+        """Appends `tokens` `(R, 1)`; the graph runs when `best` asks for what comes next."""
+        self._tokens[:] = tokens
+
+    def best(self, ranking: Ranking) -> Ranked:
+        """Returns each row's best next tokens, in buffers that the next call reuses.
+
+        Raises:
+            InvalidInputError: the model's scores are not numbers.
+            InferenceError: onnxruntime failed.
+        """
+        ranked = self._feed(ranking, np.arange(self.rows))
+        if np.isnan(ranked.scores).any():
+            raise InvalidInputError("logits must be finite; found NaN")
+        return ranked
+
+    def select(self, rows: Int64Array) -> None:
+        """Makes row i a copy of old row `rows[i]`.
+
+        The rows of a sentence must stay side by side, as many for each sentence.
+
+        Args:
+            rows: `(R',)` indices into the current R rows.
+        """
+        sentence_of_row = rows // self._beams
+        starts = np.flatnonzero(np.diff(sentence_of_row, prepend=-1))
+        kept, beams = sentence_of_row[starts], len(rows) // len(starts)
+        assert np.array_equal(np.repeat(kept, beams), sentence_of_row), "rows lie scattered"
+        changed = beams != self._beams or not np.array_equal(kept, np.arange(len(self._mask)))
+        if beams != self._beams:
+            self._copy_rows(rows, beams)
+        else:
+            parents = (rows % beams).reshape(-1, beams)
+            table = self._indirection[kept[:, None], parents]
+            length = int(self._past_length[0])
+            if changed:
+                self._drop(kept)
+            self._indirection[:, :, :length] = table[:, :, :length]
+        if changed:
+            self._keep_sources(kept)
+            self._tokens = np.zeros((len(rows), 1), np.int64)
+            self._bind()
+
+    def _encode(self, session: ort.InferenceSession, input_ids: Int64Array) -> dict[Any, Any]:
+        """Runs the source graph: `(B, H, S, E)` keys and values of every decoder layer."""
+        heads, size = self._row_shape
+        shape = (len(input_ids), heads, input_ids.shape[1], size)
+        source = {name: np.empty(shape, np.float32) for name in self._names}
+        binding = session.io_binding()
+        # A binding keeps no reference to what it binds, so every OrtValue stays in a variable.
+        ids, mask = _shared(input_ids), _shared(self._mask)
+        binding.bind_ortvalue_input("input_ids", ids)
+        binding.bind_ortvalue_input("attention_mask", mask)
+        outputs = {name: _shared(array) for name, array in source.items()}
+        for (layer, kind), value in outputs.items():
+            binding.bind_ortvalue_output(f"present.{layer}.encoder.{kind}", value)
+        run(session, binding)
+        return source
+
+    def _feed(self, ranking: Ranking, ranked_rows: Int64Array) -> Ranked:
+        """Runs the step graph on the pending tokens and advances by one position."""
+        length = int(self._past_length[0])
+        if length == self._indirection.shape[2]:
+            self._grow()
+        self._indirection[:, :, length] = np.arange(self._beams, dtype=np.int32)
+        count = min(ranking.count, self.vocab_size)
+        time = "early" if ranking.renormalized else "late"
+        cells = {f"{time}_seen": ranking.seen, f"{time}_banned": ranking.banned}
+        if ranking.renormalized:
+            # Where all of a row is banned, the softmax has no answer; after it, -inf is one.
+            cells["late_banned"] = ranking.banned
+        self._bind_ranking(ranked_rows, count, ranking.repetition_penalty, cells)
+        run(self._session, self._binding)
+        self._past_length += 1
+        return Ranked(self._scores, self._best)
+
+    def _bind(self) -> None:
+        """Binds all that only `select` and `_grow` replace."""
+        self._binding = binding = self._session.io_binding()
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "input_ids": self._tokens,
+            "past_length": self._past_length,
+            "beam_size": np.array([self._beams], np.int32),
+            "cache_indirection": self._indirection,
+            "encoder_attention_mask": self._mask,
+        }
+        inputs |= {_SOURCE.format(*name): array for name, array in self._source.items()}
+        inputs |= {_OWN.format(*name): array for name, array in self._own.items()}
+        self._values = {name: _shared(array) for name, array in inputs.items()}
+        for name, value in self._values.items():
+            binding.bind_ortvalue_input(name, value)
+        for layer, kind in self._names:
+            buffer = self._values[_OWN.format(layer, kind)]
+            binding.bind_ortvalue_output(f"present.{layer}.decoder.{kind}", buffer)
+        self._ranking: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
+        self._scores, self._best = np.empty((0, 0), np.float32), np.empty((0, 0), np.int64)
+
+    def _bind_ranking(
+        self, rows: Int64Array, count: int, penalty: float, cells: dict[str, Int64Array]
+    ) -> None:
+        """Binds what a ranking asks for and its results, where they are not what was bound last."""
+        self._bind_changed("ranked_rows", rows)
+        self._bind_changed("count", np.array([count]))
+        self._bind_changed("repetition_penalty", np.array(penalty, np.float32))
+        for name in _CELLS:
+            self._bind_changed(name, cells.get(name, _NO_CELLS))
+        if self._best.shape != (len(rows), count):
+            self._scores = np.empty((len(rows), count), np.float32)
+            self._best = np.empty((len(rows), count), np.int64)
+            self._results = _shared(self._scores), _shared(self._best)
+            for name, value in zip(("scores", "tokens"), self._results, strict=True):
+                self._binding.bind_ortvalue_output(name, value)
+
+    def _bind_changed(self, name: str, array: npt.NDArray[Any]) -> None:
+        bound = self._ranking.get(name)
+        if bound is None or not np.array_equal(bound[0], array):
+            self._ranking[name] = (array, _shared(array))
+            self._binding.bind_ortvalue_input(name, self._ranking[name][1])
+
+    def _buffer(self, rows: int, capacity: int) -> npt.NDArray[np.float32]:
+        heads, size = self._row_shape
+        return np.empty((rows, heads, capacity, size), np.float32)
+
+    def _grow(self) -> None:
+        """Doubles the buffers' capacity."""
+        length = self._indirection.shape[2]
+        for name, old in self._own.items():
+            self._own[name] = self._buffer(len(old), 2 * length)
+            self._own[name][:, :, :length] = old
+        table = _identity(len(self._mask), self._beams, 2 * length)
+        table[:, :, :length] = self._indirection
+        self._indirection = table
+        self._bind()
+
+    def _copy_rows(self, rows: Int64Array, beams: int) -> None:
+        """Gives every row a past of its own, for another number of beams."""
+        length, capacity = int(self._past_length[0]), self._indirection.shape[2]
+        sentences, parents = rows // self._beams, rows % self._beams
+        # (R', length): the buffer row that each position of a new row's past lies in.
+        place = self._indirection[sentences, parents, :length] + sentences[:, None] * self._beams
+        for name, old in self._own.items():
+            self._own[name] = self._buffer(len(rows), capacity)
+            past = old[place, :, np.arange(length)]  # (R', length, H, E)
+            self._own[name][:, :, :length] = past.transpose(0, 2, 1, 3)
+        self._indirection = _identity(len(rows) // beams, beams, capacity)
+        self._beams = beams
+
+    def _drop(self, kept: Int64Array) -> None:
+        """Moves the rows of the sentences that stay to the front, in the buffers they lie in."""
+        rows = (kept[:, None] * self._beams + np.arange(self._beams)).reshape(-1)
+        moved = np.flatnonzero(rows != np.arange(len(rows)))
+        length = int(self._past_length[0])
+        for name, old in self._own.items():
+            # Rows only move forward, so one by one none is overwritten before it has moved.
+            for row in moved:
+                old[row, :, :length] = old[rows[row], :, :length]
+            self._own[name] = old[: len(rows)]
+        self._indirection = self._indirection[: len(kept)]
+
+    def _keep_sources(self, kept: Int64Array) -> None:
+        if not np.array_equal(kept, np.arange(len(self._mask))):
+            self._source = {name: old[kept] for name, old in self._source.items()}
+            self._mask = self._mask[kept]
+
+
+_NO_CELLS = np.empty((0, 2), np.int64)
+
+
+def _identity(sentences: int, beams: int, capacity: int) -> npt.NDArray[np.int32]:
+    """The table of beams that never moved, `(B, K, M)`."""
+    table = np.empty((sentences, beams, capacity), np.int32)
+    table[:] = np.arange(beams, dtype=np.int32)[:, None]
+    return table
+
+
+def _shared(array: npt.NDArray[Any]) -> ort.OrtValue:
+    """The array as onnxruntime sees it, without a copy; the caller keeps the array."""
+    assert array.flags.c_contiguous
+    return ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0)

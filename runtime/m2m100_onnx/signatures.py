@@ -1,0 +1,159 @@
+"""What each graph of a bundle takes and gives: file names, tensor names, types and axes.
+
+Exporter and runtime share this one table. There are two sets of graphs over one weights file. The
+portable three use standard operators and Optimum's names, and open anywhere. The fused two are what
+the runtime prefers on a CPU: their attention operators are onnxruntime's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from m2m100_onnx.bundle import ModelConfig
+
+__all__ = [
+    "DECODER_FILE",
+    "DECODER_WITH_PAST_FILE",
+    "ENCODER_FILE",
+    "FUSED_FILES",
+    "FUSED_SOURCE_FILE",
+    "FUSED_STEP_FILE",
+    "GRAPH_FILES",
+    "PRECISIONS",
+    "Precision",
+    "Signature",
+    "TensorSpec",
+    "graph_signature",
+]
+
+ENCODER_FILE = "encoder_model.onnx"
+DECODER_FILE = "decoder_model.onnx"
+DECODER_WITH_PAST_FILE = "decoder_with_past_model.onnx"
+GRAPH_FILES = (ENCODER_FILE, DECODER_FILE, DECODER_WITH_PAST_FILE)
+# No name that holds "encoder" or "decoder": Optimum and transformers.js look for those.
+FUSED_SOURCE_FILE = "fused_source.onnx"
+FUSED_STEP_FILE = "fused_step.onnx"
+FUSED_FILES = (FUSED_SOURCE_FILE, FUSED_STEP_FILE)
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+# The type of activations: int8 is how weights are stored and multiplied.
+_FLOAT_TYPE: dict[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "float32"}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph: its name, element type and axes (a name is a free axis)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a graph takes and gives, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Signature:
+    """The inputs and outputs of a graph; those of the portable three are as Optimum names them.
+
+    One deliberate difference: Optimum fixes the target axis of the third graph's `logits` to the
+    name '1'; here it is the length of `input_ids`, since several tokens may be fed at once.
+    """
+    real = _FLOAT_TYPE[precision]
+    if file in FUSED_FILES:
+        return _fused_signature(file, config, real)
+    source = ("batch_size", "encoder_sequence_length")
+    target = ("batch_size", "decoder_sequence_length")
+    hidden = TensorSpec("encoder_hidden_states", real, (*source, config.d_model))
+    if file == ENCODER_FILE:
+        return Signature(
+            (
+                TensorSpec("input_ids", "int64", source),
+                TensorSpec("attention_mask", "int64", source),
+            ),
+            (TensorSpec("last_hidden_state", real, (*source, config.d_model)),),
+        )
+    heads = config.decoder_attention_heads
+    size = config.d_model // heads
+    past, now = "past_decoder_sequence_length", "decoder_sequence_length"
+
+    def cache(prefix: str, part: str, length: str) -> Iterator[tuple[int, TensorSpec]]:
+        shape = ("batch_size", heads, length, size)
+        for layer in range(config.decoder_layers):
+            for kind in ("key", "value"):
+                yield layer, TensorSpec(f"{prefix}.{layer}.{part}.{kind}", real, shape)
+
+    def by_layer(*groups: Iterator[tuple[int, TensorSpec]]) -> tuple[TensorSpec, ...]:
+        flat = [pair for group in groups for pair in group]
+        return tuple(spec for _, spec in sorted(flat, key=lambda pair: pair[0]))
+
+    mask = TensorSpec("encoder_attention_mask", "int64", source)
+    ids = TensorSpec("input_ids", "int64", target)
+    logits = TensorSpec("logits", real, (*target, config.vocab_size))
+    grown = cache("present", "decoder", f"{past} + {now}")
+    if file == DECODER_FILE:
+        return Signature(
+            (mask, ids, hidden),
+            (logits, *by_layer(grown, cache("present", "encoder", source[1]))),
+        )
+    own = cache("past_key_values", "decoder", past)
+    cross = cache("past_key_values", "encoder", source[1])
+    return Signature((mask, ids, *by_layer(own, cross)), (logits, *by_layer(grown)))
+
+
+def _fused_signature(file: str, config: ModelConfig, real: str) -> Signature:
+    """The inputs and outputs of the fused graphs.
+
+    The source graph gives the keys and values that every decoder layer computes from the source.
+    The step graph feeds one token a row and gives the best next tokens: bans and the repetition
+    penalty act before the softmax at the cells `early_*`, after it at `late_*`. It writes the new
+    keys and values into the buffers it is given, so past and present must be one tensor.
+    """
+    heads, source = config.decoder_attention_heads, ("batch_size", "encoder_sequence_length")
+    size = config.d_model // heads
+
+    def cache(prefix: str, part: str, *axes: str) -> tuple[TensorSpec, ...]:
+        shape = (axes[0], heads, axes[1], size)
+        return tuple(
+            TensorSpec(f"{prefix}.{layer}.{part}.{kind}", real, shape)
+            for layer in range(config.decoder_layers)
+            for kind in ("key", "value")
+        )
+
+    mask = TensorSpec("attention_mask", "int64", source)
+    if file == FUSED_SOURCE_FILE:
+        ids = TensorSpec("input_ids", "int64", source)
+        return Signature((ids, mask), cache("present", "encoder", *source))
+    buffer = ("rows", "max_length")
+    cells = [
+        TensorSpec(f"{time}_{kind}", "int64", (f"{time}_{kind}_cells", 2))
+        for time in ("early", "late")
+        for kind in ("seen", "banned")
+    ]
+    inputs = (
+        TensorSpec("input_ids", "int64", ("rows", 1)),
+        TensorSpec("past_length", "int32", (1,)),
+        TensorSpec("beam_size", "int32", (1,)),
+        TensorSpec("cache_indirection", "int32", ("batch_size", "beams", "max_length")),
+        TensorSpec("encoder_attention_mask", "int64", source),
+        TensorSpec("ranked_rows", "int64", ("ranked",)),
+        TensorSpec("count", "int64", (1,)),
+        TensorSpec("repetition_penalty", real, ()),
+        *cells,
+        *cache("past_key_values", "decoder", *buffer),
+        *cache("past_key_values", "encoder", *source),
+    )
+    outputs = (
+        TensorSpec("scores", real, ("ranked", "best")),
+        TensorSpec("tokens", "int64", ("ranked", "best")),
+        *cache("present", "decoder", *buffer),
+    )
+    return Signature(inputs, outputs)
