@@ -5,6 +5,8 @@ A precision changes how a matrix product is written, and nothing else of a graph
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -13,12 +15,15 @@ from m2m100_onnx.bundle import Precision, Signature, TensorSpec
 from m2m100_onnx_export.quantize import INT8_MAX
 from m2m100_onnx_export.weights import WeightsFile
 
-__all__ = ["OPSET", "GraphBuilder", "build_gather"]
+__all__ = ["FUSED_DOMAIN", "OPSET", "GraphBuilder", "build_gather"]
 
 OPSET = 18
+FUSED_DOMAIN = "com.microsoft"
+"""Where onnxruntime's own operators live; only fused graphs use them."""
 # The oldest intermediate representation that has opset 18; older runtimes refuse a newer one.
 _IR_VERSION = 8
 _ELEMENT = {
+    "bool": TensorProto.BOOL,
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
     "int8": TensorProto.INT8,
@@ -30,8 +35,11 @@ _ELEMENT = {
 class GraphBuilder:
     """Collects nodes and the parameters they use; one method for each way of writing a layer."""
 
-    def __init__(self, weights: WeightsFile, precision: Precision, location: str) -> None:
+    def __init__(
+        self, weights: WeightsFile, precision: Precision, location: str, *, fused: bool = False
+    ) -> None:
         self.precision = precision
+        self.fused = fused
         self.real = np.dtype(np.float16 if precision == "fp16" else np.float32)
         self._weights = weights
         self._location = location
@@ -55,7 +63,7 @@ class GraphBuilder:
         stem = f"/{self._scope}/{kind}"
         number = self._taken[stem] = self._taken.get(stem, -1) + 1
         node = f"{stem}_{number}" if number else stem
-        names = [given or f"{node}_output_{i}" for i, given in enumerate(outputs)]
+        names = [f"{node}_output_{i}" if o is None else o for i, o in enumerate(outputs)]
         self._nodes.append(helper.make_node(kind, list(inputs), names, node, **attributes))
         return names
 
@@ -94,11 +102,13 @@ class GraphBuilder:
 
     def linear(self, x: str, name: str) -> str:
         """`x @ weight + bias`."""
+        return self.op("Add", self.product(x, name), self.parameter(f"{name}.bias"))
+
+    def product(self, x: str, name: str) -> str:
+        """`x @ weight`."""
         if self.quantized(name):
-            product = self.integer_product(x, name)
-        else:
-            product = self.op("MatMul", x, self.parameter(f"{name}.weight"))
-        return self.op("Add", product, self.parameter(f"{name}.bias"))
+            return self.integer_product(x, name)
+        return self.op("MatMul", x, self.parameter(f"{name}.weight"))
 
     def quantized(self, name: str) -> bool:
         """Whether a matrix is stored as integers, with a scale for each column."""
@@ -111,14 +121,19 @@ class GraphBuilder:
         translation depend on the sentences beside it.
         """
         largest = self.op("ReduceMax", self.op("Abs", x), self.ints(-1), keepdims=1)
-        # A row of zeros would divide by zero.
-        step = self.op("Mul", largest, self.number(1 / INT8_MAX))
-        step = self.op("Max", step, self.number(1e-30))
+        largest = self.op("Max", largest, self.number(1e-30))  # a row of zeros would divide by 0
+        step = self.number(1 / INT8_MAX)
         middle = self._constant("uint8_128", np.array(128, np.uint8))
-        rounded = self.op("QuantizeLinear", self.op("Div", x, step), self.number(1.0), middle)
-        sums = self.op("MatMulInteger", rounded, self.parameter(f"{name}.weight"), middle)
-        scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), step)
-        return self.op("Mul", scaled, self.parameter(f"{name}.scale"))
+        rounded = self.op("QuantizeLinear", self.op("Div", x, largest), step, middle)
+        weight, scale = self.parameter(f"{name}.weight"), self.parameter(f"{name}.scale")
+        if self.fused:
+            product = self.op(
+                "MatMulIntegerToFloat", rounded, weight, step, scale, middle, domain=FUSED_DOMAIN
+            )
+            return self.op("Mul", product, largest)
+        sums = self.op("MatMulInteger", rounded, weight, middle)
+        scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), scale)
+        return self.op("Mul", scaled, self.op("Mul", largest, step))
 
     def embedding_rows(self, name: str, ids: str) -> str:
         """Rows of an embedding, `(*ids, D)`."""
@@ -141,6 +156,28 @@ class GraphBuilder:
         weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
         return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=1e-5)
 
+    def add_and_norm(self, x: str, product: str, bias: str, norm: str) -> tuple[str, str]:
+        """`x + product + bias` and its layer normalisation, both `(R, D)`, in one operator."""
+        parameters = [f"{norm}.weight", f"{norm}.bias", f"{bias}.bias"]
+        normed, _, _, total = self.ops(
+            "SkipLayerNormalization",
+            *(product, x, *map(self.parameter, parameters)),
+            outputs=[None, "", "", None],
+            domain=FUSED_DOMAIN,
+            epsilon=1e-5,
+        )
+        return total, normed
+
+    def choose(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str]) -> str:
+        """What `then` or `otherwise` gives; only the one that is chosen runs."""
+        branches = {}
+        for name, make in (("then_branch", then), ("else_branch", otherwise)):
+            outer, self._nodes = self._nodes, []
+            output = helper.make_empty_tensor_value_info(make())
+            branches[name] = helper.make_graph(self._nodes, name, [], [output])
+            self._nodes = outer
+        return self.op("If", condition, **branches)
+
     def model(self, name: str, signature: Signature) -> onnx.ModelProto:
         """The finished graph."""
         proto = helper.make_graph(
@@ -155,8 +192,7 @@ class GraphBuilder:
 
 def _finish(proto: onnx.GraphProto) -> onnx.ModelProto:
     # The fused graphs' attention operators are in onnxruntime's own domain.
-    domains = {node.domain for node in proto.node}
-    opsets = {"": OPSET} | {domain: 1 for domain in domains if domain}
+    opsets = {"": OPSET} | {node.domain: 1 for node in proto.node if node.domain}
     return helper.make_model(
         proto,
         opset_imports=[helper.make_opsetid(*pair) for pair in opsets.items()],

@@ -196,9 +196,9 @@ def build_graph(
     Raises:
         BundleError: the checkpoint uses an activation function that no member of the family has.
     """
-    graph = GraphBuilder(weights, precision, WEIGHTS_FILE)
-    maker = FusedGraphs if file in FUSED_FILES else PortableGraphs
-    maker(graph, config).build(file)
+    fused = file in FUSED_FILES
+    graph = GraphBuilder(weights, precision, WEIGHTS_FILE, fused=fused)
+    (FusedGraphs if fused else PortableGraphs)(graph, config).build(file)
     return graph.model(file.removesuffix(".onnx"), graph_signature(file, config, precision))
 
 

@@ -11,12 +11,10 @@ import numpy as np
 from onnx import TensorProto
 
 from m2m100_onnx.bundle import FUSED_SOURCE_FILE, ModelConfig
-from m2m100_onnx_export.builder import GraphBuilder
+from m2m100_onnx_export.builder import FUSED_DOMAIN, GraphBuilder
 from m2m100_onnx_export.layers import Layers
 
 __all__ = ["FusedGraphs"]
-
-_DOMAIN = "com.microsoft"
 
 
 class FusedGraphs:
@@ -42,21 +40,21 @@ class FusedGraphs:
         g.enter("encoder")
         x = self.layers.embed("input_ids", None)
         mask = g.op("Cast", "attention_mask", to=TensorProto.INT32)
+        y = g.layer_norm(x, "encoder.layers.0.self_attn_layer_norm")
         for index in range(config.encoder_layers):
             layer = f"encoder.layers.{index}"
             g.enter(layer.replace(".", "/"))
-            y = g.layer_norm(x, f"{layer}.self_attn_layer_norm")
             q, k, v = self.layers.split(g.linear(y, f"{layer}.self_attn.qkv"), 3)
             y = self._attend(q, k, v, mask, config.encoder_attention_heads)
-            x = g.op("Add", x, g.linear(y, f"{layer}.self_attn.out_proj"))
-            x = self.layers.encoder_output(self.layers.feed_forward(x, layer))
-        g.enter("encoder")
-        x = g.layer_norm(x, "encoder.layer_norm")
+            x, y = self._add(x, y, f"{layer}.self_attn.out_proj", f"{layer}.final_layer_norm")
+            following = f"encoder.layers.{index + 1}.self_attn_layer_norm"
+            last = index + 1 == config.encoder_layers
+            x, y = self._feed_forward(x, y, layer, "encoder.layer_norm" if last else following)
         heads = config.decoder_attention_heads
         shape = g.ints(0, 0, heads, config.d_model // heads)
         for index in range(config.decoder_layers):
             g.enter(f"decoder/layers/{index}")
-            both = g.linear(x, f"decoder.layers.{index}.encoder_attn.kv")
+            both = g.linear(y, f"decoder.layers.{index}.encoder_attn.kv")
             for kind, part in zip(("key", "value"), self.layers.split(both, 2), strict=True):
                 name = f"present.{index}.encoder.{kind}"
                 g.op("Transpose", g.op("Reshape", part, shape), perm=[0, 2, 1, 3], name=name)
@@ -69,66 +67,82 @@ class FusedGraphs:
         mask = g.op("Cast", "encoder_attention_mask", to=TensorProto.INT32)
         sentences = g.op("Shape", mask, start=0, end=1)
         by_sentence = g.op("Concat", sentences, g.ints(-1, config.d_model), axis=0)
+        y = g.layer_norm(x, "decoder.layers.0.self_attn_layer_norm")
         for index in range(config.decoder_layers):
-            g.enter(f"decoder/layers/{index}")
-            x = self._decoder_layer(x, index, mask, by_sentence)
+            layer = f"decoder.layers.{index}"
+            g.enter(layer.replace(".", "/"))
+            y = self._attend_to_past(y, index)
+            x, y = self._add(
+                x, y, f"{layer}.self_attn.out_proj", f"{layer}.encoder_attn_layer_norm"
+            )
+            # A sentence's beams are further query positions of it, so they share keys and values.
+            q = g.op("Reshape", g.linear(y, f"{layer}.encoder_attn.q_proj"), by_sentence)
+            k, v = (f"past_key_values.{index}.encoder.{kind}" for kind in ("key", "value"))
+            y = self._flat(self._attend(q, k, v, mask, config.decoder_attention_heads))
+            x, y = self._add(x, y, f"{layer}.encoder_attn.out_proj", f"{layer}.final_layer_norm")
+            following = f"decoder.layers.{index + 1}.self_attn_layer_norm"
+            last = index + 1 == config.decoder_layers
+            x, y = self._feed_forward(x, y, layer, "decoder.layer_norm" if last else following)
         g.enter("decoder")
-        x = g.layer_norm(g.op("Gather", x, "ranked_rows"), "decoder.layer_norm")
-        self._rank(self.layers.logits(x))
+        self._rank(self.layers.logits(g.op("Gather", y, "ranked_rows")))
 
-    def _decoder_layer(self, x: str, index: int, mask: str, by_sentence: str) -> str:
-        g, config = self.g, self.config
-        layer, heads = f"decoder.layers.{index}", config.decoder_attention_heads
-        y = g.layer_norm(x, f"{layer}.self_attn_layer_norm")
-        y = g.op("Unsqueeze", g.linear(y, f"{layer}.self_attn.qkv"), g.ints(1))
-        past, present = f"past_key_values.{index}", f"present.{index}"
+    def _attend_to_past(self, y: str, index: int) -> str:
+        """Self-attention of one token a row, `(R, D)`; its keys and values join the buffers."""
+        g, name = self.g, f"decoder.layers.{index}.self_attn.qkv"
+        parts = self.layers.split(g.op("Unsqueeze", g.product(y, name), g.ints(1)), 3)
         attended = g.ops(
             "DecoderMaskedMultiHeadAttention",
-            *self.layers.split(y, 3),
-            *("", ""),  # no mask, no bias on the scores
-            *(f"{past}.decoder.{kind}" for kind in ("key", "value")),
+            *parts,
+            *("", ""),  # no mask, nothing added to the scores
+            *(f"past_key_values.{index}.decoder.{kind}" for kind in ("key", "value")),
             *("past_length", "beam_size", "cache_indirection"),
-            outputs=[None, *(f"{present}.decoder.{kind}" for kind in ("key", "value"))],
-            domain=_DOMAIN,
-            num_heads=heads,
+            g.parameter(f"{name}.bias"),
+            outputs=[None, *(f"present.{index}.decoder.{kind}" for kind in ("key", "value"))],
+            domain=FUSED_DOMAIN,
+            num_heads=self.config.decoder_attention_heads,
             past_present_share_buffer=1,
-        )[0]
-        y = g.linear(self._flat(attended), f"{layer}.self_attn.out_proj")
-        x = g.op("Add", x, y)
-
-        y = g.layer_norm(x, f"{layer}.encoder_attn_layer_norm")
-        # A sentence's beams are further query positions of it, so they share its keys and values.
-        q = g.op("Reshape", g.linear(y, f"{layer}.encoder_attn.q_proj"), by_sentence)
-        k, v = (f"{past}.encoder.{kind}" for kind in ("key", "value"))
-        y = g.linear(
-            self._flat(self._attend(q, k, v, mask, heads)), f"{layer}.encoder_attn.out_proj"
         )
-        return self.layers.feed_forward(g.op("Add", x, y), layer)
+        return self._flat(attended[0])
+
+    def _add(self, x: str, y: str, linear: str, norm: str) -> tuple[str, str]:
+        """The residual stream with a linear layer on `y` added, and its normalisation."""
+        return self.g.add_and_norm(x, self.g.product(y, linear), linear, norm)
+
+    def _feed_forward(self, x: str, y: str, layer: str, norm: str) -> tuple[str, str]:
+        product = self.layers.feed_forward(y, layer)
+        return self.g.add_and_norm(x, product, f"{layer}.fc2", norm)
 
     def _attend(self, q: str, k: str, v: str, mask: str, heads: int) -> str:
-        return self.g.op("MultiHeadAttention", q, k, v, "", mask, domain=_DOMAIN, num_heads=heads)
+        return self.g.op(
+            "MultiHeadAttention", q, k, v, "", mask, domain=FUSED_DOMAIN, num_heads=heads
+        )
 
     def _flat(self, x: str) -> str:
         """`(..., D)` as `(R, D)`."""
         return self.g.op("Reshape", x, self.g.ints(-1, self.config.d_model))
 
     def _rank(self, logits: str) -> None:
-        """The best `count` tokens of every ranked row, by log-probability."""
+        """The best `count` tokens of every ranked row, and `seen` cells, by log-probability."""
         g = self.g
-        x = self._constrain(logits, "early")
-        x = self._constrain(g.op("LogSoftmax", x, axis=-1), "late")
-        g.ops("TopK", x, "count", outputs=["scores", "tokens"], axis=-1)
+        # Without bans the logits must not be copied for them: 20 MB at 40 rows.
+        scores = g.choose(
+            "renormalized",
+            lambda: g.op("LogSoftmax", self._constrain(logits), axis=-1),
+            lambda: g.op("LogSoftmax", logits, axis=-1),
+        )
+        g.op("GatherND", scores, "seen", name="seen_scores")
+        g.ops("TopK", scores, "count", outputs=["scores", "tokens"], axis=-1)
 
-    def _constrain(self, scores: str, time: str) -> str:
+    def _constrain(self, logits: str) -> str:
         """The repetition penalty at the cells `seen`, then -inf at the cells `banned`."""
-        g, seen, banned = self.g, f"{time}_seen", f"{time}_banned"
-        old = g.op("GatherND", scores, seen)
+        g = self.g
+        old = g.op("GatherND", logits, "seen")
         new = g.op(
             "Where",
             g.op("Less", old, g.number(0.0)),
             g.op("Mul", old, "repetition_penalty"),
             g.op("Div", old, "repetition_penalty"),
         )
-        scores = g.op("ScatterND", scores, seen, new)
-        count = g.op("Shape", banned, start=0, end=1)
-        return g.op("ScatterND", scores, banned, g.op("Expand", g.number(-np.inf), count))
+        logits = g.op("ScatterND", logits, "seen", new)
+        count = g.op("Shape", "banned", start=0, end=1)
+        return g.op("ScatterND", logits, "banned", g.op("Expand", g.number(-np.inf), count))

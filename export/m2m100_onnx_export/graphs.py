@@ -15,6 +15,9 @@ from m2m100_onnx_export.layers import Layers
 
 __all__ = ["PortableGraphs"]
 
+# transformers clamps an encoder layer's output in half precision to this, short of infinity.
+_FP16_LIMIT = 65504.0 - 1000.0
+
 
 class PortableGraphs:
     """The portable three, in terms of a `GraphBuilder`.
@@ -48,7 +51,9 @@ class PortableGraphs:
             y = g.layer_norm(x, f"{layer}.self_attn_layer_norm")
             q, k, v = self._queries_keys_values(y, f"{layer}.self_attn", heads)
             y = g.linear(self._attend(q, k, v, mask, y), f"{layer}.self_attn.out_proj")
-            x = self.layers.encoder_output(self.layers.feed_forward(g.op("Add", x, y), layer))
+            x = self._feed_forward(g.op("Add", x, y), layer)
+            if g.precision == "fp16":
+                x = g.op("Clip", x, g.number(-_FP16_LIMIT), g.number(_FP16_LIMIT))
         g.enter("encoder")
         normed = g.layer_norm(x, "encoder.layer_norm")
         g.op("Identity", normed, name="last_hidden_state")
@@ -97,7 +102,12 @@ class PortableGraphs:
             k, v = self._cross_keys_values(layer, index)
         q = self._cross_queries(g.linear(y, f"{layer}.encoder_attn.q_proj"), k)
         y = g.linear(self._attend(q, k, v, padding, y), f"{layer}.encoder_attn.out_proj")
-        return self.layers.feed_forward(g.op("Add", x, y), layer)
+        return self._feed_forward(g.op("Add", x, y), layer)
+
+    def _feed_forward(self, x: str, layer: str) -> str:
+        g = self.g
+        y = self.layers.feed_forward(g.layer_norm(x, f"{layer}.final_layer_norm"), layer)
+        return g.op("Add", x, g.op("Add", y, g.parameter(f"{layer}.fc2.bias")))
 
     def _padding_mask(self, mask: str) -> str:
         """What to add to attention scores, `(B, 1, 1, S)`: 0, or the type's minimum at padding."""

@@ -15,8 +15,6 @@ from m2m100_onnx_export.builder import GraphBuilder
 __all__ = ["Layers"]
 
 _ACTIVATIONS = {"relu": "Relu"}
-# transformers clamps an encoder layer's output in half precision to this, short of infinity.
-_FP16_LIMIT = 65504.0 - 1000.0
 
 
 class Layers:
@@ -59,18 +57,10 @@ class Layers:
         return self.g.ops("Split", x, widths, outputs=[None] * parts, axis=-1)
 
     def feed_forward(self, x: str, layer: str) -> str:
-        """The second half of a layer, its residual connection included."""
+        """The second half of a layer, but for its last bias and what goes round it."""
         g = self.g
-        y = g.linear(g.layer_norm(x, f"{layer}.final_layer_norm"), f"{layer}.fc1")
-        y = g.op(_ACTIVATIONS[self.config.activation_function], y)
-        return g.op("Add", x, g.linear(y, f"{layer}.fc2"))
-
-    def encoder_output(self, x: str) -> str:
-        """An encoder layer's output, kept finite in half precision."""
-        g = self.g
-        if g.precision != "fp16":
-            return x
-        return g.op("Clip", x, g.number(-_FP16_LIMIT), g.number(_FP16_LIMIT))
+        y = g.op(_ACTIVATIONS[self.config.activation_function], g.linear(x, f"{layer}.fc1"))
+        return g.product(y, f"{layer}.fc2")
 
     def logits(self, x: str) -> str:
         """Scores of every token, `(N, V)`, for `(N, D)` outputs of the last layer."""

@@ -8,6 +8,7 @@ step changes numbers in place and runs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from m2m100_onnx.bundle import FUSED_SOURCE_FILE, FUSED_STEP_FILE, ModelConfig
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.ranking import Int64Array, Ranked, Ranking
+from m2m100_onnx.ranking import Float32Array, Int64Array, Ranked, Ranking, amend
 from m2m100_onnx.sessions import ort, run
 
 __all__ = ["FusedCache"]
@@ -23,7 +24,6 @@ __all__ = ["FusedCache"]
 _CAPACITY = 64
 """Target tokens that buffers have room for at first; they double when that is used up."""
 _OWN, _SOURCE = "past_key_values.{}.decoder.{}", "past_key_values.{}.encoder.{}"
-_CELLS = ("early_seen", "early_banned", "late_seen", "late_banned")
 
 
 class FusedCache:
@@ -69,7 +69,8 @@ class FusedCache:
         self._tokens = np.ascontiguousarray(prompt[:, :1])
         self._bind()
         for column in range(1, prompt.shape[1]):
-            self._feed(Ranking(count=1), np.empty(0, np.int64))
+            # One row is ranked for nothing: onnxruntime's ReduceMax gives no rows a wrong shape.
+            self._feed(Ranking(count=1), np.zeros(1, np.int64))
             self.step(prompt[:, column : column + 1])
 
     @property
@@ -88,7 +89,16 @@ class FusedCache:
             InvalidInputError: the model's scores are not numbers.
             InferenceError: onnxruntime failed.
         """
-        ranked = self._feed(ranking, np.arange(self.rows))
+        rows = np.arange(self.rows)
+        if ranking.renormalized:
+            ranked = self._feed(ranking, rows)[0]
+            # Where all of a row is banned, the softmax has no answer.
+            empty = np.bincount(np.unique(ranking.banned, axis=0)[:, 0], minlength=len(rows))
+            ranked.scores[empty >= self.vocab_size] = -np.inf
+        else:
+            # After the softmax a ban needs no more than enough others to take its place.
+            raw = replace(ranking, count=ranking.count + ranking.most_cells(len(rows)))
+            ranked = amend(*self._feed(raw, rows), ranking)
         if np.isnan(ranked.scores).any():
             raise InvalidInputError("logits must be finite; found NaN")
         return ranked
@@ -136,22 +146,42 @@ class FusedCache:
         run(session, binding)
         return source
 
-    def _feed(self, ranking: Ranking, ranked_rows: Int64Array) -> Ranked:
-        """Runs the step graph on the pending tokens and advances by one position."""
+    def _feed(self, ranking: Ranking, rows: Int64Array) -> tuple[Ranked, Float32Array]:
+        """Runs the step graph on the pending tokens and advances by one position.
+
+        Returns what the graph ranked of `rows`, and the scores of the cells `ranking.seen`.
+        """
         length = int(self._past_length[0])
         if length == self._indirection.shape[2]:
             self._grow()
         self._indirection[:, :, length] = np.arange(self._beams, dtype=np.int32)
         count = min(ranking.count, self.vocab_size)
-        time = "early" if ranking.renormalized else "late"
-        cells = {f"{time}_seen": ranking.seen, f"{time}_banned": ranking.banned}
-        if ranking.renormalized:
-            # Where all of a row is banned, the softmax has no answer; after it, -inf is one.
-            cells["late_banned"] = ranking.banned
-        self._bind_ranking(ranked_rows, count, ranking.repetition_penalty, cells)
+        inputs = {
+            "ranked_rows": rows,
+            "count": np.array([count]),
+            "repetition_penalty": np.array(ranking.repetition_penalty, np.float32),
+            "renormalized": np.array(ranking.renormalized),
+            "seen": ranking.seen,
+            "banned": ranking.banned,
+        }
+        outputs = {
+            "scores": ((len(rows), count), np.float32),
+            "tokens": ((len(rows), count), np.int64),
+            "seen_scores": ((len(ranking.seen),), np.float32),
+        }
+        for name, array in inputs.items():
+            if name not in self._bound or not np.array_equal(self._bound[name][0], array):
+                self._bound[name] = array, _shared(array)
+                self._binding.bind_ortvalue_input(name, self._bound[name][1])
+        for name, (shape, kind) in outputs.items():
+            if name not in self._bound or self._bound[name][0].shape != shape:
+                array = np.empty(shape, kind)
+                self._bound[name] = array, _shared(array)
+                self._binding.bind_ortvalue_output(name, self._bound[name][1])
         run(self._session, self._binding)
         self._past_length += 1
-        return Ranked(self._scores, self._best)
+        scores, tokens, seen_scores = (self._bound[name][0] for name in outputs)
+        return Ranked(scores, tokens), seen_scores
 
     def _bind(self) -> None:
         """Binds all that only `select` and `_grow` replace."""
@@ -171,30 +201,8 @@ class FusedCache:
         for layer, kind in self._names:
             buffer = self._values[_OWN.format(layer, kind)]
             binding.bind_ortvalue_output(f"present.{layer}.decoder.{kind}", buffer)
-        self._ranking: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
-        self._scores, self._best = np.empty((0, 0), np.float32), np.empty((0, 0), np.int64)
-
-    def _bind_ranking(
-        self, rows: Int64Array, count: int, penalty: float, cells: dict[str, Int64Array]
-    ) -> None:
-        """Binds what a ranking asks for and its results, where they are not what was bound last."""
-        self._bind_changed("ranked_rows", rows)
-        self._bind_changed("count", np.array([count]))
-        self._bind_changed("repetition_penalty", np.array(penalty, np.float32))
-        for name in _CELLS:
-            self._bind_changed(name, cells.get(name, _NO_CELLS))
-        if self._best.shape != (len(rows), count):
-            self._scores = np.empty((len(rows), count), np.float32)
-            self._best = np.empty((len(rows), count), np.int64)
-            self._results = _shared(self._scores), _shared(self._best)
-            for name, value in zip(("scores", "tokens"), self._results, strict=True):
-                self._binding.bind_ortvalue_output(name, value)
-
-    def _bind_changed(self, name: str, array: npt.NDArray[Any]) -> None:
-        bound = self._ranking.get(name)
-        if bound is None or not np.array_equal(bound[0], array):
-            self._ranking[name] = (array, _shared(array))
-            self._binding.bind_ortvalue_input(name, self._ranking[name][1])
+        # What a ranking asks for and gives: bound again only when it changes.
+        self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
 
     def _buffer(self, rows: int, capacity: int) -> npt.NDArray[np.float32]:
         heads, size = self._row_shape
@@ -240,9 +248,6 @@ class FusedCache:
         if not np.array_equal(kept, np.arange(len(self._mask))):
             self._source = {name: old[kept] for name, old in self._source.items()}
             self._mask = self._mask[kept]
-
-
-_NO_CELLS = np.empty((0, 2), np.int64)
 
 
 def _identity(sentences: int, beams: int, capacity: int) -> npt.NDArray[np.int32]:

@@ -15,7 +15,16 @@ import numpy.typing as npt
 
 from m2m100_onnx.errors import InvalidInputError
 
-__all__ = ["NO_CELLS", "Float32Array", "Int64Array", "LogitsState", "Ranked", "Ranking", "rank"]
+__all__ = [
+    "NO_CELLS",
+    "Float32Array",
+    "Int64Array",
+    "LogitsState",
+    "Ranked",
+    "Ranking",
+    "amend",
+    "rank",
+]
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
@@ -42,6 +51,11 @@ class Ranking:
     repetition_penalty: float = 1.0
     seen: Int64Array = field(default_factory=lambda: NO_CELLS)
     banned: Int64Array = field(default_factory=lambda: NO_CELLS)
+
+    def most_cells(self, rows: int) -> int:
+        """The most cells, seen or banned, that one of `rows` rows has."""
+        cells = np.concatenate([self.seen, self.banned])
+        return int(np.bincount(cells[:, 0], minlength=rows).max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,48 @@ def rank(logits: Float32Array, ranking: Ranking) -> Ranked:
     columns = _top_columns(logits, min(ranking.count, logits.shape[1]))
     best = np.take_along_axis(logits, columns, axis=1) - normaliser
     return Ranked(best.astype(np.float32), columns)
+
+
+def amend(ranked: Ranked, seen_scores: Float32Array, ranking: Ranking) -> Ranked:
+    """Apply penalty and bans to what was ranked without them, on log-probabilities.
+
+    Args:
+        ranked: the best `ranking.count + ranking.most_cells(R)` of every row, or all V.
+        seen_scores: `(N,)` log-probabilities of `ranking.seen`.
+        ranking: what is asked for; not `renormalized`.
+    """
+    rows = len(ranked.tokens)
+    if not len(ranking.seen) and not len(ranking.banned):
+        return ranked
+    # The cells leave, and those that were only penalized come back with their new score.
+    cells = np.unique(np.concatenate([ranking.seen, ranking.banned]), axis=0)
+    scores = ranked.scores.copy()
+    scores[_among(_numbered(rows, ranked.tokens), cells)] = -np.inf
+    seen, first = np.unique(ranking.seen, axis=0, return_index=True)
+    penalized = seen_scores[first]
+    penalty = ranking.repetition_penalty
+    penalized = np.where(penalized < 0, penalized * penalty, penalized / penalty)
+    penalized[_among(seen, ranking.banned)] = -np.inf
+    place = np.arange(len(seen)) - np.searchsorted(seen[:, 0], seen[:, 0])  # within its row
+    width = int(place.max(initial=-1)) + 1
+    back = np.full((rows, width), -np.inf, np.float32)
+    tokens = np.zeros((rows, width), np.int64)
+    back[seen[:, 0], place], tokens[seen[:, 0], place] = penalized, seen[:, 1]
+    scores = np.concatenate([scores, back], axis=1)
+    tokens = np.concatenate([ranked.tokens, tokens], axis=1)
+    order = np.lexsort((tokens, -scores), axis=1)[:, : min(ranking.count, ranked.tokens.shape[1])]
+    return Ranked(np.take_along_axis(scores, order, 1), np.take_along_axis(tokens, order, 1))
+
+
+def _numbered(rows: int, tokens: Int64Array) -> Int64Array:
+    """`(R, k)` tokens as `(R, k, 2)` rows and tokens."""
+    return np.stack(np.broadcast_arrays(np.arange(rows)[:, None], tokens), axis=-1)
+
+
+def _among(cells: Int64Array, others: Int64Array) -> npt.NDArray[np.bool_]:
+    """Which of `cells` `(..., 2)` are among `others` `(N, 2)`."""
+    width = 1 + max(int(cells[..., 1].max(initial=0)), int(others[:, 1].max(initial=0)))
+    return np.isin(cells[..., 0] * width + cells[..., 1], others[:, 0] * width + others[:, 1])
 
 
 def _constrain(logits: Float32Array, normaliser: npt.NDArray[np.float64], ranking: Ranking) -> None:

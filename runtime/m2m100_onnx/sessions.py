@@ -25,6 +25,7 @@ __all__ = ["Provider", "SessionFactory", "check_signature", "ort", "run"]
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
 _ORT_TYPE = {
+    "bool": "tensor(bool)",
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
     "float32": "tensor(float)",

@@ -113,9 +113,10 @@ def _fused_signature(file: str, config: ModelConfig, real: str) -> Signature:
     """The inputs and outputs of the fused graphs.
 
     The source graph gives the keys and values that every decoder layer computes from the source.
-    The step graph feeds one token a row and gives the best next tokens: bans and the repetition
-    penalty act before the softmax at the cells `early_*`, after it at `late_*`. It writes the new
-    keys and values into the buffers it is given, so past and present must be one tensor.
+    The step graph feeds one token a row and gives the best next tokens and the log-probabilities of
+    the `seen` cells. If `renormalized`, it applies the penalty and the bans, before the softmax;
+    else its user must. It writes the new keys and values into the buffers it is given, so past and
+    present must be one tensor.
     """
     heads, source = config.decoder_attention_heads, ("batch_size", "encoder_sequence_length")
     size = config.d_model // heads
@@ -133,11 +134,6 @@ def _fused_signature(file: str, config: ModelConfig, real: str) -> Signature:
         ids = TensorSpec("input_ids", "int64", source)
         return Signature((ids, mask), cache("present", "encoder", *source))
     buffer = ("rows", "max_length")
-    cells = [
-        TensorSpec(f"{time}_{kind}", "int64", (f"{time}_{kind}_cells", 2))
-        for time in ("early", "late")
-        for kind in ("seen", "banned")
-    ]
     inputs = (
         TensorSpec("input_ids", "int64", ("rows", 1)),
         TensorSpec("past_length", "int32", (1,)),
@@ -147,13 +143,16 @@ def _fused_signature(file: str, config: ModelConfig, real: str) -> Signature:
         TensorSpec("ranked_rows", "int64", ("ranked",)),
         TensorSpec("count", "int64", (1,)),
         TensorSpec("repetition_penalty", real, ()),
-        *cells,
+        TensorSpec("seen", "int64", ("seen_cells", 2)),
+        TensorSpec("banned", "int64", ("banned_cells", 2)),
+        TensorSpec("renormalized", "bool", ()),
         *cache("past_key_values", "decoder", *buffer),
         *cache("past_key_values", "encoder", *source),
     )
     outputs = (
         TensorSpec("scores", real, ("ranked", "best")),
         TensorSpec("tokens", "int64", ("ranked", "best")),
+        TensorSpec("seen_scores", real, ("seen_cells",)),
         *cache("present", "decoder", *buffer),
     )
     return Signature(inputs, outputs)
