@@ -55,8 +55,8 @@ class Ours:
         prompt = np.array([[START, LANGUAGE]] * len(ids), np.int64)
         length = tokens + 2
         options = SearchOptions(beam_size=beam_size, max_length=length, min_length=length)
-        cache, logits = self.translator.model.start(ids, np.ones_like(ids), prompt)
-        found = search(cache, logits, prompt, eos_id=2, options=options)
+        state = self.translator.model.begin(ids, np.ones_like(ids), prompt)
+        found = search(state, prompt, eos_id=2, options=options)
         return len(found[0][0].tokens) - 2
 
 

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from m2m100_onnx import Bundle, BundleError, M2M100Error, Manifest, Translator
 from m2m100_onnx.bundle import (
+    FUSED_FILES,
     GRAPH_FILES,
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -26,6 +27,7 @@ from m2m100_onnx.bundle import (
 from m2m100_onnx_export import export
 
 ENCODER, DECODER, WITH_PAST = GRAPH_FILES
+SOURCE, STEP = FUSED_FILES
 
 
 @pytest.fixture
@@ -401,6 +403,9 @@ def fix_batch(graph: onnx.GraphProto) -> None:
         (WITH_PAST, add_input, ["10 inputs", "found 11", "unexpected cache_position"]),
         (DECODER, drop_output, ["9 outputs", "found 8", "missing present.1.encoder.value"]),
         (ENCODER, fix_batch, ["input_ids"]),
+        (STEP, rename_input("beam_size", "beam_width"), ["missing beam_size"]),
+        (STEP, retype_input("past_length", TensorProto.INT64), ["past_length", "tensor(int32)"]),
+        (SOURCE, rename_input("input_ids", "tokens"), ["2 inputs", "missing input_ids"]),
     ],
 )
 def test_graph_with_another_signature(
@@ -408,7 +413,7 @@ def test_graph_with_another_signature(
 ) -> None:
     rewrite(bundle, name, change)
     with pytest.raises(BundleError) as caught:
-        Translator(bundle)
+        Translator(bundle, fused=name in FUSED_FILES)
     message = str(caught.value)
     assert str(bundle / name) in message
     assert all(detail in message for detail in details), message
@@ -420,7 +425,7 @@ def test_graphs_of_another_model(
     """Four heads of 8 in place of two of 16: every weight fits, every translation is wrong."""
     other = make_checkpoint(decoder_attention_heads=4)
     export(other, tmp_path / "other", verify_outputs=False)
-    for name in (DECODER, WITH_PAST):
+    for name in (DECODER, WITH_PAST, STEP):
         shutil.copyfile(tmp_path / "other" / name, bundle / name)
     accept(bundle)
     with pytest.raises(BundleError, match=rf"{DECODER}.*present\.0\.decoder\.key"):

@@ -23,7 +23,7 @@ from m2m100_onnx import (
     Translator,
 )
 from m2m100_onnx import model as module
-from m2m100_onnx.bundle import GRAPH_FILES, MANIFEST_FILE
+from m2m100_onnx.bundle import FUSED_FILES, GRAPH_FILES, MANIFEST_FILE
 from m2m100_onnx.model import DecoderCache, Model
 from m2m100_onnx_export import export
 
@@ -386,9 +386,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_graphs_are_opened_at_once(tiny_bundle: Path, opened: list[str]) -> None:
-    translator = Translator(tiny_bundle)
-    assert [name for name in opened if name != "gather"] == list(GRAPH_FILES)
+@pytest.mark.parametrize(("fused", "files"), [(None, FUSED_FILES), (False, GRAPH_FILES)])
+def test_graphs_are_opened_at_once(
+    tiny_bundle: Path, opened: list[str], fused: bool | None, files: tuple[str, ...]
+) -> None:
+    translator = Translator(tiny_bundle, fused=fused)
+    assert [name for name in opened if name != "gather"] == list(files)
     translator.translate("Quit", source_lang="en", target_lang="de")
     translator.translate("Quit", source_lang="en", target_lang="de")
     # Each is opened once, however often it is used.
@@ -401,7 +404,7 @@ def test_lazy_opens_nothing_until_it_is_needed(tiny_bundle: Path, opened: list[s
     assert translator.translate("", source_lang="en", target_lang="de") == ""
     assert opened == []
     translator.translate("Quit", source_lang="en", target_lang="de")
-    assert set(GRAPH_FILES) <= set(opened)
+    assert set(opened) == set(FUSED_FILES)
     assert len(opened) == len(set(opened))
 
 
@@ -417,7 +420,7 @@ def test_bundle_that_vanishes_before_it_is_needed(tiny_bundle: Path, tmp_path: P
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     translator = Translator(bundle, lazy=True)
     shutil.rmtree(bundle)
-    with pytest.raises(BundleError, match=GRAPH_FILES[0]):
+    with pytest.raises(BundleError, match=FUSED_FILES[0]):
         translator.translate("Quit", source_lang="en", target_lang="de")
 
 

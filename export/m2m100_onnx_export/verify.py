@@ -20,9 +20,12 @@ from m2m100_onnx.bundle import (
     DECODER_FILE,
     DECODER_WITH_PAST_FILE,
     ENCODER_FILE,
+    FUSED_SOURCE_FILE,
+    FUSED_STEP_FILE,
     Precision,
 )
-from m2m100_onnx.errors import ExportError
+from m2m100_onnx.errors import ExportError, InvalidInputError
+from m2m100_onnx.ranking import Ranking
 from m2m100_onnx.translator import Translator
 from m2m100_onnx_export.checkpoint import Checkpoint
 
@@ -174,15 +177,53 @@ def _compare_graphs(
             encoder_attention_mask=attention,
         ).last_hidden_state
         expected = model.lm_head(decoded).numpy()
+        keys = [
+            layer.encoder_attn.k_proj(encoded).unflatten(-1, (config.decoder_attention_heads, -1))
+            for layer in model.model.decoder.layers
+        ]
     # What the encoder puts at padding is never read, and differs with the kernel.
     pairs = {
         ENCODER_FILE: (hidden * mask[..., None], encoded.numpy() * mask[..., None]),
         DECODER_FILE: (first["logits"], expected[:, :start]),
         DECODER_WITH_PAST_FILE: (then["logits"], np.repeat(expected[:, start:], 2, axis=0)),
     }
+    if translator.model.fused:
+        file, places = FUSED_SOURCE_FILE, mask[:, None, :, None]
+        found = _run(translator, file, input_ids=ids, attention_mask=mask)
+        ours = np.stack([found[f"present.{i}.encoder.key"] for i in range(len(keys))]) * places
+        pairs[file] = ours, torch.stack(keys).transpose(2, 3).numpy() * places
+        log_probs = torch.from_numpy(expected).log_softmax(-1).numpy()[:, start - 1 :]
+        pairs[FUSED_STEP_FILE] = _fused_steps(translator, ids, mask, target, start), log_probs
     differences = {f: float(np.abs(a.astype(np.float32) - b).max()) for f, (a, b) in pairs.items()}
     tolerances = {f: tolerance * max(1.0, float(np.abs(b).max())) for f, (_, b) in pairs.items()}
     return differences, tolerances
+
+
+def _fused_steps(
+    translator: Translator,
+    ids: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.int64],
+    target: npt.NDArray[np.int64],
+    start: int,
+) -> npt.NDArray[np.float32]:
+    """Log-probabilities from token `start` on, of a beam that changes its row at every step."""
+    state = translator.model.begin(ids, mask, target[:, :start])
+    sentences = np.arange(len(ids))
+    found = []
+    for position in range(start, target.shape[1] + 1):
+        try:
+            ranked = state.best(Ranking(count=state.vocab_size))
+        except InvalidInputError:  # not a number; no difference is as large
+            return np.full((len(ids), target.shape[1] + 1 - start, 1), np.nan, np.float32)
+        scores = np.empty_like(ranked.scores)
+        np.put_along_axis(scores, ranked.tokens, ranked.scores, axis=1)
+        found.append(scores[:: len(scores) // len(ids)])
+        if position < target.shape[1]:
+            swapped = [1, 0] if position > start else [0, 0]
+            beams = 2 if position > start else 1
+            state.select((sentences[:, None] * beams + swapped).reshape(-1))
+            state.step(np.repeat(target[:, position : position + 1], 2, axis=0))
+    return np.stack(found, axis=1)
 
 
 def _run(

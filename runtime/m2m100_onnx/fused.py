@@ -60,13 +60,13 @@ class FusedCache:
         self._names = [
             (layer, kind) for layer in range(config.decoder_layers) for kind in ("key", "value")
         ]
-        self._mask = np.ascontiguousarray(attention_mask)
+        self._mask = attention_mask.copy()
         self._source = self._encode(sessions[FUSED_SOURCE_FILE], input_ids)
         self._beams = 1
         self._past_length = np.zeros(1, np.int32)
         self._own = {name: self._buffer(len(prompt), _CAPACITY) for name in self._names}
         self._indirection = _identity(len(prompt), 1, _CAPACITY)
-        self._tokens = np.ascontiguousarray(prompt[:, :1])
+        self._tokens = prompt[:, :1].copy()
         self._bind()
         for column in range(1, prompt.shape[1]):
             # One row is ranked for nothing: onnxruntime's ReduceMax gives no rows a wrong shape.

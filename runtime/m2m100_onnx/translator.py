@@ -100,6 +100,7 @@ class Translator:
         inter_op_num_threads: int | None = None,
         providers: Sequence[Provider] | None = None,
         session_options: Mapping[str, str] | None = None,
+        fused: bool | None = None,
         sp_model_kwargs: Mapping[str, object] | None = None,
         lazy: bool = False,
     ) -> None:
@@ -112,6 +113,7 @@ class Translator:
             inter_op_num_threads: threads across operators.
             providers: onnxruntime execution providers, in place of the device's usual ones.
             session_options: onnxruntime session config entries.
+            fused: whether to use the bundle's fused graphs; None is wherever they run, on a CPU.
             sp_model_kwargs: SentencePiece options, such as subword sampling.
             lazy: open each graph at its first use, not now.
 
@@ -135,6 +137,7 @@ class Translator:
             intra_op_num_threads=intra_op_num_threads,
             inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
+            fused=fused,
         )
         self._positions = self.bundle.config.max_position_embeddings
         self.defaults = default_options(self.bundle)
