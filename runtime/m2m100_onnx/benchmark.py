@@ -185,7 +185,9 @@ def _ask(request: dict[str, Any]) -> tuple[float, dict[str, Any]]:
         errors.seek(0)
         said = errors.read().decode("utf-8", "replace").strip().splitlines()
     last = answers[-1] if answers else {}
-    if process.returncode or "error" in last:
+    if process.returncode or not last or "error" in last:
         reason = f"its process ended with status {process.returncode}: {' '.join(said[-1:])}"
+        if process.returncode < 0:
+            reason = f"its process was killed by signal {-process.returncode}; out of memory?"
         raise InferenceError(f"{request['bundle']}: {last.get('error', reason)}")
     return taken, last
