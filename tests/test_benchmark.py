@@ -26,6 +26,7 @@ import pytest
 from m2m100_onnx import InvalidInputError, Translation, Translator, benchmark, benchmark_report, cli
 from m2m100_onnx.benchmark_plan import Grid, prepare, synthetic_text
 from m2m100_onnx.benchmark_worker import memory, timed_calls
+from m2m100_onnx.decoding import Float32Array, Int64Array, SearchOptions, search
 from m2m100_onnx_export import export
 
 SOURCE, TARGET, REPETITIONS = 6, 7, 2
@@ -125,19 +126,11 @@ def test_every_row_does_the_work_that_was_asked_for(
         assert (row["source_length"], row["target_length"]) == (SOURCE, TARGET)
 
 
-@pytest.mark.parametrize("beam_size", [1, 3])
-def test_lengths_are_exact_whatever_the_weights_say(tiny_bundle: Path, beam_size: int) -> None:
-    # As many positions as the model has; a bundle may ask for what would end or change the search.
-    grid = Grid(
-        (tiny_bundle,),
-        batch_sizes=(2,),
-        beam_sizes=(beam_size,),
-        source_lengths=(3, 64),
-        target_lengths=(1, 62),
-    )
+def test_lengths_are_exact_and_may_fill_the_positions(tiny_bundle: Path) -> None:
     translator = Translator(tiny_bundle, intra_op_num_threads=1)
+    grid = Grid((tiny_bundle,), batch_sizes=(2,), source_lengths=(3, 64), target_lengths=(1, 62))
     jobs = prepare(grid)
-    assert len(jobs) == 4
+    assert len(jobs) == 8
     for job in jobs:
         languages, (texts,) = job.request["languages"], job.request["batches"]
         lengths = {len(translator.encode(text, languages["source_lang"])) for text in texts}
@@ -146,6 +139,35 @@ def test_lengths_are_exact_whatever_the_weights_say(tiny_bundle: Path, beam_size
             found = translator.translate_batch(texts, **languages, **job.request[options])
             # The start and the language token are not generated.
             assert [len(each.tokens) - 2 for each in found] == [length] * 2
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_lengths_are_exact_though_the_model_would_end(
+    tiny_bundle: Path, beam_size: int, length: int
+) -> None:
+    class Ending:
+        """A model that wants to end at every step."""
+
+        def __init__(self) -> None:
+            self.rows = 1
+
+        def logits(self) -> Float32Array:
+            return np.tile(np.array([0, 1, 9, 2, 3, 4], np.float32), (self.rows, 1))
+
+        def step(self, _: Int64Array) -> Float32Array:
+            return self.logits()
+
+        def select(self, rows: Int64Array) -> None:
+            self.rows = len(rows)
+
+    (job,) = prepare(Grid((tiny_bundle,), beam_sizes=(beam_size,), target_lengths=(length,)))
+    asked = {name: v for name, v in job.request["whole"].items() if name != "max_batch_tokens"}
+    state, prompt = Ending(), np.array([[2, 5]])
+    options = SearchOptions(**asked)
+    ((best,),) = search(state, state.logits(), prompt, eos_id=2, options=options)
+    assert len(best.tokens) == 2 + length
+    assert 2 not in best.tokens[2:]
 
 
 @pytest.mark.parametrize("length", [3, 4, 32, 200])
@@ -175,6 +197,17 @@ def test_calls_run_at_once_and_all_are_counted() -> None:
     assert sorted(seen) == [["3", "4"]] * 6 + [["5", ""]] * 6
     assert [call.tokens for call in calls] == [7, 5] * 6
     assert all(call.began <= call.ended for call in calls)
+
+
+def test_each_thread_has_its_share_however_fast_calls_are() -> None:
+    threads: list[int] = []
+
+    def translate(_: list[str]) -> list[Translation]:
+        threads.append(threading.get_ident())
+        return []
+
+    timed_calls(translate, [["text"]], passes=2, concurrency=8)
+    assert sorted(map(threads.count, set(threads))) == [2] * 8
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
@@ -331,6 +364,15 @@ def test_the_page_plots_each_configuration_to_scale(
     values = [row["tokens_per_second"] for row in found["results"]]
     widths = [float(bar.get("width") or 0) for bar in speed.iter("rect")]
     assert np.array(widths) / max(widths) == pytest.approx(np.array(values) / max(values), abs=0.01)
+    latency = next(plot for title, plot in plots.items() if "Latency" in title)
+    summaries = [row["latency_seconds"] for row in found["results"]]
+    scale = 470 / max(summary["p99"] for summary in summaries)
+    for summary, bar, line in zip(
+        summaries, latency.iter("rect"), latency.iter("line"), strict=False
+    ):
+        start, end = (float(line.get(name) or 0) for name in ("x1", "x2"))
+        assert float(bar.get("width") or 0) == pytest.approx(summary["p50"] * scale, abs=0.2)
+        assert end - start == pytest.approx((summary["p99"] - summary["p50"]) * scale, abs=0.2)
     for plot in plots.values():
         labels = [label.text for label in plot.iter("text") if label.get("text-anchor") == "end"]
         assert labels == [
