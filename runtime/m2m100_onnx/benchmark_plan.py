@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,24 +126,19 @@ def prepare(grid: Grid) -> list[Job]:
     made = {
         path: _Prepared(path, name, grid) for path, name in zip(grid.bundles, names, strict=True)
     }
-    lengths: Sequence[tuple[int | None, int | None]] = (
-        list(itertools.product(grid.source_lengths, grid.target_lengths))
-        if grid.text is None
-        else [(None, None)]
+    synthetic = grid.text is None
+    combinations = itertools.product(
+        grid.threads,
+        grid.concurrencies,
+        grid.source_lengths if synthetic else (None,),
+        grid.target_lengths if synthetic else (None,),
+        grid.batch_sizes,
+        grid.beam_sizes,
+        grid.bundles,
     )
     return [
         made[path].job(batch_size, beam_size, source, target, threads, concurrency)
-        for threads, concurrency, (
-            source,
-            target,
-        ), batch_size, beam_size, path in itertools.product(
-            grid.threads,
-            grid.concurrencies,
-            lengths,
-            grid.batch_sizes,
-            grid.beam_sizes,
-            grid.bundles,
-        )
+        for threads, concurrency, source, target, batch_size, beam_size, path in combinations
     ]
 
 
