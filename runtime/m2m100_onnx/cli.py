@@ -105,7 +105,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from m2m100_onnx import __version__
+    from m2m100_onnx import __version__, cli_benchmark
 
     parser = argparse.ArgumentParser(
         prog="m2m100",
@@ -143,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--languages", metavar="en,de,...", help="codes the checkpoint was trained on")
     add("--overwrite", action="store_true", help="replace an existing bundle")
     add("--no-verify", action="store_true", help="do not compare the bundle with PyTorch")
+
+    cli_benchmark.add_parser(commands)
     return parser
 
 
