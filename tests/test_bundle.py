@@ -429,6 +429,8 @@ def test_graphs_of_another_model(
         shutil.copyfile(tmp_path / "other" / name, bundle / name)
     accept(bundle)
     with pytest.raises(BundleError, match=rf"{DECODER}.*present\.0\.decoder\.key"):
+        Translator(bundle, fused=False)
+    with pytest.raises(BundleError, match=rf"{STEP}.*past_key_values\.0\.decoder\.key"):
         Translator(bundle)
 
 
@@ -436,7 +438,7 @@ def test_graphs_in_place_of_each_other(bundle: Path) -> None:
     shutil.copyfile(bundle / DECODER, bundle / WITH_PAST)
     accept(bundle)
     with pytest.raises(BundleError, match=rf"{WITH_PAST}: expected 10 inputs.*found 3"):
-        Translator(bundle)
+        Translator(bundle, fused=False)
 
 
 def test_fp16_graphs_said_to_be_fp32(demo_bundle_fp16: Path, tmp_path: Path) -> None:
@@ -446,13 +448,14 @@ def test_fp16_graphs_said_to_be_fp32(demo_bundle_fp16: Path, tmp_path: Path) -> 
         Translator(bundle)
 
 
-def test_graph_with_an_operator_onnxruntime_lacks(bundle: Path) -> None:
+@pytest.mark.parametrize("name", [ENCODER, SOURCE])
+def test_graph_with_an_operator_onnxruntime_lacks(bundle: Path, name: str) -> None:
     def change(graph: onnx.GraphProto) -> None:
         graph.node[0].op_type = "NoSuchOperator"
 
-    rewrite(bundle, ENCODER, change)
-    with pytest.raises(BundleError, match=rf"{ENCODER}: onnxruntime .*NoSuchOperator"):
-        Translator(bundle)
+    rewrite(bundle, name, change)
+    with pytest.raises(BundleError, match=rf"{name}: onnxruntime .*NoSuchOperator"):
+        Translator(bundle, fused=name in FUSED_FILES)
 
 
 # --- Bundles without a manifest ------------------------------------------------------------------

@@ -419,9 +419,9 @@ def test_verification_report_of_the_demo(
     # Exactly zero would mean that something was compared with itself.
     assert all(0 < difference < largest for difference in report.differences.values())
     lines = report.lines()
-    assert len(lines) == 5
-    assert all(name in line for name, line in zip(GRAPH_FILES, lines, strict=False))
-    assert lines[3] == "greedy: 6 of 6 translations equal transformers'"
+    assert len(lines) == len(files) + 2
+    assert all(any(name in line for line in lines) for name in files)
+    assert lines[-2] == "greedy: 6 of 6 translations equal transformers'"
 
 
 def test_verification_of_other_languages(tiny_checkpoint: Path, tmp_path: Path) -> None:
