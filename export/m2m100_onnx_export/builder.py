@@ -156,18 +156,6 @@ class GraphBuilder:
         weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
         return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=1e-5)
 
-    def add_and_norm(self, x: str, product: str, bias: str, norm: str) -> tuple[str, str]:
-        """`x + product + bias` and its layer normalisation, both `(R, D)`, in one operator."""
-        parameters = [f"{norm}.weight", f"{norm}.bias", f"{bias}.bias"]
-        normed, _, _, total = self.ops(
-            "SkipLayerNormalization",
-            *(product, x, *map(self.parameter, parameters)),
-            outputs=[None, "", "", None],
-            domain=FUSED_DOMAIN,
-            epsilon=1e-5,
-        )
-        return total, normed
-
     def choose(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str]) -> str:
         """What `then` or `otherwise` gives; only the one that is chosen runs."""
         branches = {}

@@ -56,11 +56,10 @@ class Layers:
         widths = self.g.ints(*[self.config.d_model] * parts)
         return self.g.ops("Split", x, widths, outputs=[None] * parts, axis=-1)
 
-    def feed_forward(self, x: str, layer: str) -> str:
-        """The second half of a layer, but for its last bias and what goes round it."""
-        g = self.g
-        y = g.op(_ACTIVATIONS[self.config.activation_function], g.linear(x, f"{layer}.fc1"))
-        return g.product(y, f"{layer}.fc2")
+    def expand(self, x: str, layer: str) -> str:
+        """The wide part of a layer's feed-forward network, `(..., ffn_dim)`."""
+        expanded = self.g.linear(x, f"{layer}.fc1")
+        return self.g.op(_ACTIVATIONS[self.config.activation_function], expanded)
 
     def logits(self, x: str) -> str:
         """Scores of every token, `(N, V)`, for `(N, D)` outputs of the last layer."""
