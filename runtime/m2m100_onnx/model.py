@@ -8,11 +8,12 @@ L decoder layers, H heads, E head size.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from m2m100_onnx.bundle import (
     GRAPH_FILES,
     Bundle,
 )
+from m2m100_onnx.packed import PackedCache, cache_directory
 from m2m100_onnx.sessions import Provider, SessionFactory, check_signature, ort, run
 
 __all__ = ["DecoderCache", "Model"]
@@ -50,6 +52,7 @@ class Model:
         intra_op_num_threads: int | None = None,
         inter_op_num_threads: int | None = None,
         session_options: Mapping[str, str] | None = None,
+        cache_dir: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         """Chooses the device; a graph is opened when it is first needed, or by `load`.
 
@@ -62,18 +65,22 @@ class Model:
             inter_op_num_threads: threads across operators; these chains of operators gain nothing.
             session_options: onnxruntime session config entries, such as
                 `{"session.intra_op.allow_spinning": "0"}`.
+            cache_dir: where packed graphs are kept for later loads to map, see `cache_directory`;
+                False for nowhere.
 
         Raises:
             InvalidInputError: an argument is out of range.
             DependencyError: CUDA was asked for and onnxruntime has no CUDA provider.
         """
         self.bundle = bundle
+        directory = cache_directory(cache_dir, bundle.precision)
         self._factory = SessionFactory(
             device,
             providers=providers,
             intra_op_num_threads=intra_op_num_threads,
             inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
+            cache=PackedCache(directory) if directory else None,
         )
         self.device, self.device_id = self._factory.device, self._factory.device_id
         self._sessions: dict[str, ort.InferenceSession] = {}

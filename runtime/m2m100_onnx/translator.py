@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
@@ -101,6 +101,7 @@ class Translator:
         providers: Sequence[Provider] | None = None,
         session_options: Mapping[str, str] | None = None,
         sp_model_kwargs: Mapping[str, object] | None = None,
+        cache_dir: str | os.PathLike[str] | Literal[False] | None = None,
         lazy: bool = False,
     ) -> None:
         """Opens a bundle.
@@ -113,6 +114,9 @@ class Translator:
             providers: onnxruntime execution providers, in place of the device's usual ones.
             session_options: onnxruntime session config entries.
             sp_model_kwargs: SentencePiece options, such as subword sampling.
+            cache_dir: where packed graphs are kept for later loads to map; False for nowhere; by
+                default what `M2M100_ONNX_CACHE` says (a folder, or `off`), else, for int8 and int4
+                bundles, `m2m100-onnx` in the user's cache folder.
             lazy: open each graph at its first use, not now.
 
         Raises:
@@ -135,6 +139,7 @@ class Translator:
             intra_op_num_threads=intra_op_num_threads,
             inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
+            cache_dir=cache_dir,
         )
         self._positions = self.bundle.config.max_position_embeddings
         self.defaults = default_options(self.bundle)
