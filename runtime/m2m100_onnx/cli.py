@@ -182,13 +182,8 @@ def _translate(arguments: argparse.Namespace) -> int:
     if "early_stopping" in options:
         options["early_stopping"] = _STOPPING[arguments.early_stopping]
     # Lazy, since opening the graphs takes seconds and arguments may yet turn out to be wrong.
-    translator = Translator(
-        arguments.model,
-        device=arguments.device,
-        intra_op_num_threads=arguments.threads,
-        cache_dir=cli_cache.chosen_cache(arguments),
-        lazy=True,
-    )
+    session = {"device": arguments.device, "intra_op_num_threads": arguments.threads}
+    translator = Translator(arguments.model, cache_dir=arguments.cache_dir, lazy=True, **session)
     for code in languages.values():
         translator.tokenizer.language_id(code)
     with _input(arguments) as source, _output(arguments.output) as output:

@@ -13,33 +13,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.packed import CACHE_VARIABLE, Entry, PackedCache, cache_directory
 
-__all__ = ["add_cache_arguments", "add_cache_options", "cache", "chosen_cache"]
+__all__ = ["add_cache_arguments", "add_cache_options", "cache"]
 
 _DAY = 86400.0
 
 
 def add_cache_options(add: Callable[..., argparse.Action]) -> None:
-    """Adds --cache-dir and --no-cache to a command that opens graphs."""
+    """Adds --cache-dir and --no-cache to a command that opens graphs, as its `cache_dir`."""
     about = f"packed graphs, kept for later loads to map (default: {CACHE_VARIABLE} or XDG's)"
     add("--cache-dir", metavar="DIR", help=about)
-    add("--no-cache", action="store_true", help="neither read nor write packed graphs")
-
-
-def chosen_cache(arguments: argparse.Namespace) -> str | Literal[False] | None:
-    """The `cache_dir` that those options ask for.
-
-    Raises:
-        InvalidInputError: they contradict each other.
-    """
-    directory: str | None = arguments.cache_dir
-    if arguments.no_cache and directory is not None:
-        raise InvalidInputError("expected --cache-dir or --no-cache, found both")
-    return False if arguments.no_cache else directory
+    about = "neither read nor write packed graphs"
+    add("--no-cache", action="store_const", const=False, dest="cache_dir", help=about)
 
 
 def add_cache_arguments(add: Callable[..., argparse.Action]) -> None:
