@@ -202,9 +202,12 @@ class PackedCache:
         for directory in sorted(self.directory.glob("packed-*")):
             if not _NAME.fullmatch(directory.name) or not directory.is_dir():
                 continue
-            used = directory.stat().st_mtime
+            try:
+                used = directory.stat().st_mtime
+                size = sum(path.stat().st_size for path in directory.iterdir())
+            except FileNotFoundError:  # Another process has just removed it.
+                continue
             created, stale, facts = used, True, ("", "", "")
-            size = sum(path.stat().st_size for path in directory.iterdir())
             # What cannot be read, in the cache or in the bundle, is stale.
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 used = (directory / _RECORD).stat().st_mtime
@@ -218,8 +221,10 @@ class PackedCache:
     def leftovers(self, *, days: float = 0.0) -> Iterator[Path]:
         """Folders of writers that were killed, if no younger than `days`."""
         for path in self.directory.glob(f"{_PARTIAL}*"):
-            if path.stat().st_mtime <= time.time() - days * _DAY:
-                yield path
+            # One that another process puts in place at this moment is none.
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime <= time.time() - days * _DAY:
+                    yield path
 
     def _write(
         self,
@@ -371,7 +376,8 @@ def _remove(entry: Path) -> None:
     """Deletes an entry; first out of the way, so that nobody opens half of it."""
     aside = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=entry.parent))
     try:
-        entry.rename(aside / entry.name)
+        with contextlib.suppress(FileNotFoundError):  # Another process was faster.
+            entry.rename(aside / entry.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
