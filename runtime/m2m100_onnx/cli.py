@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from m2m100_onnx import cli_cache
 from m2m100_onnx.bundle import GRAPH_FILES, PRECISIONS, Bundle
 from m2m100_onnx.errors import (
     BundleError,
@@ -135,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--verify", action="store_true", help="compare every file's SHA-256 with the manifest's")
     add("--json", action="store_true", help="print JSON")
 
+    cli_cache.add_cache_arguments(command(cli_cache.cache, "List, verify or clear packed graphs."))
+
     add = command(_export, "Turn a checkpoint into a bundle.")
     add("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub id: facebook/m2m100_418M")
     add("bundle", metavar="BUNDLE", help="the folder to make")
@@ -164,6 +167,7 @@ def _add_translate(add: Callable[..., argparse.Action]) -> None:
     add("--truncate", action="store_true", help="cut texts that are too long, instead of failing")
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--threads", type=int, metavar="N", help="threads inside an operator (default: all cores)")
+    cli_cache.add_cache_options(add)
     about = "lines read before the first is answered (default: 256; typed on a terminal, always 1)"
     add("--read-ahead", type=int, default=256, metavar="N", help=about)
 
@@ -180,9 +184,8 @@ def _translate(arguments: argparse.Namespace) -> int:
     if "early_stopping" in options:
         options["early_stopping"] = _STOPPING[arguments.early_stopping]
     # Lazy, since opening the graphs takes seconds and arguments may yet turn out to be wrong.
-    translator = Translator(
-        arguments.model, device=arguments.device, intra_op_num_threads=arguments.threads, lazy=True
-    )
+    session = {"device": arguments.device, "intra_op_num_threads": arguments.threads}
+    translator = Translator(arguments.model, cache_dir=arguments.cache_dir, lazy=True, **session)
     for code in languages.values():
         translator.tokenizer.language_id(code)
     with _input(arguments) as source, _output(arguments.output) as output:

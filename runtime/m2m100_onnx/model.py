@@ -8,11 +8,14 @@ L decoder layers, H heads, E head size.
 from __future__ import annotations
 
 import logging
+import os
 import threading
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +30,7 @@ from m2m100_onnx.bundle import (
 )
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.fused import FusedCache
+from m2m100_onnx.packed import PackedCache, cache_directory
 from m2m100_onnx.ranking import Float32Array, Int64Array, LogitsState
 from m2m100_onnx.sessions import Provider, SessionFactory, check_signature, ort, run
 
@@ -55,6 +59,7 @@ class Model:
         inter_op_num_threads: int | None = None,
         session_options: Mapping[str, str] | None = None,
         fused: bool | None = None,
+        cache_dir: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         """Chooses the device; a graph is opened when it is first needed, or by `load`.
 
@@ -69,18 +74,22 @@ class Model:
                 `{"session.intra_op.allow_spinning": "0"}`.
             fused: whether to use the fused graphs; None is wherever the bundle has them and they
                 run, which is on a CPU.
+            cache_dir: where packed graphs are kept for later loads to map, see `cache_directory`;
+                False for nowhere.
 
         Raises:
             InvalidInputError: an argument is out of range, or `fused` cannot be had.
             DependencyError: CUDA was asked for and onnxruntime has no CUDA provider.
         """
         self.bundle = bundle
+        directory = cache_directory(cache_dir, bundle.precision)
         self._factory = SessionFactory(
             device,
             providers=providers,
             intra_op_num_threads=intra_op_num_threads,
             inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
+            cache=PackedCache(directory) if directory else None,
         )
         self.device, self.device_id = self._factory.device, self._factory.device_id
         runs_here = bundle.has_fused_graphs and self.device == "cpu" and providers is None
@@ -91,7 +100,8 @@ class Model:
             )
         self.fused = runs_here if fused is None else fused
         self._sessions: dict[str, ort.InferenceSession] = {}
-        self._lock = threading.Lock()
+        # One for each graph, as onnxruntime can open several at once.
+        self._locks = defaultdict[str, threading.Lock](threading.Lock)
         if bundle.precision == "fp16" and self.device == "cpu":
             _LOGGER.warning(
                 "%s is an fp16 bundle: on a CPU onnxruntime widens it to float32 when it opens, "
@@ -108,8 +118,10 @@ class Model:
         Raises:
             BundleError: a graph is damaged or takes other inputs than it must.
         """
-        for file in FUSED_FILES if self.fused else GRAPH_FILES:
-            self.session(file)
+        files = FUSED_FILES if self.fused else GRAPH_FILES
+        with ThreadPoolExecutor(len(files)) as pool:
+            for opening in [pool.submit(self.session, file) for file in files]:
+                opening.result()
 
     def session(self, file: str) -> ort.InferenceSession:
         """The session of one graph, opened at the first call.
@@ -117,7 +129,7 @@ class Model:
         Raises:
             BundleError: the graph is damaged or takes other inputs than it must.
         """
-        with self._lock:
+        with self._locks[file]:
             if file not in self._sessions:
                 path = self.bundle.directory / file
                 defaults = _UNPACKED if file == DECODER_FILE else {}
@@ -191,7 +203,7 @@ class Model:
     def _gather_session(self) -> ort.InferenceSession:
         # numpy cannot reach into device memory, so the cache is gathered by a graph of one node.
         name = f"gather_{self.real.name}.onnx"
-        with self._lock:
+        with self._locks[name]:
             if name not in self._sessions:
                 source = resources.files("m2m100_onnx") / "data" / name
                 self._sessions[name] = self._factory.open(Path(name), source.read_bytes(), {})

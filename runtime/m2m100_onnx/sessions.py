@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from m2m100_onnx.bundle import Signature
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
+from m2m100_onnx.packed import PackedCache
 
 try:
     import onnxruntime as ort
@@ -33,6 +34,11 @@ _ORT_TYPE = {
 }
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+# They steer threads; graphs and packed weights are the same whatever they are.
+_THREAD_OPTIONS = ("session.intra_op", "session.inter_op", "session.dynamic_block_base")
+_UNPACKED = "session.disable_prepacking"
+_SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
+_SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 
 
 class SessionFactory:
@@ -51,8 +57,9 @@ class SessionFactory:
         intra_op_num_threads: int | None,
         inter_op_num_threads: int | None,
         session_options: Mapping[str, str] | None,
+        cache: PackedCache | None,
     ) -> None:
-        """Checks the arguments, which are those of `Model`.
+        """Checks the arguments, which are those of `Model`; `cache` is where packed graphs are.
 
         Raises:
             InvalidInputError: an argument is out of range.
@@ -69,6 +76,9 @@ class SessionFactory:
                 raise InvalidInputError(
                     f"{name}: expected a whole number of at least 1, found {value!r}"
                 )
+        # Only on a CPU are weights packed by the one who reads them.
+        names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
+        self._cache = cache if names == {_CPU} else None
         self._options = dict(session_options or {})
         try:
             for key, entry in self._options.items():
@@ -92,14 +102,13 @@ class SessionFactory:
             BundleError: onnxruntime cannot open it.
             DependencyError: CUDA was asked for and could not be started.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        for attribute, value in self._threads.items():
-            if value is not None:
-                setattr(options, attribute, value)
+        entries = {**defaults, **self._options}
+        if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
+            session = self._open_packed(self._cache, Path(model), entries)
+            if session is not None:
+                return session
+        options = self._session_options(entries)
         try:
-            for key, entry in {**defaults, **self._options}.items():
-                options.add_session_config_entry(key, entry)
             session = ort.InferenceSession(model, options, providers=self._providers)
         # onnxruntime's errors share no base class but Exception.
         except Exception as error:
@@ -113,6 +122,50 @@ class SessionFactory:
                 f"that onnxruntime-gpu {ort.__version__} needs are installed"
             )
         return session
+
+    def _session_options(self, entries: Mapping[str, str]) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # Planning which outputs may share a buffer is most of the work of opening a graph of this
+        # size on a CPU, and saves neither memory nor time: what was used goes back to the arena.
+        options.enable_mem_reuse = self.device != "cpu"
+        for attribute, value in self._threads.items():
+            if value is not None:
+                setattr(options, attribute, value)
+        for key, entry in entries.items():
+            options.add_session_config_entry(key, entry)
+        return options
+
+    def _open_packed(
+        self, cache: PackedCache, source: Path, entries: Mapping[str, str]
+    ) -> ort.InferenceSession | None:
+        """A session whose packed weights are pages of the cache, or None if that cannot be had."""
+
+        def write(graph: Path, weights: str) -> None:
+            options = self._session_options({**entries, _SAVE_PACKED: "1", _SAVED_WEIGHTS: weights})
+            options.optimized_model_filepath = str(graph)
+            # Not used further: its weights are in private memory, which is given back here.
+            ort.InferenceSession(str(source), options, providers=self._providers)
+
+        steering = {k: v for k, v in entries.items() if not k.startswith(_THREAD_OPTIONS)}
+        facts = {
+            "onnxruntime": ort.__version__,
+            "build": ort.get_build_info(),
+            "providers": [p if isinstance(p, str) else [p[0], dict(p[1])] for p in self._providers],
+            "options": steering,
+        }
+        graph = cache.graph(source, facts, write)
+        if graph is None:
+            return None
+        options = self._session_options(entries)
+        # It was optimized before it was written.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return ort.InferenceSession(str(graph), options, providers=self._providers)
+        # onnxruntime's errors share no base class but Exception.
+        except Exception as error:
+            cache.reject(graph, error)
+            return None
 
 
 def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:

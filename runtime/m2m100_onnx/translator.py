@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
@@ -102,6 +102,7 @@ class Translator:
         session_options: Mapping[str, str] | None = None,
         fused: bool | None = None,
         sp_model_kwargs: Mapping[str, object] | None = None,
+        cache_dir: str | os.PathLike[str] | Literal[False] | None = None,
         lazy: bool = False,
     ) -> None:
         """Opens a bundle.
@@ -115,6 +116,9 @@ class Translator:
             session_options: onnxruntime session config entries.
             fused: whether to use the bundle's fused graphs; None is wherever they run, on a CPU.
             sp_model_kwargs: SentencePiece options, such as subword sampling.
+            cache_dir: where packed graphs are kept for later loads to map; False for nowhere; by
+                default what `M2M100_ONNX_CACHE` says (a folder, or `off`), else, for int8 and int4
+                bundles, `m2m100-onnx` in the user's cache folder.
             lazy: open each graph at its first use, not now.
 
         Raises:
@@ -138,6 +142,7 @@ class Translator:
             inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
             fused=fused,
+            cache_dir=cache_dir,
         )
         self._positions = self.bundle.config.max_position_embeddings
         self.defaults = default_options(self.bundle)
