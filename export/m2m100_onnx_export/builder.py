@@ -5,25 +5,36 @@ A precision changes how a matrix product is written, and nothing else of a graph
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from m2m100_onnx.bundle import Precision, Signature, TensorSpec
-from m2m100_onnx_export.quantize import INT8_MAX
+from m2m100_onnx_export.quantize import INT4_BLOCK, INT8_MAX
 from m2m100_onnx_export.weights import WeightsFile
 
-__all__ = ["OPSET", "GraphBuilder", "build_gather"]
+__all__ = ["GraphBuilder", "build_gather", "opset_of"]
 
-OPSET = 18
-# The oldest intermediate representation that has opset 18; older runtimes refuse a newer one.
-_IR_VERSION = 8
+_OPSET = 18
+# The first whose DequantizeLinear takes four bits, and a scale for each block.
+_OPSET_INT4 = 21
+# The oldest intermediate representation of each opset; older runtimes refuse a newer one.
+_IR_VERSION = {_OPSET: 8, _OPSET_INT4: 10}
 _ELEMENT = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
+    "int4": TensorProto.INT4,
     "int8": TensorProto.INT8,
     "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
 }
+
+
+def opset_of(precision: Precision) -> int:
+    """The oldest ai.onnx operator set that can write a precision's matrix products."""
+    return _OPSET_INT4 if precision.startswith("int4") else _OPSET
 
 
 class GraphBuilder:
@@ -77,9 +88,14 @@ class GraphBuilder:
 
     def parameter(self, name: str) -> str:
         """A parameter in the weights file."""
+        stored = self._weights.tensors[name]
+        return self._external(name, name, stored.dtype, stored.shape)
+
+    def _external(self, name: str, source: str, dtype: str, shape: tuple[int, ...]) -> str:
+        """The bytes of parameter `source`, read as a tensor of a type and shape."""
         if name not in self._initializers:
-            stored = self._weights.tensors[name]
-            tensor = TensorProto(name=name, data_type=_ELEMENT[stored.dtype], dims=stored.shape)
+            stored = self._weights.tensors[source]
+            tensor = TensorProto(name=name, data_type=_ELEMENT[dtype], dims=shape)
             tensor.data_location = TensorProto.EXTERNAL
             place = {"location": self._location, "offset": stored.offset, "length": stored.length}
             for key, value in place.items():
@@ -87,23 +103,85 @@ class GraphBuilder:
             self._initializers[name] = tensor
         return name
 
-    def has_parameter(self, name: str) -> bool:
-        """Whether the weights file holds a parameter."""
-        return name in self._weights.tensors
-
     def linear(self, x: str, name: str) -> str:
         """`x @ weight + bias`."""
-        if self.quantized(name):
-            product = self.integer_product(x, name)
-        else:
-            product = self.op("MatMul", x, self.parameter(f"{name}.weight"))
-        return self.op("Add", product, self.parameter(f"{name}.bias"))
+        return self.op("Add", self._product(x, name), self.parameter(f"{name}.bias"))
 
-    def quantized(self, name: str) -> bool:
-        """Whether a matrix is stored as integers, with a scale for each column."""
-        return f"{name}.scale" in self._weights.tensors
+    def embedding_rows(self, ids: str) -> str:
+        """The token embeddings of `(rows, length)` ids, `(rows, length, D)`, not yet scaled.
 
-    def integer_product(self, x: str, name: str, output: str | None = None) -> str:
+        Quantized, they are stored `(D, V)` as the LM head multiplies by them: a token is a column.
+        """
+        stored = self._weights.tensors["shared.weight"]
+        if stored.dtype == "int4":
+            return self._int4_columns(ids)
+        if stored.dtype != "int8":
+            return self.op("Gather", self.parameter("shared.weight"), ids)
+        columns = self.op("Gather", self.parameter("shared.weight"), ids, axis=1)
+        rows = self.op("Cast", self.op("Transpose", columns, perm=[1, 2, 0]), to=TensorProto.FLOAT)
+        scale = self.op("Gather", self.parameter("shared.scale"), ids)
+        return self.op("Mul", rows, self.op("Unsqueeze", scale, self.ints(-1)))
+
+    def _int4_columns(self, ids: str) -> str:
+        """Columns of the embedding out of its packed bytes, for `Gather` takes no four bits.
+
+        The number of row d and token t is number `n = d * V + t` of the matrix, and its scale
+        number `d // block * V + t` of the scales, whether or not V and D are even or whole blocks.
+        """
+        weight, scale = (self._weights.tensors[f"shared.{part}"] for part in ("weight", "scale"))
+        width, size = weight.shape
+        first = np.arange(width, dtype=np.int64)
+        column = self.op("Unsqueeze", ids, self.ints(-1))
+        number = self.op("Add", column, self._constant("embedding_starts", first * size))
+        two, sixteen = self.integer(2), self.integer(16)
+        data = self._external("shared.bytes", "shared.weight", "uint8", (weight.length,))
+        pair = self.op("Gather", data, self.op("Div", number, two))
+        pair = self.op("Cast", pair, to=TensorProto.INT64)
+        # The even one is the lower half of the byte; eight and above stand for n - 16.
+        odd = self.op("Cast", self.op("Mod", number, two), to=TensorProto.BOOL)
+        half = self.op("Where", odd, self.op("Div", pair, sixteen), pair)
+        eight = self.integer(8)
+        signed = self.op("Sub", self.op("Mod", self.op("Add", half, eight), sixteen), eight)
+        block = self._constant("embedding_scale_starts", first // INT4_BLOCK * size)
+        flat = self._external(
+            "shared.scales", "shared.scale", scale.dtype, (math.prod(scale.shape),)
+        )
+        steps = self.op("Gather", flat, self.op("Add", column, block))
+        floats = [self.op("Cast", x, to=TensorProto.FLOAT) for x in (signed, steps)]
+        return self.op("Mul", *floats)
+
+    def logits_product(self, x: str, output: str) -> str:
+        """`x @ embedding^T`, or the LM head's own matrix where the checkpoint has one.
+
+        Args:
+            x: `(rows, length, D)`.
+            output: the name of the result, `(rows, length, V)`.
+        """
+        name = "lm_head" if "lm_head.weight" in self._weights.tensors else "shared"
+        stored = self._weights.tensors[f"{name}.weight"]
+        if stored.dtype in ("int4", "int8"):
+            return self._product(x, name, output)
+        # As it lies, `(V, D)`: `Gemm` reads it transposed without a copy.
+        size, width = stored.shape
+        flat = self.op("Reshape", x, self.ints(-1, width))
+        scores = self.op("Gemm", flat, self.parameter(f"{name}.weight"), transB=1)
+        shape = self.op("Concat", self.op("Shape", x, start=0, end=2), self.ints(size), axis=0)
+        return self.op("Reshape", scores, shape, name=output)
+
+    def _product(self, x: str, name: str, output: str | None = None) -> str:
+        """`x @ weight` for a weight stored `(in, out)`."""
+        weight = self.parameter(f"{name}.weight")
+        kind = self._weights.tensors[f"{name}.weight"].dtype
+        if kind == "int8":
+            return self._integer_product(x, name, output)
+        if kind == "int4":
+            # onnxruntime makes the pair one MatMulNBits, which rounds the rows of `x` to eight bits
+            # block by block, and so apart from each other; constant scales are cast at load.
+            scale = self.op("Cast", self.parameter(f"{name}.scale"), to=TensorProto.FLOAT)
+            weight = self.op("DequantizeLinear", weight, scale, axis=0, block_size=INT4_BLOCK)
+        return self.op("MatMul", x, weight, name=output)
+
+    def _integer_product(self, x: str, name: str, output: str | None) -> str:
         """`x @ weight` in integers, each row of `x` rounded to eight bits with a scale of its own.
 
         A scale for the whole tensor, as `DynamicQuantizeLinear` has, would make a sentence's
@@ -133,14 +211,14 @@ class GraphBuilder:
             [_value_info(spec) for spec in signature.outputs],
             list(self._initializers.values()),
         )
-        return _finish(proto)
+        return _finish(proto, opset_of(self.precision))
 
 
-def _finish(proto: onnx.GraphProto) -> onnx.ModelProto:
+def _finish(proto: onnx.GraphProto, opset: int) -> onnx.ModelProto:
     return helper.make_model(
         proto,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=_IR_VERSION[opset],
         producer_name="m2m100-onnx",
     )
 
@@ -165,4 +243,4 @@ def build_gather(precision: Precision) -> onnx.ModelProto:
         ],
         [helper.make_tensor_value_info("gathered", real, ["selected", *shape[1:]])],
     )
-    return _finish(proto)
+    return _finish(proto, _OPSET)

@@ -31,7 +31,7 @@ from m2m100_onnx.bundle import (
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError, UnknownLanguageError
 from m2m100_onnx.tokenizer import Tokenizer
-from m2m100_onnx_export.builder import OPSET
+from m2m100_onnx_export.builder import opset_of
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs import build_graph
 from m2m100_onnx_export.verify import Report, verify
@@ -171,7 +171,7 @@ def _write(
             files[path.name] = FileRecord(path.stat().st_size, sha256_of(path))
     manifest = Manifest(
         precision=precision,
-        opset=OPSET,
+        opset=opset_of(precision),
         source=source.source if source.revision else source.directory.resolve().name,
         revision=source.revision,
         languages=trained,

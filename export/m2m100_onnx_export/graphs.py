@@ -104,7 +104,7 @@ class _Layers:
             g.enter(f"decoder/layers/{index}")
             x = self.decoder_layer(x, index, causal, padding, with_past=with_past)
         g.enter("decoder")
-        self.lm_head(g.layer_norm(x, "decoder.layer_norm"))
+        g.logits_product(g.layer_norm(x, "decoder.layer_norm"), "logits")
 
     def decoder_layer(
         self, x: str, index: int, causal: str, padding: str, *, with_past: bool
@@ -140,7 +140,7 @@ class _Layers:
         pad_token_id + 1; padding stays at pad_token_id.
         """
         g, config = self.g, self.config
-        tokens = self.token_embeddings(ids)
+        tokens = g.embedding_rows(ids)
         if config.scale_embedding:
             tokens = g.op("Mul", tokens, g.number(config.d_model**0.5))
         pad = g.integer(config.pad_token_id)
@@ -150,16 +150,6 @@ class _Layers:
             count = g.op("Add", count, past_length)
         positions = g.op("Add", g.op("Mul", count, real), pad)
         return g.op("Add", tokens, g.op("Gather", g.parameter("positions.weight"), positions))
-
-    def token_embeddings(self, ids: str) -> str:
-        g = self.g
-        if not g.quantized("shared"):
-            return g.op("Gather", g.parameter("shared.weight"), ids)
-        # Stored (D, V) as the LM head multiplies by it, so a token is a column.
-        columns = g.op("Gather", g.parameter("shared.weight"), ids, axis=1)
-        rows = g.op("Cast", g.op("Transpose", columns, perm=[1, 2, 0]), to=TensorProto.FLOAT)
-        scale = g.op("Gather", g.parameter("shared.scale"), ids)
-        return g.op("Mul", rows, g.op("Unsqueeze", scale, g.ints(-1)))
 
     def padding_mask(self, mask: str) -> str:
         """What to add to attention scores, `(B, 1, 1, S)`: 0, or the type's minimum at padding."""
@@ -239,16 +229,3 @@ class _Layers:
         y = g.linear(g.layer_norm(x, f"{layer}.final_layer_norm"), f"{layer}.fc1")
         y = g.op(_ACTIVATIONS[self.config.activation_function], y)
         return g.op("Add", x, g.linear(y, f"{layer}.fc2"))
-
-    def lm_head(self, x: str) -> None:
-        """`logits`, from the embedding as it lies: `Gemm` reads it transposed without a copy."""
-        g, config = self.g, self.config
-        name = "lm_head" if g.has_parameter("lm_head.weight") else "shared"
-        if g.quantized(name):
-            g.integer_product(x, name, "logits")
-            return
-        flat = g.op("Reshape", x, g.ints(-1, config.d_model))
-        scores = g.op("Gemm", flat, g.parameter(f"{name}.weight"), transB=1)
-        lengths = g.op("Shape", x, start=0, end=2)
-        shape = g.op("Concat", lengths, g.ints(config.vocab_size), axis=0)
-        g.op("Reshape", scores, shape, name="logits")

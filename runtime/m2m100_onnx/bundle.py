@@ -58,10 +58,8 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-# The type of activations: int8 is how weights are stored and multiplied.
-_FLOAT_TYPE: dict[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "float32"}
+Precision = Literal["fp32", "fp16", "int8", "int4", "int4-int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4", "int4-int8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -171,7 +169,8 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
     One deliberate difference: Optimum fixes the target axis of the third graph's `logits` to the
     name '1'; here it is the length of `input_ids`, since several tokens may be fed at once.
     """
-    real = _FLOAT_TYPE[precision]
+    # Of activations; fewer bits are only how weights are stored and multiplied.
+    real = "float16" if precision == "fp16" else "float32"
     source = ("batch_size", "encoder_sequence_length")
     target = ("batch_size", "decoder_sequence_length")
     hidden = TensorSpec("encoder_hidden_states", real, (*source, config.d_model))
@@ -225,8 +224,8 @@ class Manifest:
 
     Attributes:
         format_version: version of this contract; a runtime opens versions up to its own.
-        precision: of the weights: `fp32`, `fp16` or `int8`; activations are float16 in fp16
-            bundles and float32 in all others.
+        precision: of the weights, one of `PRECISIONS`; activations are float16 in fp16 bundles and
+            float32 in all others. `int4-int8`: four bits in the layers, eight in the embedding.
         opset: the ai.onnx operator set of the graphs.
         source: the checkpoint as it was named to the exporter.
         revision: the hub commit of the checkpoint, or None for a local folder.

@@ -24,7 +24,14 @@ from m2m100_onnx.bundle import (
     GRAPH_FILES,
     Bundle,
 )
-from m2m100_onnx.sessions import Provider, SessionFactory, check_signature, ort, run
+from m2m100_onnx.sessions import (
+    Provider,
+    SessionFactory,
+    check_precision,
+    check_signature,
+    ort,
+    run,
+)
 
 __all__ = ["DecoderCache", "Model"]
 
@@ -34,7 +41,8 @@ Float32Array = npt.NDArray[np.float32]
 _LOGGER = logging.getLogger("m2m100_onnx")
 
 # The second graph runs once a batch and has the third one's weights. Unpacked, they stay pages of
-# the weights file instead of a second private copy (1.2 GB for the 418M shape in fp32).
+# the weights file instead of a second private copy (1.2 GB for the 418M shape in fp32). Not so in
+# four bits, where onnxruntime would widen every matrix to fp32 at every run (4.5 s for that shape).
 _UNPACKED = {"session.disable_prepacking": "1"}
 
 
@@ -65,7 +73,8 @@ class Model:
 
         Raises:
             InvalidInputError: an argument is out of range.
-            DependencyError: CUDA was asked for and onnxruntime has no CUDA provider.
+            DependencyError: CUDA was asked for and onnxruntime has no CUDA provider, or the bundle
+                is four-bit and onnxruntime too old for it.
         """
         self.bundle = bundle
         self._factory = SessionFactory(
@@ -76,6 +85,7 @@ class Model:
             session_options=session_options,
         )
         self.device, self.device_id = self._factory.device, self._factory.device_id
+        check_precision(bundle.precision, self.device)
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
         if bundle.precision == "fp16" and self.device == "cpu":
@@ -106,7 +116,8 @@ class Model:
         with self._lock:
             if file not in self._sessions:
                 path = self.bundle.directory / file
-                defaults = _UNPACKED if file == DECODER_FILE else {}
+                four_bits = self.bundle.precision.startswith("int4")
+                defaults = _UNPACKED if file == DECODER_FILE and not four_bits else {}
                 session = self._factory.open(path, str(path), defaults)
                 check_signature(path, session, self.bundle.signature(file))
                 self._sessions[file] = session
