@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import sacrebleu
-from run import all_versions, convert_for_ctranslate2, export_once, save
 
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle import PRECISIONS
+from run import all_versions, convert_for_ctranslate2, export_once, save
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 PIVOTS = ("de", "fr", "es", "ru", "zh")
@@ -114,8 +114,9 @@ def main() -> None:
     if precisions[0] != "fp32":
         parser.error("--precisions: expected fp32 first, which the others are compared with")
     texts = {
-        code: (DEMO / "heldout" / f"test.{code}").read_text("utf-8").splitlines()[: arguments.lines]
+        code: text.rstrip("\n").split("\n")[: arguments.lines]
         for code in ("en", *PIVOTS)
+        for text in [(DEMO / "heldout" / f"test.{code}").read_text("utf-8")]
     }
     model = DEMO / "model"
     base: dict[str, list[str]] = {}

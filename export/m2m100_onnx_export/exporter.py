@@ -77,7 +77,8 @@ def export(
     Args:
         checkpoint: a local folder, or a hub id such as `facebook/m2m100_418M`.
         bundle: the folder to make.
-        precision: element type of weights and activations.
+        precision: how weights are stored and multiplied, one of `PRECISIONS`; `int4-int8` keeps the
+            embedding, which is the LM head too, in eight bits.
         revision: branch, tag or commit on the hub.
         languages: codes the checkpoint was trained on; the runtime then offers these alone.
         overwrite: replace an existing folder.

@@ -39,7 +39,7 @@ def build_graph(
         file: which one, by its file name in the bundle.
         config: the checkpoint's facts.
         weights: where each parameter lies.
-        precision: element type of activations and weights.
+        precision: how matrix products are written, and the activations' element type.
         location: the weights file's name, relative to the graph's folder.
 
     Raises:

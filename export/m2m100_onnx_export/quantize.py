@@ -85,7 +85,8 @@ def _best_scales(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The scales of least squared error, `(blocks, out)`, of `(blocks, block, out)` numbers."""
     high, low = x.max(1), x.min(1)
     end = np.where(high > -low, high, low)
-    scale, gain = np.zeros_like(end), np.zeros_like(end)
+    gain = np.zeros_like(end)
+    scale: npt.NDArray[np.float32] = np.zeros_like(end)
     for steps in _INT4_STEPS:
         rounded = _round_int4(x, end / np.float32(steps))
         square = np.maximum(np.einsum("ijk,ijk->ik", rounded, rounded), 1)
@@ -101,7 +102,7 @@ def _round_int4(
     x: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
-    rounded: npt.NDArray[np.float32] = x * inverse[:, None]
+    rounded = x * inverse[:, None]
     np.rint(rounded, out=rounded)
     np.clip(rounded, -8, 7, out=rounded)
     return rounded
