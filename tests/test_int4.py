@@ -11,8 +11,10 @@ import onnxruntime as ort
 import pytest
 import sacrebleu
 import torch
+from safetensors.torch import load_file, save_file
 
 import golden
+from checkpoints import SAFETENSORS, copied
 from conftest import LANGUAGES
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle import (
@@ -25,7 +27,7 @@ from m2m100_onnx.bundle import (
     Signature,
     TensorSpec,
 )
-from m2m100_onnx.errors import DependencyError, InvalidInputError
+from m2m100_onnx.errors import BundleError, DependencyError, InvalidInputError
 from m2m100_onnx.model import Model
 from m2m100_onnx_export import export
 from m2m100_onnx_export.builder import GraphBuilder
@@ -189,6 +191,16 @@ def test_weights_are_half_a_byte_each_and_stored_once(bundles: dict[str, Path]) 
     int4, mixed = (numbers[precision].values() for precision in FOUR_BITS)
     assert min(mixed) > 0 == min(int4)
     assert sum(int4) == sum(mixed)
+
+
+def test_a_number_too_large_for_a_scale_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = copied(tiny_checkpoint, tmp_path / "checkpoint")
+    state = load_file(checkpoint / SAFETENSORS)
+    state["model.decoder.layers.1.fc1.weight"][3, 2] = 1e6
+    save_file(state, checkpoint / SAFETENSORS, {"format": "pt"})
+    with pytest.raises(BundleError, match=r"decoder\.layers\.1\.fc1.*not finite in int4"):
+        export(checkpoint, tmp_path / "bundle", precision="int4", verify_outputs=False)
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("precision", FOUR_BITS)

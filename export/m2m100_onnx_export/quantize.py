@@ -61,7 +61,7 @@ def quantize_blocks(
 
     Returns:
         The `(in, out)` integers from -8 to 7, and the `(ceil(in / block), out)` scales, which may
-        be negative. A block of zeros has scale 0.
+        be negative, and infinite where numbers are beyond 500,000. A block of zeros has scale 0.
     """
     size, count = matrix.shape
     blocks = -(-size // block)
@@ -75,7 +75,8 @@ def quantize_blocks(
         padded = np.zeros((blocks * block, part.shape[1]), np.float32)
         padded[:size] = part.float().numpy()
         x = padded.reshape(blocks, block, -1)
-        scale = _best_scales(x).astype(np.float16)
+        with np.errstate(over="ignore"):
+            scale = _best_scales(x).astype(np.float16)
         rounded = _round_int4(x, scale.astype(np.float32)).reshape(blocks * block, -1)
         values[:, columns], scales[:, columns] = rounded[:size], scale
     return values, scales

@@ -135,16 +135,16 @@ def _encode(
 ) -> Iterator[_Encoded]:
     """The tensors a parameter is stored as: their names, shapes, types and contents."""
     kind = torch.float16 if precision == "fp16" else torch.float32
+    not_finite = BundleError(
+        f"{checkpoint.directory}: parameter {parameter.name!r} has values that are not finite in "
+        f"{precision}; export with --precision fp32, or check the checkpoint"
+    )
 
     def checked() -> Iterator[torch.Tensor]:
         for chunk in parameter.chunks():
             cast = chunk.to(kind)
             if not torch.isfinite(cast).all():
-                raise BundleError(
-                    f"{checkpoint.directory}: parameter {parameter.name!r} has values that are "
-                    f"not finite in {precision}; export with --precision fp32, or check the "
-                    "checkpoint"
-                )
+                raise not_finite
             yield cast
 
     if precision not in _QUANTIZED or not parameter.matrix:
@@ -162,6 +162,8 @@ def _encode(
         parts.append(scale)
         done += block.shape[1]
     scales = np.ascontiguousarray(np.concatenate(parts, axis=-1))
+    if not np.isfinite(scales).all():
+        raise not_finite
     pieces = _packed(values) if dtype == "int4" else iter([values])
     yield parameter.name, shape, dtype, pieces
     scale_name = f"{parameter.name.removesuffix('.weight')}.scale"
