@@ -59,7 +59,7 @@ def precision(request: pytest.FixtureRequest) -> Precision:
 
 @pytest.fixture
 def demo(precision: Precision, demo_bundle: Path, demo_bundle_fp16: Path) -> Path:
-    """The demo bundle of the test's precision; eight bits have tests of their own."""
+    """The demo bundle of the test's precision; fewer bits have tests of their own."""
     return demo_bundle if precision == "fp32" else demo_bundle_fp16
 
 

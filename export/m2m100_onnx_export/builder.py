@@ -5,6 +5,7 @@ A precision changes how a matrix product is written, and nothing else of a graph
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,24 +13,34 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from m2m100_onnx.bundle import Precision, Signature, TensorSpec
-from m2m100_onnx_export.quantize import INT8_MAX
+from m2m100_onnx_export.quantize import INT4_BLOCK, INT8_MAX
 from m2m100_onnx_export.weights import WeightsFile
 
-__all__ = ["FUSED_DOMAIN", "OPSET", "GraphBuilder", "build_gather"]
+__all__ = ["FUSED_DOMAIN", "GraphBuilder", "build_gather", "opset_of"]
 
-OPSET = 18
 FUSED_DOMAIN = "com.microsoft"
 """Where onnxruntime's own operators live; only fused graphs use them."""
-# The oldest intermediate representation that has opset 18; older runtimes refuse a newer one.
-_IR_VERSION = 8
+
+_OPSET = 18
+# The first whose DequantizeLinear takes four bits, and a scale for each block.
+_OPSET_INT4 = 21
+# The oldest intermediate representation of each opset; older runtimes refuse a newer one.
+_IR_VERSION = {_OPSET: 8, _OPSET_INT4: 10}
 _ELEMENT = {
     "bool": TensorProto.BOOL,
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
+    "int4": TensorProto.INT4,
     "int8": TensorProto.INT8,
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
 }
+
+
+def opset_of(precision: Precision) -> int:
+    """The oldest ai.onnx operator set that can write a precision's matrix products."""
+    return _OPSET_INT4 if precision.startswith("int4") else _OPSET
 
 
 class GraphBuilder:
@@ -86,9 +97,14 @@ class GraphBuilder:
 
     def parameter(self, name: str) -> str:
         """A parameter in the weights file."""
+        stored = self._weights.tensors[name]
+        return self._external(name, name, stored.dtype, stored.shape)
+
+    def _external(self, name: str, source: str, dtype: str, shape: tuple[int, ...]) -> str:
+        """The bytes of parameter `source`, read as a tensor of a type and shape."""
         if name not in self._initializers:
-            stored = self._weights.tensors[name]
-            tensor = TensorProto(name=name, data_type=_ELEMENT[stored.dtype], dims=stored.shape)
+            stored = self._weights.tensors[source]
+            tensor = TensorProto(name=name, data_type=_ELEMENT[dtype], dims=shape)
             tensor.data_location = TensorProto.EXTERNAL
             place = {"location": self._location, "offset": stored.offset, "length": stored.length}
             for key, value in place.items():
@@ -96,25 +112,79 @@ class GraphBuilder:
             self._initializers[name] = tensor
         return name
 
-    def has_parameter(self, name: str) -> bool:
-        """Whether the weights file holds a parameter."""
-        return name in self._weights.tensors
-
     def linear(self, x: str, name: str) -> str:
         """`x @ weight + bias`."""
         return self.op("Add", self.product(x, name), self.parameter(f"{name}.bias"))
 
+    def embedding_rows(self, ids: str) -> str:
+        """The token embeddings of `(rows, length)` ids, `(rows, length, D)`, not yet scaled.
+
+        Quantized, they are stored `(D, V)` as the LM head multiplies by them: a token is a column.
+        """
+        stored = self._weights.tensors["shared.weight"]
+        if stored.dtype == "int4":
+            return self._int4_columns(ids)
+        if stored.dtype != "int8":
+            return self.op("Gather", self.parameter("shared.weight"), ids)
+        columns = self.op("Gather", self.parameter("shared.weight"), ids, axis=1)
+        rows = self.op("Cast", self.op("Transpose", columns, perm=[1, 2, 0]), to=TensorProto.FLOAT)
+        scale = self.op("Gather", self.parameter("shared.scale"), ids)
+        return self.op("Mul", rows, self.op("Unsqueeze", scale, self.ints(-1)))
+
+    def _int4_columns(self, ids: str) -> str:
+        """Columns of the embedding out of its packed bytes, for `Gather` takes no four bits.
+
+        The number of row d and token t is number `n = d * V + t` of the matrix, and its scale
+        number `d // block * V + t` of the scales, whether or not V and D are even or whole blocks.
+        """
+        weight, scale = (self._weights.tensors[f"shared.{part}"] for part in ("weight", "scale"))
+        width, size = weight.shape
+        first = np.arange(width, dtype=np.int64)
+        column = self.op("Unsqueeze", ids, self.ints(-1))
+        number = self.op("Add", column, self._constant("embedding_starts", first * size))
+        two, sixteen = self.integer(2), self.integer(16)
+        data = self._external("shared.bytes", "shared.weight", "uint8", (weight.length,))
+        pair = self.op("Gather", data, self.op("Div", number, two))
+        pair = self.op("Cast", pair, to=TensorProto.INT64)
+        # The even one is the lower half of the byte; eight and above stand for n - 16.
+        odd = self.op("Cast", self.op("Mod", number, two), to=TensorProto.BOOL)
+        half = self.op("Where", odd, self.op("Div", pair, sixteen), pair)
+        eight = self.integer(8)
+        signed = self.op("Sub", self.op("Mod", self.op("Add", half, eight), sixteen), eight)
+        block = self._constant("embedding_scale_starts", first // INT4_BLOCK * size)
+        flat = self._external(
+            "shared.scales", "shared.scale", scale.dtype, (math.prod(scale.shape),)
+        )
+        steps = self.op("Gather", flat, self.op("Add", column, block))
+        floats = [self.op("Cast", x, to=TensorProto.FLOAT) for x in (signed, steps)]
+        return self.op("Mul", *floats)
+
+    def embedding_product(self, x: str) -> str:
+        """`x @ embedding^T`, `(N, V)`, or by the LM head's own matrix where there is one.
+
+        Args:
+            x: `(N, D)`.
+        """
+        name = "lm_head" if "lm_head.weight" in self._weights.tensors else "shared"
+        if self._weights.tensors[f"{name}.weight"].dtype in ("int4", "int8"):
+            return self.product(x, name)
+        # As it lies, `(V, D)`: `Gemm` reads it transposed without a copy.
+        return self.op("Gemm", x, self.parameter(f"{name}.weight"), transB=1)
+
     def product(self, x: str, name: str) -> str:
-        """`x @ weight`."""
-        if self.quantized(name):
-            return self.integer_product(x, name)
-        return self.op("MatMul", x, self.parameter(f"{name}.weight"))
+        """`x @ weight`, for a weight stored `(in, out)`."""
+        weight = self.parameter(f"{name}.weight")
+        kind = self._weights.tensors[f"{name}.weight"].dtype
+        if kind == "int8":
+            return self._integer_product(x, name)
+        if kind == "int4":
+            # onnxruntime makes the pair one MatMulNBits, which rounds the rows of `x` to eight bits
+            # block by block, and so apart from each other; constant scales are cast at load.
+            scale = self.op("Cast", self.parameter(f"{name}.scale"), to=TensorProto.FLOAT)
+            weight = self.op("DequantizeLinear", weight, scale, axis=0, block_size=INT4_BLOCK)
+        return self.op("MatMul", x, weight)
 
-    def quantized(self, name: str) -> bool:
-        """Whether a matrix is stored as integers, with a scale for each column."""
-        return f"{name}.scale" in self._weights.tensors
-
-    def integer_product(self, x: str, name: str) -> str:
+    def _integer_product(self, x: str, name: str) -> str:
         """`x @ weight` in integers, each row of `x` rounded to eight bits with a scale of its own.
 
         A scale for the whole tensor, as `DynamicQuantizeLinear` has, would make a sentence's
@@ -134,22 +204,6 @@ class GraphBuilder:
         sums = self.op("MatMulInteger", rounded, weight, middle)
         scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), scale)
         return self.op("Mul", scaled, self.op("Mul", largest, step))
-
-    def embedding_rows(self, name: str, ids: str) -> str:
-        """Rows of an embedding, `(*ids, D)`."""
-        if not self.quantized(name):
-            return self.op("Gather", self.parameter(f"{name}.weight"), ids)
-        # Stored (D, V) as the LM head multiplies by it, so a token is a column.
-        columns = self.op("Gather", self.parameter(f"{name}.weight"), ids, axis=1)
-        rows = self.op("Cast", self.op("Transpose", columns, perm=[1, 2, 0]), to=TensorProto.FLOAT)
-        scale = self.op("Gather", self.parameter(f"{name}.scale"), ids)
-        return self.op("Mul", rows, self.op("Unsqueeze", scale, self.ints(-1)))
-
-    def embedding_product(self, x: str, name: str) -> str:
-        """`x @ embedding^T`, `(N, V)`: `Gemm` reads the embedding transposed without a copy."""
-        if self.quantized(name):
-            return self.integer_product(x, name)
-        return self.op("Gemm", x, self.parameter(f"{name}.weight"), transB=1)
 
     def layer_norm(self, x: str, name: str) -> str:
         """Layer normalisation over the last axis, with PyTorch's epsilon."""
@@ -175,16 +229,16 @@ class GraphBuilder:
             [_value_info(spec) for spec in signature.outputs],
             list(self._initializers.values()),
         )
-        return _finish(proto)
+        return _finish(proto, opset_of(self.precision))
 
 
-def _finish(proto: onnx.GraphProto) -> onnx.ModelProto:
+def _finish(proto: onnx.GraphProto, opset: int) -> onnx.ModelProto:
     # The fused graphs' attention operators are in onnxruntime's own domain.
-    opsets = {"": OPSET} | {node.domain: 1 for node in proto.node if node.domain}
+    opsets = {"": opset} | {node.domain: 1 for node in proto.node if node.domain}
     return helper.make_model(
         proto,
         opset_imports=[helper.make_opsetid(*pair) for pair in opsets.items()],
-        ir_version=_IR_VERSION,
+        ir_version=_IR_VERSION[opset],
         producer_name="m2m100-onnx",
     )
 
@@ -209,4 +263,4 @@ def build_gather(precision: Precision) -> onnx.ModelProto:
         ],
         [helper.make_tensor_value_info("gathered", real, ["selected", *shape[1:]])],
     )
-    return _finish(proto)
+    return _finish(proto, _OPSET)

@@ -33,7 +33,7 @@ from m2m100_onnx.bundle import (
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError, UnknownLanguageError
 from m2m100_onnx.tokenizer import Tokenizer
-from m2m100_onnx_export.builder import OPSET, GraphBuilder
+from m2m100_onnx_export.builder import GraphBuilder, opset_of
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.fused import FusedGraphs
 from m2m100_onnx_export.graphs import PortableGraphs
@@ -80,7 +80,8 @@ def export(
     Args:
         checkpoint: a local folder, or a hub id such as `facebook/m2m100_418M`.
         bundle: the folder to make.
-        precision: element type of weights and activations.
+        precision: how weights are stored and multiplied, one of `PRECISIONS`; `int4-int8` keeps the
+            embedding, which is the LM head too, in eight bits.
         revision: branch, tag or commit on the hub.
         languages: codes the checkpoint was trained on; the runtime then offers these alone.
         overwrite: replace an existing folder.
@@ -176,7 +177,7 @@ def _write(
             files[path.name] = FileRecord(path.stat().st_size, sha256_of(path))
     manifest = Manifest(
         precision=precision,
-        opset=OPSET,
+        opset=opset_of(precision),
         source=source.source if source.revision else source.directory.resolve().name,
         revision=source.revision,
         languages=trained,

@@ -40,7 +40,7 @@ class Layers:
         pad_token_id + 1; padding stays at pad_token_id.
         """
         g, config = self.g, self.config
-        tokens = g.embedding_rows("shared", ids)
+        tokens = g.embedding_rows(ids)
         if config.scale_embedding:
             tokens = g.op("Mul", tokens, g.number(config.d_model**0.5))
         pad = g.integer(config.pad_token_id)
@@ -63,5 +63,4 @@ class Layers:
 
     def logits(self, x: str) -> str:
         """Scores of every token, `(N, V)`, for `(N, D)` outputs of the last layer."""
-        name = "lm_head" if self.g.has_parameter("lm_head.weight") else "shared"
-        return self.g.embedding_product(x, name)
+        return self.g.embedding_product(x)

@@ -32,9 +32,16 @@ from m2m100_onnx_export.checkpoint import Checkpoint
 __all__ = ["Report", "TranslationCheck", "verify"]
 
 # Largest difference of a graph's output, relative to the largest number in PyTorch's output.
-_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.2}
-# Two hypotheses whose scores are closer than this are a tie, which rounding may decide.
-_TIE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2, "int8": math.inf}
+_TOLERANCE: dict[Precision, float] = {
+    "fp32": 1e-4,
+    "fp16": 2e-2,
+    "int8": 0.2,
+    "int4": 0.6,
+    "int4-int8": 0.6,
+}
+# Two hypotheses whose scores are closer than this are a tie, which rounding may decide. Quantized
+# weights decide more than ties: there translations are counted and not judged.
+_TIE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2}
 _MAX_LENGTH = 48
 _SAMPLES = {
     "en": "Open the file and save a copy before you close the window.",
@@ -123,7 +130,7 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
         # What such graphs translate says nothing more, and a search refuses what is not finite.
         return Report(differences, tolerances, ())
     checks = tuple(
-        _compare_translations(model, translator, beam_size, _TIE[precision])
+        _compare_translations(model, translator, beam_size, _TIE.get(precision, math.inf))
         for beam_size in sorted({1, max(2, translator.defaults.beam_size)})
     )
     return Report(differences, tolerances, checks)

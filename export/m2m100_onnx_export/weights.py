@@ -21,16 +21,18 @@ import torch
 from m2m100_onnx.bundle import FileRecord, ModelConfig, Precision
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx_export.checkpoint import Checkpoint
-from m2m100_onnx_export.quantize import quantize_columns
+from m2m100_onnx_export.quantize import pack_int4, quantize_blocks, quantize_columns
 
 __all__ = ["StoredTensor", "WeightsFile", "sinusoidal_positions", "write_weights"]
 
-# int8 is how matrices are stored; everything else stays float32 there.
-_TORCH_TYPE: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "int8": torch.float32,
+# How matrices are stored where they are quantized: those of the layers, and the embedding with the
+# LM head. Everything else stays float32 there.
+_QUANTIZED: dict[Precision, tuple[str, str]] = {
+    "int8": ("int8", "int8"),
+    "int4": ("int4", "int4"),
+    "int4-int8": ("int4", "int8"),
 }
+_BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 # Large tensors start on a page, so that the runtime can map them from the file.
 _PAGE = 4096
 _ALIGNMENT = 64
@@ -45,7 +47,7 @@ class StoredTensor:
 
     Attributes:
         shape: its shape there.
-        dtype: its element type: `float32`, `float16` or `int8`.
+        dtype: its element type: `float32`, `float16`, `int8` or `int4` (two a byte).
         offset: byte offset in the file.
         length: bytes.
     """
@@ -110,7 +112,7 @@ def write_weights(checkpoint: Checkpoint, path: Path, precision: Precision) -> W
     with path.open("wb") as file:
         for parameter in _in_file_order(_parameters(checkpoint)):
             for name, shape, dtype, pieces in _encode(parameter, precision, checkpoint):
-                large = math.prod(shape) * np.dtype(dtype).itemsize >= _PAGE
+                large = math.prod(shape) * _BITS[dtype] // 8 >= _PAGE
                 _put(file, digest, b"\0" * (-file.tell() % (_PAGE if large else _ALIGNMENT)))
                 start = file.tell()
                 for piece in pieces:
@@ -132,35 +134,46 @@ def _encode(
     parameter: _Parameter, precision: Precision, checkpoint: Checkpoint
 ) -> Iterator[_Encoded]:
     """The tensors a parameter is stored as: their names, shapes, types and contents."""
-    kind = _TORCH_TYPE[precision]
+    kind = torch.float16 if precision == "fp16" else torch.float32
+    not_finite = BundleError(
+        f"{checkpoint.directory}: parameter {parameter.name!r} has values that are not finite in "
+        f"{precision}; export with --precision fp32, or check the checkpoint"
+    )
 
     def checked() -> Iterator[torch.Tensor]:
         for chunk in parameter.chunks():
             cast = chunk.to(kind)
             if not torch.isfinite(cast).all():
-                raise BundleError(
-                    f"{checkpoint.directory}: parameter {parameter.name!r} has values that are "
-                    f"not finite in {precision}; export with --precision fp32, or check the "
-                    "checkpoint"
-                )
+                raise not_finite
             yield cast
 
-    dtype = str(kind).removeprefix("torch.")
-    if precision != "int8" or not parameter.matrix:
-        pieces = (chunk.contiguous().numpy() for chunk in checked())
-        yield parameter.name, parameter.shape, dtype, pieces
+    if precision not in _QUANTIZED or not parameter.matrix:
+        chunks = (chunk.contiguous().numpy() for chunk in checked())
+        yield parameter.name, parameter.shape, str(kind).removeprefix("torch."), chunks
         return
+    dtype = _QUANTIZED[precision][parameter.transposed]
+    quantize = quantize_blocks if dtype == "int4" else quantize_columns
     # Quantized, every matrix is (in, out), for MatMulInteger takes no other layout.
     shape = parameter.shape[::-1] if parameter.transposed else parameter.shape
-    values, scales, done = np.empty(shape, np.int8), np.empty(shape[1], np.float32), 0
+    values, parts, done = np.empty(shape, np.int8), [], 0
     for chunk in checked():
-        block, scale = quantize_columns(chunk.t() if parameter.transposed else chunk)
-        columns = slice(done, done + len(scale))
-        values[:, columns], scales[columns] = block, scale
-        done += len(scale)
-    yield parameter.name, shape, "int8", iter([values])
+        block, scale = quantize(chunk.t() if parameter.transposed else chunk)
+        values[:, done : done + block.shape[1]] = block
+        parts.append(scale)
+        done += block.shape[1]
+    scales = np.ascontiguousarray(np.concatenate(parts, axis=-1))
+    if not np.isfinite(scales).all():
+        raise not_finite
+    pieces = _packed(values) if dtype == "int4" else iter([values])
+    yield parameter.name, shape, dtype, pieces
     scale_name = f"{parameter.name.removesuffix('.weight')}.scale"
-    yield scale_name, scales.shape, "float32", iter([scales])
+    yield scale_name, scales.shape, str(scales.dtype), iter([scales])
+
+
+def _packed(values: npt.NDArray[np.int8]) -> Iterator[npt.NDArray[np.uint8]]:
+    # An even number of rows ends on a whole byte, however long a row is.
+    for start in range(0, len(values), 64):
+        yield pack_int4(values[start : start + 64])
 
 
 def _in_file_order(parameters: list[_Parameter]) -> list[_Parameter]:

@@ -170,8 +170,8 @@ class Manifest:
 
     Attributes:
         format_version: version of this contract; a runtime opens versions up to its own.
-        precision: of the weights: `fp32`, `fp16` or `int8`; activations are float16 in fp16
-            bundles and float32 in all others.
+        precision: of the weights, one of `PRECISIONS`; activations are float16 in fp16 bundles and
+            float32 in all others. `int4-int8`: four bits in the layers, eight in the embedding.
         opset: the ai.onnx operator set of the graphs.
         source: the checkpoint as it was named to the exporter.
         revision: the hub commit of the checkpoint, or None for a local folder.

@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_export, "Turn a checkpoint into a bundle.")
     add("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub id: facebook/m2m100_418M")
     add("bundle", metavar="BUNDLE", help="the folder to make")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the numbers (default: fp32)")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the weights (default: fp32)")
     add("--revision", metavar="R", help="branch, tag or commit on the hub")
     add("--languages", metavar="en,de,...", help="codes the checkpoint was trained on")
     add("--overwrite", action="store_true", help="replace an existing bundle")

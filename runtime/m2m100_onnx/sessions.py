@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from m2m100_onnx.bundle import Signature
+from m2m100_onnx.bundle import Precision, Signature
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
 from m2m100_onnx.packed import PackedCache
 
@@ -21,7 +21,7 @@ except ImportError as error:
         "or `pip install 'm2m100-onnx[gpu]'` on a machine with CUDA"
     ) from error
 
-__all__ = ["Provider", "SessionFactory", "check_signature", "ort", "run"]
+__all__ = ["Provider", "SessionFactory", "check_precision", "check_signature", "ort", "run"]
 
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
@@ -39,6 +39,8 @@ _THREAD_OPTIONS = ("session.intra_op", "session.inter_op", "session.dynamic_bloc
 _UNPACKED = "session.disable_prepacking"
 _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
+# The first onnxruntime with four-bit tensors (1.18 knows their opset but not their type).
+_FOUR_BITS_SINCE = (1, 19)
 
 
 class SessionFactory:
@@ -166,6 +168,28 @@ class SessionFactory:
         except Exception as error:
             cache.reject(graph, error)
             return None
+
+
+def check_precision(precision: Precision, device: str) -> None:
+    """Refuses four bits where onnxruntime has no kernels for them.
+
+    Raises:
+        DependencyError: this onnxruntime is too old.
+        InvalidInputError: the device is not the CPU.
+    """
+    if not precision.startswith("int4"):
+        return
+    if tuple(map(int, ort.__version__.split(".")[:2])) < _FOUR_BITS_SINCE:
+        needed = ".".join(map(str, _FOUR_BITS_SINCE))
+        raise DependencyError(
+            f"a bundle of precision {precision} needs onnxruntime {needed} or newer, found "
+            f"{ort.__version__}; run `pip install --upgrade onnxruntime`"
+        )
+    if device != "cpu":
+        raise InvalidInputError(
+            f"device: a bundle of precision {precision} runs on the CPU alone, found {device!r}; "
+            "export with --precision fp16 for a GPU"
+        )
 
 
 def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:

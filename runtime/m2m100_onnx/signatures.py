@@ -38,10 +38,8 @@ FUSED_SOURCE_FILE = "fused_source.onnx"
 FUSED_STEP_FILE = "fused_step.onnx"
 FUSED_FILES = (FUSED_SOURCE_FILE, FUSED_STEP_FILE)
 
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-# The type of activations: int8 is how weights are stored and multiplied.
-_FLOAT_TYPE: dict[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "float32"}
+Precision = Literal["fp32", "fp16", "int8", "int4", "int4-int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4", "int4-int8")
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,8 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
     One deliberate difference: Optimum fixes the target axis of the third graph's `logits` to the
     name '1'; here it is the length of `input_ids`, since several tokens may be fed at once.
     """
-    real = _FLOAT_TYPE[precision]
+    # Of activations; fewer bits are only how weights are stored and multiplied.
+    real = "float16" if precision == "fp16" else "float32"
     if file in FUSED_FILES:
         return _fused_signature(file, config, real)
     source = ("batch_size", "encoder_sequence_length")
