@@ -1,8 +1,8 @@
 """The two fused graphs: the source's keys and values, and one token with its best successors.
 
-Knows onnxruntime's own attention operators (domain com.microsoft) and what they need. Activations
-are `(R, D)` between the attention layers; a cache buffer is `(R, H, max_length, E)` and is written
-in place; beams find their past by `cache_indirection` instead of being moved.
+Knows onnxruntime's own attention operators (domain com.microsoft) and what they need. Between the
+attention layers activations are `(R, 1, D)`. A cache buffer is `(R, H, max_length, E)` and is
+written in place; beams find their past by `cache_indirection` instead of being moved.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FusedGraphs:
         g, config = self.g, self.config
         g.enter("decoder")
         past = g.op("Cast", "past_length", to=TensorProto.INT64)
-        x = self._flat(self.layers.embed("input_ids", past))
+        x = self.layers.embed("input_ids", past)
         mask = g.op("Cast", "encoder_attention_mask", to=TensorProto.INT32)
         sentences = g.op("Shape", mask, start=0, end=1)
         by_sentence = g.op("Concat", sentences, g.ints(-1, config.d_model), axis=0)
@@ -78,19 +78,21 @@ class FusedGraphs:
             # A sentence's beams are further query positions of it, so they share keys and values.
             q = g.op("Reshape", g.linear(y, f"{layer}.encoder_attn.q_proj"), by_sentence)
             k, v = (f"past_key_values.{index}.encoder.{kind}" for kind in ("key", "value"))
-            y = self._flat(self._attend(q, k, v, mask, config.decoder_attention_heads))
+            y = self._attend(q, k, v, mask, config.decoder_attention_heads)
+            y = g.op("Reshape", y, g.ints(-1, 1, config.d_model))
             x, y = self._add(x, y, f"{layer}.encoder_attn.out_proj", f"{layer}.final_layer_norm")
             following = f"decoder.layers.{index + 1}.self_attn_layer_norm"
             last = index + 1 == config.decoder_layers
             x, y = self._feed_forward(x, y, layer, "decoder.layer_norm" if last else following)
         g.enter("decoder")
-        self._rank(self.layers.logits(g.op("Gather", y, "ranked_rows")))
+        ranked = g.op("Gather", y, "ranked_rows")
+        self._rank(self.layers.logits(g.op("Reshape", ranked, g.ints(-1, config.d_model))))
 
     def _attend_to_past(self, y: str, index: int) -> str:
-        """Self-attention of one token a row, `(R, D)`; its keys and values join the buffers."""
+        """Self-attention of one token a row, `(R, 1, D)`; its keys and values join the buffers."""
         g, name = self.g, f"decoder.layers.{index}.self_attn.qkv"
-        parts = self.layers.split(g.op("Unsqueeze", g.product(y, name), g.ints(1)), 3)
-        attended = g.ops(
+        parts = self.layers.split(g.product(y, name), 3)
+        return g.ops(
             "DecoderMaskedMultiHeadAttention",
             *parts,
             *("", ""),  # no mask, nothing added to the scores
@@ -101,8 +103,7 @@ class FusedGraphs:
             domain=FUSED_DOMAIN,
             num_heads=self.config.decoder_attention_heads,
             past_present_share_buffer=1,
-        )
-        return self._flat(attended[0])
+        )[0]
 
     def _add(self, x: str, y: str, linear: str, norm: str) -> tuple[str, str]:
         """The residual stream with a linear layer on `y` added, and its normalisation."""
@@ -117,10 +118,6 @@ class FusedGraphs:
         return self.g.op(
             "MultiHeadAttention", q, k, v, "", mask, domain=FUSED_DOMAIN, num_heads=heads
         )
-
-    def _flat(self, x: str) -> str:
-        """`(..., D)` as `(R, D)`."""
-        return self.g.op("Reshape", x, self.g.ints(-1, self.config.d_model))
 
     def _rank(self, logits: str) -> None:
         """The best `count` tokens of every ranked row, and `seen` cells, by log-probability."""
