@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2m100_onnx import cli_cache
-from m2m100_onnx.bundle import GRAPH_FILES, PRECISIONS, Bundle
+from m2m100_onnx.bundle import FUSED_FILES, GRAPH_FILES, PRECISIONS, Bundle
 from m2m100_onnx.errors import (
     BundleError,
     DependencyError,
@@ -343,6 +343,7 @@ def _info(arguments: argparse.Namespace) -> int:
         for path in sorted(bundle.directory.iterdir())
         if path.is_file()
     }
+    names = (*GRAPH_FILES, *(FUSED_FILES if bundle.has_fused_graphs else ()))
     facts = {
         "bundle": os.fspath(bundle.directory),
         "precision": bundle.precision,
@@ -351,7 +352,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "manifest": manifest or None,
         "model": asdict(bundle.config),
         "generation": dict(bundle.generation),
-        "graphs": {name: graphs.get(name, asdict(bundle.signature(name))) for name in GRAPH_FILES},
+        "graphs": {name: graphs.get(name, asdict(bundle.signature(name))) for name in names},
         "files": files,
     }
     _print([json.dumps(facts, ensure_ascii=False)] if arguments.json else _facts_lines(facts))

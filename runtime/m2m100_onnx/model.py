@@ -101,7 +101,7 @@ class Model:
             cache=PackedCache(directory) if directory else None,
         )
         self.device, self.device_id = self._factory.device, self._factory.device_id
-        runs_here = bundle.has_fused_graphs and self.device == "cpu" and providers is None
+        runs_here = bundle.has_fused_graphs and self._factory.cpu_only
         if fused and not runs_here:
             raise InvalidInputError(
                 f"fused: expected a bundle with {' and '.join(FUSED_FILES)} on device cpu, found "

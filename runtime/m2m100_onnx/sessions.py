@@ -49,6 +49,7 @@ class SessionFactory:
     Attributes:
         device: `cpu` or `cuda`.
         device_id: which of the devices of that kind.
+        cpu_only: whether the CPU's provider is the only one.
     """
 
     def __init__(
@@ -78,9 +79,10 @@ class SessionFactory:
                 raise InvalidInputError(
                     f"{name}: expected a whole number of at least 1, found {value!r}"
                 )
-        # Only on a CPU are weights packed by the one who reads them.
         names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
-        self._cache = cache if names == {_CPU} else None
+        self.cpu_only = names == {_CPU}
+        # Only on a CPU are weights packed by the one who reads them.
+        self._cache = cache if self.cpu_only else None
         self._options = dict(session_options or {})
         try:
             for key, entry in self._options.items():
