@@ -32,6 +32,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -146,6 +147,7 @@ class PackedCache:
     def __init__(self, directory: Path) -> None:
         """Names the folder; it is made when the first entry is written."""
         self.directory = directory
+        self._lock = threading.Lock()  # Graphs are opened side by side.
         self._warned = False
         self._writable = True
 
@@ -274,13 +276,14 @@ class PackedCache:
         return problem is None
 
     def _warn(self, reason: str) -> None:
-        if not self._warned:
+        with self._lock:
+            first, self._warned = not self._warned, True
+        if first:
             _LOGGER.warning(
                 "the packed cache %s is not used (more memory, slower start): %s",
                 self.directory,
                 reason,
             )
-        self._warned = True
 
 
 def _origin(source: Path) -> dict[str, Any]:
