@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from m2m100_onnx.bundle import Precision, Signature
+from m2m100_onnx.bundle import FUSED_FILES, Bundle, Precision, Signature
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
 from m2m100_onnx.packed import PackedCache
 
@@ -21,7 +21,15 @@ except ImportError as error:
         "or `pip install 'm2m100-onnx[gpu]'` on a machine with CUDA"
     ) from error
 
-__all__ = ["Provider", "SessionFactory", "check_precision", "check_signature", "ort", "run"]
+__all__ = [
+    "Provider",
+    "SessionFactory",
+    "check_fused",
+    "check_precision",
+    "check_signature",
+    "ort",
+    "run",
+]
 
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
@@ -41,6 +49,8 @@ _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 # The first onnxruntime with four-bit tensors (1.18 knows their opset but not their type).
 _FOUR_BITS_SINCE = (1, 19)
+# The first whose DecoderMaskedMultiHeadAttention is right on a CPU: 1.20 has it and gives NaN.
+_FUSED_SINCE = (1, 21)
 
 
 class SessionFactory:
@@ -181,7 +191,7 @@ def check_precision(precision: Precision, device: str) -> None:
     """
     if not precision.startswith("int4"):
         return
-    if tuple(map(int, ort.__version__.split(".")[:2])) < _FOUR_BITS_SINCE:
+    if _version() < _FOUR_BITS_SINCE:
         needed = ".".join(map(str, _FOUR_BITS_SINCE))
         raise DependencyError(
             f"a bundle of precision {precision} needs onnxruntime {needed} or newer, found "
@@ -192,6 +202,31 @@ def check_precision(precision: Precision, device: str) -> None:
             f"device: a bundle of precision {precision} runs on the CPU alone, found {device!r}; "
             "export with --precision fp16 for a GPU"
         )
+
+
+def check_fused(bundle: Bundle, *, cpu_only: bool) -> None:
+    """Refuses fused graphs where they are missing or do not run.
+
+    Raises:
+        DependencyError: this onnxruntime is too old.
+        InvalidInputError: the bundle has none, or a provider beside the CPU's was asked for.
+    """
+    if not bundle.has_fused_graphs or not cpu_only:
+        raise InvalidInputError(
+            f"fused: expected a bundle with {' and '.join(FUSED_FILES)} and no provider but "
+            f"{_CPU}, found {bundle.directory} of precision {bundle.precision}"
+            + ("" if cpu_only else " and others")
+        )
+    if _version() < _FUSED_SINCE:
+        needed = ".".join(map(str, _FUSED_SINCE))
+        raise DependencyError(
+            f"fused: the graphs need onnxruntime {needed} or newer, found {ort.__version__}; "
+            "run `pip install --upgrade onnxruntime`"
+        )
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(map(int, ort.__version__.split(".")[:2]))
 
 
 def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
