@@ -64,7 +64,7 @@ class FusedCache:
         self._source = self._encode(sessions[FUSED_SOURCE_FILE], input_ids)
         self._beams = 1
         self._past_length = np.zeros(1, np.int32)
-        self._own = {name: self._buffer(len(prompt), _CAPACITY) for name in self._names}
+        self._own = self._buffers(len(prompt), _CAPACITY)
         self._indirection = _identity(len(prompt), 1, _CAPACITY)
         self._tokens = prompt[:, :1].copy()
         self._bind()
@@ -194,7 +194,8 @@ class FusedCache:
             "encoder_attention_mask": self._mask,
         }
         inputs |= {_SOURCE.format(*name): array for name, array in self._source.items()}
-        inputs |= {_OWN.format(*name): array for name, array in self._own.items()}
+        own = zip(self._names, self._own, strict=True)
+        inputs |= {_OWN.format(*name): array for name, array in own}
         self._values = {name: _shared(array) for name, array in inputs.items()}
         for name, value in self._values.items():
             binding.bind_ortvalue_input(name, value)
@@ -204,16 +205,17 @@ class FusedCache:
         # What a ranking asks for and gives: bound again only when it changes.
         self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
 
-    def _buffer(self, rows: int, capacity: int) -> npt.NDArray[np.float32]:
+    def _buffers(self, rows: int, capacity: int) -> Float32Array:
+        """Keys and values of every layer in one block, `(2 * L, R, H, M, E)`, which goes back whole."""
         heads, size = self._row_shape
-        return np.empty((rows, heads, capacity, size), np.float32)
+        return np.empty((len(self._names), rows, heads, capacity, size), np.float32)
 
     def _grow(self) -> None:
         """Doubles the buffers' capacity."""
         length = self._indirection.shape[2]
-        for name, old in self._own.items():
-            self._own[name] = self._buffer(len(old), 2 * length)
-            self._own[name][:, :, :length] = old
+        old = self._own
+        self._own = self._buffers(old.shape[1], 2 * length)
+        self._own[:, :, :, :length] = old
         table = _identity(len(self._mask), self._beams, 2 * length)
         table[:, :, :length] = self._indirection
         self._indirection = table
@@ -225,10 +227,10 @@ class FusedCache:
         sentences, parents = rows // self._beams, rows % self._beams
         # (R', length): the buffer row that each position of a new row's past lies in.
         place = self._indirection[sentences, parents, :length] + sentences[:, None] * self._beams
-        for name, old in self._own.items():
-            self._own[name] = self._buffer(len(rows), capacity)
+        olds, self._own = self._own, self._buffers(len(rows), capacity)
+        for old, new in zip(olds, self._own, strict=True):
             past = old[place, :, np.arange(length)]  # (R', length, H, E)
-            self._own[name][:, :, :length] = past.transpose(0, 2, 1, 3)
+            new[:, :, :length] = past.transpose(0, 2, 1, 3)
         self._indirection = _identity(len(rows) // beams, beams, capacity)
         self._beams = beams
 
@@ -237,11 +239,10 @@ class FusedCache:
         rows = (kept[:, None] * self._beams + np.arange(self._beams)).reshape(-1)
         moved = np.flatnonzero(rows != np.arange(len(rows)))
         length = int(self._past_length[0])
-        for name, old in self._own.items():
-            # Rows only move forward, so one by one none is overwritten before it has moved.
-            for row in moved:
-                old[row, :, :length] = old[rows[row], :, :length]
-            self._own[name] = old[: len(rows)]
+        # Rows only move forward, so one by one none is overwritten before it has moved.
+        for row in moved:
+            self._own[:, row, :, :length] = self._own[:, rows[row], :, :length]
+        self._own = self._own[:, : len(rows)]
         self._indirection = self._indirection[: len(kept)]
 
     def _keep_sources(self, kept: Int64Array) -> None:
