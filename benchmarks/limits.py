@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+
 from suite import Cell, Row, Suite
 
 _BUSY = (

@@ -1,11 +1,11 @@
 """Measures everything and writes results/*.json; `report.py` makes the tables and the plots.
 
-    python benchmarks/run.py WORK --peers PYTHON [--only speed,memory,...] [--engines "ours int8,..."]
+    python benchmarks/run.py WORK --peers PYTHON [--only PARTS] [--engines ENGINES]
 
-WORK holds the random-weight checkpoints, the bundles and the packed cache (about 12 GB) and is filled
-as needed. PEERS is the Python of an environment with transformers, ctranslate2 and optimum-onnx;
-without it ours alone are measured. Run it on an idle machine: each result file carries the load
-average its part began with. A file is written after each of its rows and holds one run alone.
+WORK holds the random-weight checkpoints, the bundles and the packed cache (about 12 GB) and is
+filled as needed. PEERS is the Python of an environment with transformers, ctranslate2 and
+optimum-onnx; without it ours alone are measured. Run it on an idle machine: each result file
+carries the load average its part began with. It is written after each row and holds one run alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from limits import measure_bandwidth, measure_busy
 from scaling import CURVES, measure_curves
-from suite import BUNDLES, CORE, RESULTS, SLOW, Cell, Row, Suite, save, size_of
+from suite import CORE, RESULTS, SLOW, Cell, Row, Suite, save, size_of
 
 WORKERS = 4
 PRECISIONS = "fp32,fp16,int8,int4,int4-int8"
@@ -41,7 +41,7 @@ def measure_export(suite: Suite, shapes: list[str], precisions: list[str]) -> It
 def measure_memory(suite: Suite, cell: Cell) -> Iterator[Row]:
     """Memory after a beam-5 translation, each engine in a fresh process."""
     for name in suite.chosen((*CORE, "ours fp32 mapped", "ours fp16", *SLOW)):
-        if name in BUNDLES:
+        if name.startswith("ours int"):
             # Packing happens once in a bundle's life, and its memory is not what is asked for.
             with suite.running([name]) as running:
                 running[name].seconds(Cell(target_length=1))

@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import m2m100_onnx
 import m2m100_onnx_export
@@ -74,13 +75,13 @@ class Cell:
 class Worker:
     """An engine in a process of its own."""
 
-    def __init__(self, python: str, arguments: list[str], cache: Path) -> None:
-        self.errors = tempfile.TemporaryFile("w+")
+    def __init__(self, python: str, arguments: list[str], cache: Path, errors: TextIO) -> None:
+        self.errors = errors
         self.process = subprocess.Popen(
             [python, str(HERE / "engines.py"), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.errors,
+            stderr=errors,
             text=True,
             env={**os.environ, "M2M100_ONNX_CACHE": str(cache)},
         )
@@ -187,13 +188,13 @@ class Suite:
     def start(self, name: str, threads: int | None = None) -> Iterator[Worker]:
         """An engine's process, with nothing loaded, that is gone afterwards."""
         arguments = [name, str(self.folder(name)), *([] if threads is None else [str(threads)])]
-        found = Worker(self.python(name), arguments, self.work / "cache")
-        try:
-            yield found
-        finally:
-            found.process.kill()
-            found.process.communicate()
-            found.errors.close()
+        with tempfile.TemporaryFile("w+") as errors:
+            found = Worker(self.python(name), arguments, self.work / "cache", errors)
+            try:
+                yield found
+            finally:
+                found.process.kill()
+                found.process.communicate()
 
     @contextmanager
     def running(self, names: list[str], threads: int | None = None) -> Iterator[dict[str, Worker]]:
@@ -275,6 +276,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
+@cache
 def versions(python: str) -> dict[str, str]:
     """What the environment of `python` has of the packages that matter."""
     code = (
