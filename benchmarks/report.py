@@ -227,8 +227,8 @@ def curves_part(data: Data) -> Iterator[str]:
     if skipped:
         yield ""
         yield "Skipped, since a call would take long: " + "; ".join(
-            f"{row['engine']} at {row['size']} {CURVES[row['curve']]} (about {row['skipped']:.0f} s)"
-            for row in skipped
+            f"{r['engine']} at {r['size']} {CURVES[r['curve']]} (about {r['skipped']:.0f} s)"
+            for r in skipped
         )
 
 
