@@ -235,6 +235,7 @@ class Suite:
         return all_versions(self.peers)
 
 
+@cache
 def exporter_digest() -> str:
     """What the exporter is made of, in 64 digits."""
     found = hashlib.sha256()
