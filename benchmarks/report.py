@@ -59,8 +59,9 @@ def conditions(data: Data) -> str:
     packages.update({name: peers[name] for name in ("torch", "transformers") if name in peers})
     listed = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
     return (
-        f"{machine['processor']}, {machine['cores']} cores, load {machine['load_average']:.1f} at "
-        f"the start, {machine['date']}; {listed}."
+        f"{machine['processor']}, {machine['cores']} cores, {machine['date']}; load "
+        f"{machine['load_average_of_run']:.1f} when the run began, {machine['load_average']:.1f} "
+        f"when this part of it did; {listed}."
     )
 
 

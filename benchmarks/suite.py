@@ -48,6 +48,7 @@ SLOW = (
     "optimum int8",
 )
 SLOW_REPETITIONS = 2
+LOAD_AT_START = os.getloadavg()[0]
 
 Row = dict[str, Any]
 
@@ -299,7 +300,10 @@ def all_versions(peers: str | None) -> dict[str, dict[str, str]]:
 
 
 def machine(load_average: float) -> Row:
-    """Processor and cores, and the load when the measurement began."""
+    """Processor and cores, and the load when the run and when the measurement began.
+
+    The second has the part before in it, which the run itself was.
+    """
     cpu = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -307,6 +311,7 @@ def machine(load_average: float) -> Row:
     return {
         "processor": cpu,
         "cores": os.cpu_count(),
+        "load_average_of_run": LOAD_AT_START,
         "load_average": load_average,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
