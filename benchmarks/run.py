@@ -151,7 +151,7 @@ def main() -> None:
         "--curves", nargs="+", type=parse_curve, default=list(CURVES.items()), metavar="NAME=SIZES"
     )
     parser.add_argument(
-        "--longest", type=float, default=20, help="seconds a point of a curve may take"
+        "--longest", type=float, default=30, help="seconds a point of a curve may take"
     )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--results", type=Path, default=RESULTS)

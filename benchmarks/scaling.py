@@ -26,7 +26,7 @@ def measure_curves(
 ) -> Iterator[Row]:
     """Seconds a batch along each curve; points that would take longer than `longest` are skipped.
 
-    What a point would take is told from the point before it, as if time grew with the size.
+    What a point would take is told from the line through the two before it.
     """
     suite = replace(suite, repetitions=min(suite.repetitions, REPETITIONS))
     names = suite.chosen(("ours int8", "ours int4", "ctranslate2 int8"))
@@ -34,24 +34,30 @@ def measure_curves(
         for curve, sizes in curves.items():
             if curve == "threads":
                 continue
-            before: dict[str, float] = {}
-            last = 0
+            points: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
             for size in sorted(sizes):
                 cell = replace(BASE, **{FIELDS[curve]: size})
-                told = {name: before[name] * size / last for name in before}
-                fitting = {n: e for n, e in running.items() if told.get(n, 0) <= longest}
+                told = {name: _told(points[name], size) for name in names}
+                fitting = {n: engine for n, engine in running.items() if told[n] <= longest}
                 taken = suite.in_turn(fitting, cell)
                 for name in names:
                     row: Row = {"engine": name, "curve": curve, "size": size, **vars(cell)}
                     if name in taken:
-                        before[name] = statistics.median(taken[name])
+                        points[name].append((size, statistics.median(taken[name])))
                         yield {**row, "samples": taken[name]}
                     else:
-                        before[name] = told[name]
                         yield {**row, "skipped": told[name]}
-                last = size
     for threads in curves.get("threads", ()):
         with suite.running(names, threads) as running:
             for name, samples in suite.in_turn(running, BASE).items():
                 row = {"engine": name, "curve": "threads", "size": threads}
                 yield {**row, **vars(BASE), "samples": samples}
+
+
+def _told(points: Sequence[tuple[int, float]], size: int) -> float:
+    """Seconds that the next point should take; 0 where too few are known to tell."""
+    if len(points) < 2:
+        return 0.0
+    (size0, seconds0), (size1, seconds1) = points[-2:]
+    slope = max(0.0, (seconds1 - seconds0) / (size1 - size0))
+    return seconds1 + slope * (size - size1)
