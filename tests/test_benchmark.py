@@ -26,7 +26,9 @@ import pytest
 from m2m100_onnx import InvalidInputError, Translation, Translator, benchmark, benchmark_report, cli
 from m2m100_onnx.benchmark_plan import Grid, prepare, synthetic_text
 from m2m100_onnx.benchmark_worker import memory, timed_calls
-from m2m100_onnx.decoding import Float32Array, Int64Array, SearchOptions, search
+from m2m100_onnx.bundle import FUSED_FILES, FUSED_SOURCE_FILE, GRAPH_FILES
+from m2m100_onnx.decoding import SearchOptions, search
+from m2m100_onnx.ranking import Float32Array, Int64Array, LogitsState
 from m2m100_onnx_export import export
 
 SOURCE, TARGET, REPETITIONS = 6, 7, 2
@@ -119,9 +121,8 @@ def test_every_row_does_the_work_that_was_asked_for(
             assert len(row["samples"][name]) == calls
         assert len(row["samples"]["load_seconds"]) == 2
         folder = {"fp32": tiny_bundle, "int8": tiny_int8}[row["precision"]]
-        assert row["weights_size"] == sum(
-            (folder / name).stat().st_size for name in ("model.onnx_data", *cli.GRAPH_FILES)
-        )
+        files = ("model.onnx_data", *GRAPH_FILES, *FUSED_FILES)
+        assert row["weights_size"] == sum((folder / name).stat().st_size for name in files)
         assert row["beam_size"] == row["concurrency"] == 2
         assert (row["source_length"], row["target_length"]) == (SOURCE, TARGET)
 
@@ -165,7 +166,7 @@ def test_lengths_are_exact_though_the_model_would_end(
     asked = {name: v for name, v in job.request["whole"].items() if name != "max_batch_tokens"}
     state, prompt = Ending(), np.array([[2, 5]])
     options = SearchOptions(**asked)
-    ((best,),) = search(state, state.logits(), prompt, eos_id=2, options=options)
+    ((best,),) = search(LogitsState(state, state.logits()), prompt, eos_id=2, options=options)
     assert len(best.tokens) == 2 + length
     assert 2 not in best.tokens[2:]
 
@@ -505,7 +506,7 @@ def test_a_damaged_graph_is_named(
 ) -> None:
     bundle = tmp_path / "damaged"
     shutil.copytree(tiny_bundle, bundle)
-    graph = bundle / "encoder_model.onnx"
+    graph = bundle / FUSED_SOURCE_FILE
     graph.write_bytes(b"\xff" * graph.stat().st_size)
     target = tmp_path / "a.json"
     assert cli.main(["benchmark", str(bundle), *QUICK, "--json", str(target)]) == 2

@@ -10,7 +10,14 @@ import onnx
 import pytest
 
 import golden
-from m2m100_onnx import Bundle, InferenceError, InvalidInputError, Translator
+from m2m100_onnx import (
+    Bundle,
+    DependencyError,
+    InferenceError,
+    InvalidInputError,
+    Translator,
+    sessions,
+)
 from m2m100_onnx.bundle import FUSED_FILES, FUSED_STEP_FILE, GRAPH_FILES, WEIGHTS_FILE
 from m2m100_onnx.decoding import DecoderState
 from m2m100_onnx.fused import FusedCache
@@ -247,9 +254,17 @@ def test_where_fused_graphs_do_not_run(demo_bundle: Path, demo_bundle_fp16: Path
     assert Model(Bundle.open(demo_bundle)).fused
     assert not Model(Bundle.open(demo_bundle_fp16)).fused
     providers = ["CPUExecutionProvider"]
-    assert not Model(Bundle.open(demo_bundle), providers=providers).fused
+    assert Model(Bundle.open(demo_bundle), providers=providers).fused
     with pytest.raises(InvalidInputError, match=r"fused: expected .*fp16"):
         Model(Bundle.open(demo_bundle_fp16), fused=True)
+
+
+def test_onnxruntime_that_is_too_old(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.20 has the operators and gives NaN; the portable graphs run there."""
+    monkeypatch.setattr(sessions.ort, "__version__", "1.20.1")
+    assert not Model(Bundle.open(demo_bundle)).fused
+    with pytest.raises(DependencyError, match=r"onnxruntime 1\.21 or newer, found 1\.20\.1"):
+        Model(Bundle.open(demo_bundle), fused=True)
 
 
 # --- Whole searches ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from m2m100_onnx import InvalidInputError, Translator, packed, sessions
-from m2m100_onnx.bundle import DECODER_FILE, ENCODER_FILE
+from m2m100_onnx.bundle import FUSED_FILES, FUSED_SOURCE_FILE
 from m2m100_onnx.cli import main
 from m2m100_onnx.packed import GRAPH, WEIGHTS, Entry, PackedCache, cache_directory
 from m2m100_onnx_export import export
@@ -111,15 +111,14 @@ def test_packed_graphs_translate_alike(
     before, paths = written(filled), opened(monkeypatch)
     assert tokens(bundle, filled) == expected
     assert written(filled) == before
-    # The prompt's graph shares the bundle's own weights; only it is opened there.
-    assert str(bundle / DECODER_FILE) in paths
+    assert len(paths) == len(FUSED_FILES)
     mapped = [path for path in paths if path.startswith(str(filled))]
     assert len(mapped) == len(entries(filled)) >= 2
-    assert DECODER_FILE not in entries(filled)
+    assert set(entries(filled)) == set(FUSED_FILES)
 
 
 def test_weights_are_packed_and_mapped(bundle: Path, filled: Path) -> None:
-    entry = entries(filled)[ENCODER_FILE].directory
+    entry = entries(filled)[FUSED_SOURCE_FILE].directory
     # onnxruntime's own mark of a weight that is stored packed.
     assert (entry / GRAPH).read_bytes().count(b"prepacked_0") >= 3
     translator = Translator(bundle, cache_dir=filled, intra_op_num_threads=1)
@@ -143,13 +142,13 @@ def test_damage_is_mended(
     expected: list[tuple[int, ...]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    damaged = entries(cache)[ENCODER_FILE].directory / name
+    damaged = entries(cache)[FUSED_SOURCE_FILE].directory / name
     whole = damaged.read_bytes()
     overwrite(damaged, b"\x5a" * 64, len(whole) // 2, stealthy=stealthy)
     assert tokens(bundle, cache) == expected
     assert "packed again" in caplog.text
     assert str(damaged) in caplog.text
-    assert entries(cache)[ENCODER_FILE].verify()
+    assert entries(cache)[FUSED_SOURCE_FILE].verify()
     assert len(damaged.read_bytes()) == len(whole)
 
 
@@ -158,7 +157,7 @@ def test_damage_is_mended(
 def test_missing_parts_are_mended(
     name: str, how: str, bundle: Path, cache: Path, expected: list[tuple[int, ...]]
 ) -> None:
-    path = entries(cache)[ENCODER_FILE].directory / name
+    path = entries(cache)[FUSED_SOURCE_FILE].directory / name
     if how == "missing":
         path.unlink()
     else:
@@ -186,7 +185,7 @@ def test_a_graph_that_cannot_be_opened_is_dropped(
     bundle: Path, cache: Path, expected: list[tuple[int, ...]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """An entry whose record fits but whose graph is none: what no check could have foreseen."""
-    entry = entries(cache)[ENCODER_FILE].directory
+    entry = entries(cache)[FUSED_SOURCE_FILE].directory
     (entry / GRAPH).write_bytes(b"no graph")
     record = json.loads((entry / "entry.json").read_text())
     record["files"][GRAPH] = packed._measure(entry / GRAPH)
@@ -244,7 +243,7 @@ def test_entries_long_unused_go(bundle: Path, cache: Path) -> None:
     keep.write_text("not ours")
     Translator(
         bundle, cache_dir=cache, session_options={"session.disable_quant_qdq": "1"}, lazy=True
-    ).model.session(ENCODER_FILE)
+    ).model.session(FUSED_SOURCE_FILE)
     assert not old.directory.exists()
     assert not killed.exists()
     assert all(entry.directory.exists() for entry in recent)
@@ -278,7 +277,7 @@ def test_two_processes_at_once(
 
 def test_the_slower_writer_takes_what_is_there(bundle: Path, tmp_path: Path) -> None:
     """While one writes, another process puts its entry in place."""
-    source, facts = bundle / ENCODER_FILE, {"onnxruntime": "1"}
+    source, facts = bundle / FUSED_SOURCE_FILE, {"onnxruntime": "1"}
     cache, faster = PackedCache(tmp_path / "cache"), PackedCache(tmp_path / "cache")
 
     def write(graph: Path, weights: str) -> None:
@@ -358,7 +357,7 @@ def test_read_only_folder(
     assert sum(path.startswith(str(cache)) for path in paths) == len(entries(cache))
     assert caplog.text == ""
 
-    damaged = entries(cache)[ENCODER_FILE].directory
+    damaged = entries(cache)[FUSED_SOURCE_FILE].directory
     overwrite(damaged / WEIGHTS, b"damage", 0, stealthy=False)
     paths.clear()
     assert tokens(bundle, cache) == expected
@@ -378,7 +377,7 @@ def test_what_others_may_write_is_not_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    entry = entries(cache)[ENCODER_FILE].directory
+    entry = entries(cache)[FUSED_SOURCE_FILE].directory
     before = written(entry)
     (cache if which == "cache" else entry).chmod(mode)
     paths = opened(monkeypatch)
@@ -478,7 +477,7 @@ def test_translate_flags(
     plain = capfdbinary.readouterr().out
     assert main([*command, "--cache-dir", str(cache), "Delete"]) == 0
     assert capfdbinary.readouterr().out == plain
-    assert set(entries(cache)) >= {ENCODER_FILE}
+    assert set(entries(cache)) >= {FUSED_SOURCE_FILE}
     monkeypatch.setenv("M2M100_ONNX_CACHE", str(tmp_path / "variable"))
     assert main([*command, "--no-cache", "Delete"]) == 0
     assert not (tmp_path / "variable").exists()
@@ -510,7 +509,7 @@ def test_cache_list_and_clear(
 
     keep = cache / "somebody's folder"
     keep.mkdir()
-    old = found[ENCODER_FILE]
+    old = found[FUSED_SOURCE_FILE]
     os.utime(old.directory / "entry.json", (old.used - 10 * 86400,) * 2)
     assert "0 entries" in cli(capfdbinary, "clear", "--stale", *where)[1]
     assert "1 entry cleared" in cli(capfdbinary, "clear", "--older-than", 9, *where)[1]
@@ -551,7 +550,7 @@ def test_large_weights_are_compared_in_part(
         graph.with_name(weights).write_bytes(os.urandom(64 * 99 + 5))
 
     def load() -> Path:
-        found = PackedCache(tmp_path).graph(bundle / ENCODER_FILE, {"onnxruntime": "1"}, write)
+        found = PackedCache(tmp_path).graph(bundle / FUSED_SOURCE_FILE, {"onnxruntime": "1"}, write)
         assert found is not None
         return found.with_name(WEIGHTS)
 
@@ -568,20 +567,20 @@ def test_large_weights_are_compared_in_part(
     assert len(writes) == before + 1
     before = len(writes)
     overwrite(weights, bytes([weights.read_bytes()[3000] ^ 1]), 3000, stealthy=True)
-    assert not entries(tmp_path)[ENCODER_FILE].verify()
+    assert not entries(tmp_path)[FUSED_SOURCE_FILE].verify()
     # A load misses it with a probability of 6 in 7.
     assert any(load() and len(writes) > before for _ in range(300))
-    assert entries(tmp_path)[ENCODER_FILE].verify()
+    assert entries(tmp_path)[FUSED_SOURCE_FILE].verify()
 
 
 def test_cache_verify(cache: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     where = ("--cache-dir", cache)
     assert cli(capfdbinary, "verify", *where)[0] == 0
-    weights = entries(cache)[ENCODER_FILE].directory / WEIGHTS
+    weights = entries(cache)[FUSED_SOURCE_FILE].directory / WEIGHTS
     overwrite(weights, b"\x5a", weights.stat().st_size // 2, stealthy=True)
     status, out = cli(capfdbinary, "verify", *where)
     assert status == 1
-    assert [ENCODER_FILE in line for line in out.splitlines() if "damaged" in line] == [True]
+    assert [FUSED_SOURCE_FILE in line for line in out.splitlines() if "damaged" in line] == [True]
 
 
 def test_cache_needs_a_folder(

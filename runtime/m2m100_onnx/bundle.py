@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from m2m100_onnx.config import CONFIG_FILE, ModelConfig, read_json
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.signatures import (
     DECODER_FILE,
@@ -61,7 +62,6 @@ FORMAT_VERSION = 1
 
 WEIGHTS_FILE = "model.onnx_data"
 MANIFEST_FILE = "manifest.json"
-CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 TOKENIZER_FILES = (
     "vocab.json",
@@ -72,27 +72,6 @@ TOKENIZER_FILES = (
 )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        BundleError: the file is missing, not JSON, or not an object.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path} is missing or unreadable: {error.strerror}") from None
-    if data.startswith(b"version https://git-lfs"):
-        raise BundleError(f"{path}: expected the file itself, found a Git LFS pointer to it")
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"{path}: expected a JSON object, found {error}") from None
-    if not isinstance(value, dict):
-        raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces."""
     digest = hashlib.sha256()
@@ -100,60 +79,6 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The facts of a checkpoint's config.json that graphs and decoding depend on.
-
-    Names are config.json's own. `max_position_embeddings` is the most tokens a source or a target
-    may have, control tokens included.
-    """
-
-    vocab_size: int
-    d_model: int
-    encoder_layers: int
-    decoder_layers: int
-    encoder_attention_heads: int
-    decoder_attention_heads: int
-    encoder_ffn_dim: int
-    decoder_ffn_dim: int
-    max_position_embeddings: int
-    pad_token_id: int = 1
-    eos_token_id: int = 2
-    decoder_start_token_id: int = 2
-    scale_embedding: bool = True
-    activation_function: str = "relu"
-
-    @classmethod
-    def from_json(cls, path: Path) -> ModelConfig:
-        """Reads config.json.
-
-        Raises:
-            BundleError: the file is missing or broken, or describes another architecture.
-        """
-        raw = read_json(path)
-        if raw.get("model_type") != "m2m_100":
-            raise BundleError(
-                f"{path}: expected model_type 'm2m_100', found {raw.get('model_type')!r}: "
-                "this is a checkpoint of another architecture"
-            )
-        kinds: dict[str, type] = {"int": int, "bool": bool, "str": str}
-        values: dict[str, Any] = {}
-        for spec in fields(cls):
-            value = raw.get(spec.name, None if spec.default is MISSING else spec.default)
-            kind = kinds[str(spec.type)]
-            if type(value) is not kind or (isinstance(value, int) and value < 0):
-                raise BundleError(f"{path}: expected {spec.name} as {spec.type}, found {value!r}")
-            values[spec.name] = value
-        config = cls(**values)
-        for heads in (config.encoder_attention_heads, config.decoder_attention_heads):
-            if heads < 1 or config.d_model % heads:
-                raise BundleError(
-                    f"{path}: expected d_model to be a multiple of the attention heads, "
-                    f"found {config.d_model} and {heads}"
-                )
-        return config
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,7 @@ import importlib
 import json
 import os
 import re
-import shutil
-import stat
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -22,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2m100_onnx import cli_cache
-from m2m100_onnx.bundle import GRAPH_FILES, PRECISIONS, Bundle
+from m2m100_onnx.bundle import FUSED_FILES, GRAPH_FILES, PRECISIONS, Bundle
+from m2m100_onnx.cli_files import open_output, progress
 from m2m100_onnx.errors import (
     BundleError,
     DependencyError,
@@ -188,7 +186,7 @@ def _translate(arguments: argparse.Namespace) -> int:
     translator = Translator(arguments.model, cache_dir=arguments.cache_dir, lazy=True, **session)
     for code in languages.values():
         translator.tokenizer.language_id(code)
-    with _input(arguments) as source, _output(arguments.output) as output:
+    with _input(arguments) as source, open_output(arguments.output) as output:
         # Someone who types waits for the answer to each line.
         ahead = 1 if not isinstance(source, list) and source.isatty() else arguments.read_ahead
         waiting: deque[tuple[str, int]] = deque()
@@ -197,7 +195,7 @@ def _translate(arguments: argparse.Namespace) -> int:
         # Refuses wrong options at once, and reads nothing until its first result is asked for.
         found = translator.translate_iterable(texts, read_ahead=ahead, **languages, **options)
         translator.model.load()
-        with _progress(source, output) as advance:
+        with progress(source, output) as advance:
             for count, translation in enumerate(found, 1):
                 text, size = waiting.popleft()
                 output.write(_line(text, translation, languages if arguments.json else None))
@@ -258,63 +256,6 @@ def _input(given: argparse.Namespace) -> contextlib.AbstractContextManager[list[
     return contextlib.nullcontext(sys.stdin.buffer)
 
 
-@contextlib.contextmanager
-def _output(name: str | None) -> Iterator[BinaryIO]:
-    """What to write to; a named file changes at the end and only if nothing failed."""
-    if name is None or name == "-":
-        yield sys.stdout.buffer
-        return
-    target = Path(os.path.realpath(name))  # so that a link stays a link
-    # Renaming would replace a device or a pipe, so those are written themselves.
-    direct = target.exists() and not target.is_file()
-    path = target if direct else target.with_name(f".m2m100.{time.time_ns():x}")
-    try:
-        file = path.open("wb" if direct else "xb")
-    except OSError as error:
-        raise InvalidInputError(f"cannot write {name}: {error.strerror}") from None
-    try:
-        with file:
-            if not direct and target.exists():
-                shutil.copymode(target, path)
-            yield file
-        if not direct:
-            path.replace(target)
-    finally:
-        if not direct:
-            path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _progress(source: list[str] | BinaryIO, output: BinaryIO) -> Iterator[Callable[[int], None]]:
-    """Says on a terminal how far the work is; is to be told each line's size in bytes."""
-    screen = sys.stderr and sys.stderr.isatty()
-    # Answers that appear on a terminal are progress enough.
-    if isinstance(source, list) or source.isatty() or output.isatty() or not screen:
-        yield lambda _: None
-        return
-    status = os.fstat(source.fileno())
-    total = status.st_size - source.tell() if stat.S_ISREG(status.st_mode) else 0
-    lines = done = 0
-    started = time.monotonic()
-
-    def show(end: str = "") -> None:
-        text = f"{lines:,} lines, {lines / max(time.monotonic() - started, 1e-9):.1f} lines/s"
-        text += f", {min(done / total, 1):.0%}" if total else ""
-        # Padded, to cover what a longer line left.
-        print(f"\r{text:<50}", end=end, file=sys.stderr, flush=True)
-
-    def advance(size: int) -> None:
-        nonlocal lines, done
-        lines, done = lines + 1, done + size
-        show()
-
-    show()
-    try:
-        yield advance
-    finally:
-        show(end="\n")
-
-
 def _languages(arguments: argparse.Namespace) -> int:
     from m2m100_onnx.tokenizer import Tokenizer
 
@@ -343,6 +284,7 @@ def _info(arguments: argparse.Namespace) -> int:
         for path in sorted(bundle.directory.iterdir())
         if path.is_file()
     }
+    names = (*GRAPH_FILES, *(FUSED_FILES if bundle.has_fused_graphs else ()))
     facts = {
         "bundle": os.fspath(bundle.directory),
         "precision": bundle.precision,
@@ -351,7 +293,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "manifest": manifest or None,
         "model": asdict(bundle.config),
         "generation": dict(bundle.generation),
-        "graphs": {name: graphs.get(name, asdict(bundle.signature(name))) for name in GRAPH_FILES},
+        "graphs": {name: graphs.get(name, asdict(bundle.signature(name))) for name in names},
         "files": files,
     }
     _print([json.dumps(facts, ensure_ascii=False)] if arguments.json else _facts_lines(facts))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from m2m100_onnx.cli_files import open_output
 from m2m100_onnx.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ def _pair(text: str) -> tuple[str, str]:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, and prints what was measured, even if an error or an interrupt ends it early."""
     from m2m100_onnx import benchmark, benchmark_plan, benchmark_report
-    from m2m100_onnx.cli import _output
 
     grid = _grid(arguments)
     jobs = benchmark_plan.prepare(grid)
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInputError("--json and --plot: expected two files, found one")
     with contextlib.ExitStack() as stack:
         # Opened now: a name that cannot be written is told before minutes of measuring.
-        opened = {name: stack.enter_context(_output(name)) for name in named}
+        opened = {name: stack.enter_context(open_output(name)) for name in named}
         results: list[Result] = []
         stopped: BaseException | None = None
         try:

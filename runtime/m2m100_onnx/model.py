@@ -28,13 +28,14 @@ from m2m100_onnx.bundle import (
     GRAPH_FILES,
     Bundle,
 )
-from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.errors import DependencyError, InvalidInputError
 from m2m100_onnx.fused import FusedCache
 from m2m100_onnx.packed import PackedCache, cache_directory
 from m2m100_onnx.ranking import Float32Array, Int64Array, LogitsState
 from m2m100_onnx.sessions import (
     Provider,
     SessionFactory,
+    check_fused,
     check_precision,
     check_signature,
     ort,
@@ -87,8 +88,8 @@ class Model:
 
         Raises:
             InvalidInputError: an argument is out of range, or `fused` cannot be had.
-            DependencyError: CUDA was asked for and onnxruntime has no CUDA provider, or the bundle
-                is four-bit and onnxruntime too old for it.
+            DependencyError: CUDA was asked for and onnxruntime has no CUDA provider, or onnxruntime
+                is too old for four bits or for `fused`.
         """
         self.bundle = bundle
         directory = cache_directory(cache_dir, bundle.precision)
@@ -101,13 +102,14 @@ class Model:
             cache=PackedCache(directory) if directory else None,
         )
         self.device, self.device_id = self._factory.device, self._factory.device_id
-        runs_here = bundle.has_fused_graphs and self.device == "cpu" and providers is None
-        if fused and not runs_here:
-            raise InvalidInputError(
-                f"fused: expected a bundle with {' and '.join(FUSED_FILES)} on device cpu, found "
-                f"{bundle.directory} ({bundle.precision}) on {device}"
-            )
-        self.fused = runs_here if fused is None else fused
+        self.fused = fused is not False
+        if self.fused:
+            try:
+                check_fused(bundle, cpu_only=self._factory.cpu_only)
+            except (DependencyError, InvalidInputError):
+                if fused:
+                    raise
+                self.fused = False
         check_precision(bundle.precision, self.device)
         self._sessions: dict[str, ort.InferenceSession] = {}
         # One for each graph, as onnxruntime can open several at once.

@@ -9,8 +9,8 @@ other again when it opens the graph and compares hashes, which is half of the ti
 
 Knows folders, keys and damage; knows no onnxruntime, which `sessions.py` brings.
 
-An entry is a folder `packed-<key>` with the graph, its weights and a record of what they were made
-from; it appears whole (renamed into place) or not at all. Before it is used, a record that is not
+An entry is a folder `packed-<key>` with the graph, its weights and a record of what they came from;
+it appears whole (renamed into place) or not at all. Before it is used, a record that is not
 what it should be, a file of another size or time of change, and any damage to the graph are noticed
 for certain. Of the weights 16 pieces of 1 MiB are compared, others each time, among them the first
 and the last: what a failing disk does to fewer pieces may take several loads to be noticed, which
@@ -32,6 +32,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -49,14 +50,12 @@ GRAPH = "graph.onnx"
 WEIGHTS = "graph.onnx_data"
 
 _LOGGER = logging.getLogger("m2m100_onnx")
-_RECORD = "entry.json"
-_LAYOUT = 1
+_RECORD, _LAYOUT = "entry.json", 1
 _NAME = re.compile(r"packed-[0-9a-f]{32}")
 _PARTIAL = ".packed-"
 _PIECE = 1 << 20
 _PIECES_COMPARED = 16
-_DAY = 86400.0
-_UNUSED_DAYS = 30.0
+_DAY, _UNUSED_DAYS = 86400.0, 30.0
 # What /proc/cpuinfo calls the things that kernels are chosen by, on x86 and on Arm.
 _PROCESSOR_LINES = {
     *("vendor_id", "cpu family", "model", "flags"),
@@ -146,6 +145,7 @@ class PackedCache:
     def __init__(self, directory: Path) -> None:
         """Names the folder; it is made when the first entry is written."""
         self.directory = directory
+        self._lock = threading.Lock()  # Graphs are opened side by side.
         self._warned = False
         self._writable = True
 
@@ -274,13 +274,14 @@ class PackedCache:
         return problem is None
 
     def _warn(self, reason: str) -> None:
-        if not self._warned:
+        with self._lock:
+            first, self._warned = not self._warned, True
+        if first:
             _LOGGER.warning(
                 "the packed cache %s is not used (more memory, slower start): %s",
                 self.directory,
                 reason,
             )
-        self._warned = True
 
 
 def _origin(source: Path) -> dict[str, Any]:

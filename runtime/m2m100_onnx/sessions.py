@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from m2m100_onnx.bundle import Precision, Signature
+from m2m100_onnx.bundle import FUSED_FILES, Bundle, Precision, Signature
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
 from m2m100_onnx.packed import PackedCache
 
@@ -21,7 +21,15 @@ except ImportError as error:
         "or `pip install 'm2m100-onnx[gpu]'` on a machine with CUDA"
     ) from error
 
-__all__ = ["Provider", "SessionFactory", "check_precision", "check_signature", "ort", "run"]
+__all__ = [
+    "Provider",
+    "SessionFactory",
+    "check_fused",
+    "check_precision",
+    "check_signature",
+    "ort",
+    "run",
+]
 
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
@@ -36,11 +44,16 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 # They steer threads; graphs and packed weights are the same whatever they are.
 _THREAD_OPTIONS = ("session.intra_op", "session.inter_op", "session.dynamic_block_base")
+# onnxruntime's threads wait for work spinning, by default so long that a busy neighbour, kept from
+# its core, doubles the time of a step. This short it costs a step 4 % on an idle machine.
+_WAITING = {"session.intra_op.spin_duration_us": "20"}
 _UNPACKED = "session.disable_prepacking"
 _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 # The first onnxruntime with four-bit tensors (1.18 knows their opset but not their type).
 _FOUR_BITS_SINCE = (1, 19)
+# The first whose DecoderMaskedMultiHeadAttention is right on a CPU: 1.20 has it and gives NaN.
+_FUSED_SINCE = (1, 21)
 
 
 class SessionFactory:
@@ -49,6 +62,7 @@ class SessionFactory:
     Attributes:
         device: `cpu` or `cuda`.
         device_id: which of the devices of that kind.
+        cpu_only: whether the CPU's provider is the only one.
     """
 
     def __init__(
@@ -78,9 +92,10 @@ class SessionFactory:
                 raise InvalidInputError(
                     f"{name}: expected a whole number of at least 1, found {value!r}"
                 )
-        # Only on a CPU are weights packed by the one who reads them.
         names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
-        self._cache = cache if names == {_CPU} else None
+        self.cpu_only = names == {_CPU}
+        # Only on a CPU are weights packed by the one who reads them.
+        self._cache = cache if self.cpu_only else None
         self._options = dict(session_options or {})
         try:
             for key, entry in self._options.items():
@@ -104,7 +119,7 @@ class SessionFactory:
             BundleError: onnxruntime cannot open it.
             DependencyError: CUDA was asked for and could not be started.
         """
-        entries = {**defaults, **self._options}
+        entries = {**_WAITING, **defaults, **self._options}
         if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
             session = self._open_packed(self._cache, Path(model), entries)
             if session is not None:
@@ -179,7 +194,7 @@ def check_precision(precision: Precision, device: str) -> None:
     """
     if not precision.startswith("int4"):
         return
-    if tuple(map(int, ort.__version__.split(".")[:2])) < _FOUR_BITS_SINCE:
+    if _version() < _FOUR_BITS_SINCE:
         needed = ".".join(map(str, _FOUR_BITS_SINCE))
         raise DependencyError(
             f"a bundle of precision {precision} needs onnxruntime {needed} or newer, found "
@@ -190,6 +205,31 @@ def check_precision(precision: Precision, device: str) -> None:
             f"device: a bundle of precision {precision} runs on the CPU alone, found {device!r}; "
             "export with --precision fp16 for a GPU"
         )
+
+
+def check_fused(bundle: Bundle, *, cpu_only: bool) -> None:
+    """Refuses fused graphs where they are missing or do not run.
+
+    Raises:
+        DependencyError: this onnxruntime is too old.
+        InvalidInputError: the bundle has none, or a provider beside the CPU's was asked for.
+    """
+    if not bundle.has_fused_graphs or not cpu_only:
+        raise InvalidInputError(
+            f"fused: expected a bundle with {' and '.join(FUSED_FILES)} and no provider but "
+            f"{_CPU}, found {bundle.directory} of precision {bundle.precision}"
+            + ("" if cpu_only else " and others")
+        )
+    if _version() < _FUSED_SINCE:
+        needed = ".".join(map(str, _FUSED_SINCE))
+        raise DependencyError(
+            f"fused: the graphs need onnxruntime {needed} or newer, found {ort.__version__}; "
+            "run `pip install --upgrade onnxruntime`"
+        )
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(map(int, ort.__version__.split(".")[:2]))
 
 
 def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from m2m100_onnx.bundle import ModelConfig
+from m2m100_onnx.config import ModelConfig
 
 __all__ = [
     "DECODER_FILE",

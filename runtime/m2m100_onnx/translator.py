@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -127,13 +128,8 @@ class Translator:
             InvalidInputError: an argument is out of range.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        manifest = self.bundle.manifest
-        self.tokenizer = Tokenizer(
-            self.bundle.directory,
-            sp_model_kwargs=sp_model_kwargs,
-            embedding_rows=self.bundle.config.vocab_size,
-            trained_languages=manifest.languages if manifest else None,
-        )
+        self._positions = self.bundle.config.max_position_embeddings
+        self.defaults = default_options(self.bundle)
         self.model = Model(
             self.bundle,
             device=device,
@@ -144,10 +140,18 @@ class Translator:
             fused=fused,
             cache_dir=cache_dir,
         )
-        self._positions = self.bundle.config.max_position_embeddings
-        self.defaults = default_options(self.bundle)
-        if not lazy:
-            self.model.load()
+        manifest = self.bundle.manifest
+        # onnxruntime opens graphs without holding Python up, so the vocabulary is read meanwhile.
+        with ThreadPoolExecutor(1) as pool:
+            loading = None if lazy else pool.submit(self.model.load)
+            self.tokenizer = Tokenizer(
+                self.bundle.directory,
+                sp_model_kwargs=sp_model_kwargs,
+                embedding_rows=self.bundle.config.vocab_size,
+                trained_languages=manifest.languages if manifest else None,
+            )
+        if loading:
+            loading.result()
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -1,0 +1,74 @@
+"""What commands write to and how far they are: files that appear whole, a line on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from m2m100_onnx.errors import InvalidInputError
+
+__all__ = ["open_output", "progress"]
+
+
+@contextlib.contextmanager
+def open_output(name: str | None) -> Iterator[BinaryIO]:
+    """What to write to; a named file changes at the end and only if nothing failed."""
+    if name is None or name == "-":
+        yield sys.stdout.buffer
+        return
+    target = Path(os.path.realpath(name))  # so that a link stays a link
+    # Renaming would replace a device or a pipe, so those are written themselves.
+    direct = target.exists() and not target.is_file()
+    path = target if direct else target.with_name(f".m2m100.{time.time_ns():x}")
+    try:
+        file = path.open("wb" if direct else "xb")
+    except OSError as error:
+        raise InvalidInputError(f"cannot write {name}: {error.strerror}") from None
+    try:
+        with file:
+            if not direct and target.exists():
+                shutil.copymode(target, path)
+            yield file
+        if not direct:
+            path.replace(target)
+    finally:
+        if not direct:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def progress(source: list[str] | BinaryIO, output: BinaryIO) -> Iterator[Callable[[int], None]]:
+    """Says on a terminal how far the work is; is to be told each line's size in bytes."""
+    screen = sys.stderr and sys.stderr.isatty()
+    # Answers that appear on a terminal are progress enough.
+    if isinstance(source, list) or source.isatty() or output.isatty() or not screen:
+        yield lambda _: None
+        return
+    status = os.fstat(source.fileno())
+    total = status.st_size - source.tell() if stat.S_ISREG(status.st_mode) else 0
+    lines = done = 0
+    started = time.monotonic()
+
+    def show(end: str = "") -> None:
+        text = f"{lines:,} lines, {lines / max(time.monotonic() - started, 1e-9):.1f} lines/s"
+        text += f", {min(done / total, 1):.0%}" if total else ""
+        # Padded, to cover what a longer line left.
+        print(f"\r{text:<50}", end=end, file=sys.stderr, flush=True)
+
+    def advance(size: int) -> None:
+        nonlocal lines, done
+        lines, done = lines + 1, done + size
+        show()
+
+    show()
+    try:
+        yield advance
+    finally:
+        show(end="\n")
