@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import sacrebleu
 
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle import PRECISIONS
-from run import all_versions, convert_for_ctranslate2, export_once, save
+from suite import RESULTS, all_versions, convert_for_ctranslate2, export_once, save
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 PIVOTS = ("de", "fr", "es", "ru", "zh")
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, help="only the first lines (default: all)")
     parser.add_argument("--beam-size", type=int, default=5)
     arguments = parser.parse_args()
+    load_average = os.getloadavg()[0]
     precisions = arguments.precisions.split(",")
     if precisions[0] != "fp32":
         parser.error("--precisions: expected fp32 first, which the others are compared with")
@@ -149,9 +151,10 @@ def main() -> None:
         "beam_size": arguments.beam_size,
         "checkpoint": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
     }
-    peers = {"peers": (arguments.peers, model)} if arguments.peers else {}
-    versions = {**all_versions(peers), "sacrebleu": sacrebleu.__version__}
-    save("quality", rows, summary=summaries, settings=settings, versions=versions)
+    versions = all_versions(arguments.peers)
+    versions["ours"]["sacrebleu"] = sacrebleu.__version__
+    more = {"summary": summaries, "settings": settings, "versions": versions}
+    save(RESULTS / "quality.json", rows, load_average, **more)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,46 @@
-"""Writes the tables of benchmarks/README.md and README.md from results/*.json.
+"""Writes the tables of benchmarks/README.md and README.md, and the plots, from results/*.json.
 
-python benchmarks/report.py [--check]      --check fails if a table is not what the results say
+    python benchmarks/report.py [--check] [--print] [--results FOLDER]
+
+--check fails if a table or a plot is not what the results say; --print fills no README but prints
+the tables. A part that was not measured is left out.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from plots import line_chart
+from targets import PEER, Data, bandwidth_share, cell_of, slowdown, speed_ratio, targets
+
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+NAMES = (
+    *("speed", "load", "memory", "workers", "busy", "bandwidth", "curves"),
+    *("export", "quality"),
+)
+# What one step along a curve is, on the plot's axis.
+CURVES = {
+    "batch": "sentences in a batch",
+    "source": "source tokens",
+    "target": "target tokens",
+    "threads": "threads",
+}
 MIB = 2**20
 
+Results = dict[str, Data | None]
 
-def load(name: str) -> dict[str, Any]:
-    """One result file."""
-    data: dict[str, Any] = json.loads((HERE / "results" / f"{name}.json").read_text())
-    return data
+
+def read(folder: Path) -> Results:
+    """Every result file; None where there is none."""
+    paths = {name: folder / f"{name}.json" for name in NAMES}
+    return {n: json.loads(p.read_text()) if p.exists() else None for n, p in paths.items()}
 
 
 def table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
@@ -28,7 +50,7 @@ def table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
     yield from ("| " + " | ".join(row) + " |" for row in rows)
 
 
-def conditions(data: dict[str, Any]) -> str:
+def conditions(data: Data) -> str:
     """Where and with what a result was taken."""
     machine = data["machine"]
     # Both environments have torch and transformers; where peers were measured, theirs count.
@@ -37,14 +59,28 @@ def conditions(data: dict[str, Any]) -> str:
     packages.update({name: peers[name] for name in ("torch", "transformers") if name in peers})
     listed = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
     return (
-        f"{machine['processor']}, {machine['cores']} cores, load {machine['load_average']:.1f} at "
-        f"the start, {machine['date']}; {listed}."
+        f"{machine['processor']}, {machine['cores']} cores, {machine['date']}; load "
+        f"{machine['load_average_of_run']:.1f} when the run began, {machine['load_average']:.1f} "
+        f"when this part of it did; {listed}."
     )
 
 
-def export_tables() -> Iterator[str]:
+def middle(samples: list[float], digits: int = 2) -> str:
+    """Median (least to most) in seconds."""
+    spread = f"{min(samples):.{digits}f}-{max(samples):.{digits}f}"
+    return f"{statistics.median(samples):.{digits}f} s ({spread})"
+
+
+def target_table(results: Results) -> Iterator[str]:
+    """What was aimed for, and what was reached."""
+    found = list(targets(results))
+    yield "### Targets"
+    yield ""
+    yield from table(["418M shape", "target", "measured", ""], [target.cells() for target in found])
+
+
+def export_table(data: Data) -> Iterator[str]:
     """Export cost."""
-    data = load("export")
     yield "### Export, without verification"
     yield ""
     rows = [
@@ -60,96 +96,255 @@ def export_tables() -> Iterator[str]:
     ]
     header = ["", "time", "peak resident", "peak / checkpoint", "weights file", "bundle"]
     yield from table(header, rows)
-    yield ""
-    yield conditions(data)
 
 
-def memory_tables() -> Iterator[str]:
-    """Memory and load time."""
-    data = load("memory")
-    yield "### Memory of the 418M shape after one beam-5 translation, and load time"
+def memory_table(data: Data) -> Iterator[str]:
+    """Memory, and how long opening the model takes."""
+    yield "### Memory of the 418M shape after one beam-5 translation, and time to open the model"
     yield ""
+    kinds = ("private", "mapped", "resident", "peak")
     rows = [
         [
             row["engine"],
             f"{row['load']:.1f} s",
-            f"{row['used']['private'] / MIB:,.0f}",
-            f"{row['used']['mapped'] / MIB:,.0f}",
-            f"{row['used']['resident'] / MIB:,.0f}",
-            f"{row['used']['peak'] / MIB:,.0f}",
+            *(f"{row['used'][kind] / MIB:,.0f}" for kind in kinds),
         ]
         for row in data["rows"]
     ]
-    header = ["MiB", "load", "private", "mapped", "resident", "peak resident"]
-    yield from table(header, rows)
+    yield from table(["MiB", "open", "private", "mapped", "resident", "peak resident"], rows)
+
+
+def load_table(data: Data) -> Iterator[str]:
+    """Fresh processes."""
+    yield "### From the start of a process to its first token"
     yield ""
-    yield conditions(data)
-
-
-def speed_tables() -> Iterator[str]:
-    """Seconds a batch, and ratios to ours."""
-    data = load("speed")
-    settings = data["settings"]
     yield (
-        f"### Speed of the 418M shape: {settings['source_length']} source tokens, exactly "
-        f"{settings['target_tokens']} target tokens"
+        "Imports, opening the model, the encoder and one step, with the files in the page cache. "
+        "Median (least to most)."
     )
     yield ""
-    yield "Median seconds a batch (least to most), and how many times ours fp32 it takes."
-    yield ""
-    cells = list(dict.fromkeys((r["batch_size"], r["beam_size"]) for r in data["rows"]))
-    found = {(r["engine"], r["batch_size"], r["beam_size"]): r for r in data["rows"]}
-    rows = []
-    for engine in dict.fromkeys(r["engine"] for r in data["rows"]):
-        row = [engine]
-        for cell in cells:
-            seconds, ratio = (found[(engine, *cell)][k] for k in ("seconds", "ratio"))
-            spread = f"{seconds['min']:.2f}-{seconds['max']:.2f}"
-            row.append(f"{seconds['median']:.2f} s ({spread}), {ratio['median']:.2f} x")
-        rows.append(row)
-    yield from table(["", *(f"B={b} beam {k}" for b, k in cells)], rows)
-    yield ""
-    yield conditions(data)
+    yield from table(["", "time"], [[r["engine"], middle(r["samples"])] for r in data["rows"]])
 
 
-def comparison() -> Iterator[str]:
-    """The short table of the project's README."""
-    speed = load("speed")
-    memory = {row["engine"]: row for row in load("memory")["rows"]}
-    cells = list(dict.fromkeys((r["batch_size"], r["beam_size"]) for r in speed["rows"]))
-    found = {(r["engine"], r["batch_size"], r["beam_size"]): r for r in speed["rows"]}
+def workers_table(data: Data) -> Iterator[str]:
+    """Processes side by side."""
+    yield "### Memory of processes that translate the same at once"
+    yield ""
     rows = []
-    for engine in dict.fromkeys(r["engine"] for r in speed["rows"]):
-        times = [f"{found[(engine, *cell)]['seconds']['median']:.2f} s" for cell in cells]
-        used = memory[engine]
-        private = f"{used['used']['private'] / MIB:,.0f} MiB"
-        rows.append([engine, *times, f"{used['load']:.1f} s", private])
-    header = ["", *(f"B={b} beam {k}" for b, k in cells), "load", "private memory"]
+    one = {row["engine"]: row for row in data["rows"] if row["processes"] == 1}
+    for row in data["rows"]:
+        ratio = row["proportional"] / one[row["engine"]]["proportional"]
+        sizes = [f"{row[kind] / MIB:,.0f}" for kind in ("proportional", "private")]
+        rows.append([row["engine"], str(row["processes"]), *sizes, f"{ratio:.2f} x"])
+    header = ["MiB", "processes", "together (PSS)", "of it private", "against one"]
     yield from table(header, rows)
 
 
-def fill(path: Path, name: str, lines: list[str]) -> tuple[str, str]:
-    """A file's text before and after its marked part is replaced."""
-    before = path.read_text(encoding="utf-8")
-    head, rest = before.split(f"<!-- {name}:begin -->\n")
+def column(cell: tuple[int, int, int, int]) -> str:
+    """What was translated, as a heading."""
+    batch_size, beam_size, source, target = cell
+    lengths = "" if (source, target) == (32, 48) else f", {source} to {target}"
+    return f"B={batch_size} beam {beam_size}{lengths}"
+
+
+def by_cell(data: Data) -> tuple[list[str], list[tuple[int, int, int, int]], dict[Any, Any]]:
+    """The engines, the cells, and the samples of each pair of them."""
+    samples = {(row["engine"], cell_of(row)): row["samples"] for row in data["rows"]}
+    engines = list(dict.fromkeys(engine for engine, _ in samples))
+    return engines, list(dict.fromkeys(cell for _, cell in samples)), samples
+
+
+def speed_table(data: Data) -> Iterator[str]:
+    """Seconds a batch, and ratios to one engine."""
+    engines, cells, samples = by_cell(data)
+    base = PEER if PEER in engines else engines[0]
+    yield "### Speed of the 418M shape"
+    yield ""
+    yield (
+        "32 source tokens and exactly 48 target tokens, unless the heading says others. Median "
+        f"seconds a batch (least to most), and how many times as fast as {base}. Optimum runs the "
+        "portable graphs of our bundles."
+    )
+    yield ""
+    rows = []
+    for engine in engines:
+        row = [engine]
+        for cell in cells:
+            own, other = samples.get((engine, cell)), samples.get((base, cell))
+            ratio = f", {speed_ratio(own, other):.2f} x" if own and other else ""
+            row.append(f"{middle(own)}{ratio}" if own else "")
+        rows.append(row)
+    yield from table(["", *map(column, cells)], rows)
+
+
+def busy_table(data: Data) -> Iterator[str]:
+    """Beside a neighbour."""
+    yield "### Beside a foreign process that keeps one core busy, one sentence"
+    yield ""
+    rows = [
+        [
+            row["engine"],
+            str(row["beam_size"]),
+            middle(row["quiet"]),
+            middle(row["busy"]),
+            f"{slowdown(row):.2f} x",
+        ]
+        for row in data["rows"]
+    ]
+    yield from table(["", "beam", "alone", "beside it", "slower by"], rows)
+
+
+def bandwidth_table(data: Data) -> Iterator[str]:
+    """A step beside the time its weights take to be read."""
+    rates = data["rows"][0]["bandwidth"]
+    yield "### A greedy step of one sentence, and the memory's bandwidth"
+    yield ""
+    yield (
+        f"Two threads that only read reach {max(rates) / 1e9:.1f} GB/s at best here (median "
+        f"{statistics.median(rates) / 1e9:.1f}). The share is the time the weights of a step take "
+        "at the best rate, over the time of a step; CTranslate2 is counted the bytes of ours int8."
+    )
+    yield ""
+    rows = [
+        [
+            row["engine"],
+            f"{row['bytes'] / 1e6:,.0f} MB",
+            f"{statistics.median(row['steps']) * 1e3:.1f} ms",
+            f"{bandwidth_share(row) * 100:.0f} %",
+        ]
+        for row in data["rows"]
+    ]
+    yield from table(["", "weights a step", "step", "share"], rows)
+
+
+def curves_part(data: Data) -> Iterator[str]:
+    """The plots, and what was skipped."""
+    yield "### How speed grows with one size at a time"
+    yield ""
+    yield "Greedy, one sentence of 32 to 48 tokens but for the size that varies."
+    yield ""
+    for name in dict.fromkeys(row["curve"] for row in data["rows"]):
+        yield f"![tokens a second by {CURVES[name]}](results/curve-{name}.svg)"
+    skipped = [row for row in data["rows"] if "skipped" in row]
+    if skipped:
+        yield ""
+        yield "Skipped, since a call would take long: " + "; ".join(
+            f"{r['engine']} at {r['size']} {CURVES[r['curve']]} (about {r['skipped']:.0f} s)"
+            for r in skipped
+        )
+
+
+def plots(data: Data | None) -> dict[str, str]:
+    """File name to SVG."""
+    rows = [row for row in data["rows"] if "samples" in row] if data else []
+    found = {}
+    for name in dict.fromkeys(row["curve"] for row in rows):
+        series: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row["curve"] == name:
+                tokens = row["batch_size"] * row["target_length"]
+                rate = tokens / statistics.median(row["samples"])
+                series.setdefault(row["engine"], []).append((row["size"], rate))
+        title = f"Speed by {CURVES[name]}, greedy"
+        found[f"curve-{name}.svg"] = line_chart(title, CURVES[name], "tokens a second", series)
+    return found
+
+
+def quality_table(data: Data) -> Iterator[str]:
+    """What each precision costs."""
+    settings = data["settings"]
+    yield "### Quality of the demo model, all directions"
+    yield ""
+    yield (
+        f"{settings['lines']} lines a direction, beam {settings['beam_size']}; chrF lost is "
+        "against ours fp32, and identical is the share of translations that stay the same."
+    )
+    yield ""
+    rows = [
+        [
+            row["engine"],
+            f"{row['chrf']:.2f}",
+            f"{row['lost']:.2f}",
+            f"{row['most_lost']:.2f}",
+            f"{row['identical'] * 100:.1f} %",
+            f"{row['bytes'] / 1e6:,.1f} MB",
+        ]
+        for row in data["summary"]
+    ]
+    header = ["", "chrF", "lost", "most lost in a direction", "identical", "weights"]
+    yield from table(header, rows)
+
+
+PARTS = {
+    "speed": speed_table,
+    "load": load_table,
+    "memory": memory_table,
+    "workers": workers_table,
+    "busy": busy_table,
+    "bandwidth": bandwidth_table,
+    "curves": curves_part,
+    "quality": quality_table,
+    "export": export_table,
+}
+
+
+def tables(results: Results) -> list[str]:
+    """All that was measured, the targets first."""
+    lines = list(target_table(results))
+    for name, part in PARTS.items():
+        data = results[name]
+        if data and data["rows"]:
+            lines += ["", *part(data), "", conditions(data)]
+    return lines
+
+
+def comparison(results: Results) -> list[str]:
+    """The short table of the project's README; nothing without speed and memory."""
+    speed, memory = results["speed"], results["memory"]
+    if not speed or not memory:
+        return []
+    engines, cells, samples = by_cell(speed)
+    used = {row["engine"]: row for row in memory["rows"]}
+    rows = []
+    for engine in engines:
+        times = [samples.get((engine, cell)) for cell in cells]
+        row = [engine, *(f"{statistics.median(t):.2f} s" if t else "" for t in times)]
+        if engine in used:
+            private = used[engine]["used"]["private"]
+            row += [f"{used[engine]['load']:.1f} s", f"{private / MIB:,.0f} MiB"]
+        rows.append(row + [""] * (len(cells) + 3 - len(row)))
+    return list(table(["", *map(column, cells), "load", "private memory"], rows))
+
+
+def filled(path: Path, name: str, lines: list[str]) -> str:
+    """A file's text with its marked part replaced."""
+    head, rest = path.read_text(encoding="utf-8").split(f"<!-- {name}:begin -->\n")
     _, tail = rest.split(f"<!-- {name}:end -->")
     body = "\n".join(lines)
-    return before, f"{head}<!-- {name}:begin -->\n{body}\n<!-- {name}:end -->{tail}"
+    return f"{head}<!-- {name}:begin -->\n{body}\n<!-- {name}:end -->{tail}"
 
 
 def main() -> None:
-    """Fills both files."""
-    parts = [list(part()) for part in (export_tables, memory_tables, speed_tables)]
-    tables = [line for part in parts for line in ([*part, ""])][:-1]
-    targets = (
-        (HERE / "README.md", "tables", tables),
-        (HERE.parent / "README.md", "comparison", list(comparison())),
-    )
-    for path, name, lines in targets:
-        before, after = fill(path, name, lines)
-        if "--check" in sys.argv[1:] and before != after:
-            sys.exit(f"{path.name}: the {name} are not what results/*.json say; run report.py")
-        path.write_text(after, encoding="utf-8")
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--print", action="store_true", dest="to_stdout")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    results = read(arguments.results)
+    files = {arguments.results / name: svg for name, svg in plots(results["curves"]).items()}
+    short = comparison(results)
+    if arguments.to_stdout:
+        print("\n".join([*tables(results), "", *short]))
+    else:
+        files[HERE / "README.md"] = filled(HERE / "README.md", "tables", tables(results))
+        if short:
+            path = HERE.parent / "README.md"
+            files[path] = filled(path, "comparison", short)
+    for path, text in files.items():
+        if arguments.check and (not path.exists() or path.read_text(encoding="utf-8") != text):
+            sys.exit(f"{path.name} is not what results/*.json say; run report.py")
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,284 +1,189 @@
-"""Measures export cost, memory and speed, and writes results/*.json; `report.py` makes the tables.
+"""Measures everything and writes results/*.json; `report.py` makes the tables and the plots.
 
-    python benchmarks/run.py WORK [--peers PYTHON] [--only export,memory,speed]
+    python benchmarks/run.py WORK --peers PYTHON [--only PARTS] [--engines ENGINES]
 
-WORK holds the random-weight checkpoints and bundles (about 12 GB) and is filled as needed. PEERS is
-the Python of an environment with transformers and ctranslate2. Run it on an idle machine: results
-carry the load average they began with.
+WORK holds the random-weight checkpoints, the bundles and the packed cache (about 12 GB) and is
+filled as needed. PEERS is the Python of an environment with transformers, ctranslate2 and
+optimum-onnx; without it ours alone are measured. Run it on an idle machine: each result file
+carries the load average its part began with. It is written after each row and holds one run alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import random
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import metadata
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
-REPETITIONS = 5
-SOURCE_LENGTH, TARGET_TOKENS = 32, 48
-PACKAGES = ("onnxruntime", "numpy", "torch", "transformers", "ctranslate2")
+from limits import measure_bandwidth, measure_busy
+from scaling import CURVES, measure_curves
+from suite import CORE, RESULTS, SLOW, Cell, Row, Suite, save, size_of
+
+WORKERS = 4
+PRECISIONS = "fp32,fp16,int8,int4,int4-int8"
+CELLS = "1x1,1x5,8x1,8x5,1x5x256x64"
 
 
-class Worker:
-    """An engine in a process of its own."""
-
-    def __init__(self, python: str, engine: str, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [python, str(HERE / "engines.py"), engine, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for its answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args} died")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-@contextmanager
-def worker(python: str, engine: str, folder: Path) -> Iterator[Worker]:
-    """A worker that is gone afterwards."""
-    found = Worker(python, engine, folder)
-    try:
-        yield found
-    finally:
-        found.process.kill()
-        found.process.wait()
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def versions(python: str) -> dict[str, str]:
-    """What the environment of `python` has of the packages that matter."""
-    code = (
-        "import json, sys; from importlib import metadata as m\n"
-        "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
-        "print(json.dumps({n: found[n] for n in sys.argv[1:] if n in found}))"
-    )
-    done = subprocess.run(
-        [python, "-c", code, *PACKAGES], capture_output=True, text=True, check=True
-    )
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
-
-
-LOAD_AT_START = os.getloadavg()[0]
-
-
-def machine() -> dict[str, Any]:
-    """Processor and cores, and the load when the run began."""
-    cpu = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-    return {
-        "processor": cpu,
-        "cores": os.cpu_count(),
-        "load_average": LOAD_AT_START,
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def save(name: str, rows: Any, **more: Any) -> None:
-    """Writes one result file."""
-    RESULTS.mkdir(exist_ok=True)
-    data = {"machine": machine(), **more, "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-
-
-def checkpoint(work: Path, shape: str) -> Path:
-    """The random-weight checkpoint of a shape, made if it is missing."""
-    folder = work / f"checkpoint-{shape}"
-    if not (folder / "model.safetensors").exists():
-        subprocess.run(
-            [sys.executable, str(HERE / "make_checkpoint.py"), shape, str(folder)], check=True
-        )
-    return folder
-
-
-def bundle(work: Path, shape: str, precision: str) -> Path:
-    """The exported bundle of a shape, made if it is missing."""
-    folder = work / f"bundle-{shape}-{precision}"
-    if not folder.exists():
-        export_once(checkpoint(work, shape), folder, precision)
-    return folder
-
-
-def export_once(source: Path, folder: Path, precision: str) -> dict[str, float]:
-    """Exports in a process of its own and says what it cost."""
-    code = (
-        "import json, resource, sys; from m2m100_onnx_export import export\n"
-        "source, folder, precision = sys.argv[1:]\n"
-        "done = export(source, folder, precision=precision, overwrite=True, verify_outputs=False)\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
-        "print(json.dumps({'seconds': done.seconds, 'peak': peak, 'weights': done.weight_bytes}))"
-    )
-    command = [sys.executable, "-c", code, str(source), str(folder), precision]
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    found["process_seconds"] = time.perf_counter() - started
-    found["bundle"] = sum(path.stat().st_size for path in folder.iterdir())
-    return found
-
-
-def measure_export(work: Path, shapes: list[str]) -> None:
+def measure_export(suite: Suite, shapes: list[str], precisions: list[str]) -> Iterator[Row]:
     """Time, peak memory and size of exports."""
-    rows = []
     for shape in shapes:
-        source = checkpoint(work, shape)
-        for precision in ("fp32", "fp16", "int8"):
-            found = export_once(source, work / f"bundle-{shape}-{precision}", precision)
-            size = (source / "model.safetensors").stat().st_size
-            rows.append({"shape": shape, "precision": precision, "checkpoint": size, **found})
-            print(rows[-1], flush=True)
-    save("export", rows, versions={"ours": versions(sys.executable)})
+        size = (suite.checkpoint(shape) / "model.safetensors").stat().st_size
+        for precision in precisions:
+            found = suite.export(shape, precision)
+            yield {"shape": shape, "precision": precision, "checkpoint": size, **found}
 
 
-def engines(work: Path, peers: str | None) -> dict[str, tuple[str, Path]]:
-    """Every engine that can run here: its Python and its folder."""
-    fp32 = bundle(work, "418M", "fp32")
-    found = {
-        "ours fp32": (sys.executable, fp32),
-        "ours fp32 mapped": (sys.executable, fp32),
-        "ours fp16": (sys.executable, bundle(work, "418M", "fp16")),
-        "ours int8": (sys.executable, bundle(work, "418M", "int8")),
-    }
-    if peers:
-        source = checkpoint(work, "418M")
-        found["transformers fp32"] = (peers, source)
-        for compute_type in ("float32", "int8"):
-            folder = work / f"ctranslate2-{compute_type}"
-            if not folder.exists():
-                convert_for_ctranslate2(peers, source, folder, compute_type)
-            found[f"ctranslate2 {compute_type}"] = (peers, folder)
-    return found
-
-
-def convert_for_ctranslate2(python: str, source: Path, folder: Path, compute_type: str) -> None:
-    """Converts the checkpoint with CTranslate2's own converter."""
-    command = [str(Path(python).with_name("ct2-transformers-converter")), "--model", str(source)]
-    command += ["--output_dir", str(folder), "--quantization", compute_type]
-    subprocess.run(command, check=True, capture_output=True)
-
-
-def source_ids(batch_size: int) -> list[list[int]]:
-    """Random sources of the fixed length: language token, pieces, `</s>`."""
-    random_ids = random.Random(0)
-    return [
-        [10501, *(random_ids.randrange(4, 10000) for _ in range(SOURCE_LENGTH - 2)), 2]
-        for _ in range(batch_size)
-    ]
-
-
-def measure_memory(found: dict[str, tuple[str, Path]]) -> None:
-    """Load time and memory after a beam-5 translation, each engine in a fresh process."""
-    rows = []
-    for name, (python, folder) in found.items():
-        with worker(python, name, folder) as engine:
+def measure_memory(suite: Suite, cell: Cell) -> Iterator[Row]:
+    """Memory after a beam-5 translation, each engine in a fresh process."""
+    for name in suite.chosen((*CORE, "ours fp32 mapped", "ours fp16", *SLOW)):
+        if name.startswith("ours int"):
+            # Packing happens once in a bundle's life, and its memory is not what is asked for.
+            with suite.running([name]) as running:
+                running[name].seconds(Cell(target_length=1))
+        with suite.start(name) as engine:
             load = engine.ask(do="load")["seconds"]
             loaded = engine.ask(do="memory")
-            request = {"source": source_ids(1), "beam_size": 5, "tokens": TARGET_TOKENS}
-            engine.ask(do="translate", **request)
+            engine.seconds(cell)
             used = engine.ask(do="memory")
-        rows.append({"engine": name, "load": load, "loaded": loaded, "used": used})
-        print(name, round(load, 2), {k: v // 2**20 for k, v in used.items()}, flush=True)
-    save("memory", rows, versions=all_versions(found))
+        disk = size_of(suite.folder(name))
+        yield {"engine": name, "load": load, "loaded": loaded, "used": used, "disk": disk}
 
 
-def measure_speed(found: dict[str, tuple[str, Path]], cells: list[tuple[int, int]]) -> None:
-    """Seconds a batch, the engines in turn within each repetition, so that drift hits all alike.
+def measure_load(suite: Suite, cell: Cell) -> Iterator[Row]:
+    """From the start of a process to the answer with the first token: imports, load, one step.
 
-    Cells that are not asked for stay as the last run left them.
+    The first round, which is left out, fills the page cache and the packed cache.
     """
-    path = RESULTS / "speed.json"
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = [row for row in before if (row["batch_size"], row["beam_size"]) not in cells]
-    # On a CPU an fp16 bundle is widened and only slower; mapped weights are for memory.
-    names = [name for name in found if name not in ("ours fp16", "ours fp32 mapped")]
-    workers = {name: Worker(found[name][0], name, found[name][1]) for name in names}
+    names = suite.chosen((*CORE, "ours fp32 mapped", *SLOW))
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for repetition in range(suite.repetitions + 1):
+        for name in names:
+            if repetition > suite.repetitions_of(name):
+                continue
+            suite.folder(name)
+            started = time.perf_counter()
+            with suite.start(name) as engine:
+                engine.ask(do="load")
+                engine.seconds(cell)
+                if repetition:
+                    taken[name].append(time.perf_counter() - started)
+    for name in names:
+        yield {"engine": name, "samples": taken[name]}
+
+
+def measure_workers(suite: Suite, cell: Cell) -> Iterator[Row]:
+    """Memory of processes that translate with the same model, against that of one alone.
+
+    `proportional` divides a page by the processes that share it, so that a sum counts it once.
+    """
+    for name in suite.chosen(("ours int8", "ours int4", "ctranslate2 int8")):
+        for count in (1, WORKERS):
+            with suite.crowd(name, count) as crowd:
+                for _ in range(2):
+                    for engine in crowd:
+                        engine.send(**cell.request())
+                    for engine in crowd:
+                        engine.receive()
+                found = [engine.ask(do="memory") for engine in crowd]
+            total = {key: sum(memory[key] for memory in found) for key in found[0]}
+            yield {"engine": name, "processes": count, **total}
+
+
+def measure_speed(suite: Suite, cells: list[Cell]) -> Iterator[Row]:
+    """Seconds a batch; the engines are all loaded and take turns."""
+    with suite.running(suite.chosen((*CORE, *SLOW))) as running:
+        for cell in cells:
+            for name, samples in suite.in_turn(running, cell).items():
+                yield {"engine": name, **vars(cell), "samples": samples}
+
+
+def take(suite: Suite, name: str, measure: Callable[[Suite], Iterator[Row]]) -> bool:
+    """Measures one part and writes its file, row by row; returns whether all of it was measured."""
+    load_average, started = os.getloadavg()[0], time.perf_counter()
+    print(f"== {name}: load {load_average:.2f}", flush=True)
+    more: dict[str, Any] = {"shape": suite.shape, "repetitions": suite.repetitions}
+    more["versions"] = suite.versions()
+    rows: list[Row] = []
     try:
-        for engine in workers.values():
-            engine.ask(do="load")
-        for batch_size, beam_size in cells:
-            request = {"source": source_ids(batch_size), "beam_size": beam_size}
-            request["tokens"] = TARGET_TOKENS
-            taken: dict[str, list[float]] = {name: [] for name in names}
-            for repetition in range(REPETITIONS + 1):
-                for name, engine in workers.items():
-                    answer = engine.ask(do="translate", **request)
-                    assert answer["tokens"] == TARGET_TOKENS, (name, answer)
-                    if repetition:
-                        taken[name].append(answer["seconds"])
-            base = taken["ours fp32"]
-            for name in names:
-                ratios = [a / b for a, b in zip(taken[name], base, strict=True)]
-                row = {"engine": name, "batch_size": batch_size, "beam_size": beam_size}
-                rows.append({**row, "seconds": spread(taken[name]), "ratio": spread(ratios)})
-                print(rows[-1], flush=True)
-    finally:
-        for engine in workers.values():
-            engine.process.kill()
-    rows.sort(key=lambda row: (row["batch_size"], row["beam_size"]))
-    settings = {"source_length": SOURCE_LENGTH, "target_tokens": TARGET_TOKENS}
-    save("speed", rows, versions=all_versions(found), settings=settings, repetitions=REPETITIONS)
+        for row in measure(suite):
+            rows.append(row)
+            print(row, flush=True)
+            seconds = round(time.perf_counter() - started)
+            save(suite.results / f"{name}.json", rows, load_average, **more, seconds=seconds)
+    except Exception:
+        # Half an hour of other parts is not lost to one engine that fails.
+        traceback.print_exc()
+        return False
+    print(f"== {name}: {time.perf_counter() - started:.0f} s", flush=True)
+    return True
 
 
-def all_versions(found: dict[str, tuple[str, Path]]) -> dict[str, dict[str, str]]:
-    """Package versions of each environment that takes part."""
-    ours = metadata.version("m2m100-onnx")
-    table = {"ours": {"m2m100-onnx": ours, **versions(sys.executable)}}
-    for python, _ in found.values():
-        if python != sys.executable:
-            table["peers"] = versions(python)
-    return table
+def parse_cell(text: str) -> Cell:
+    """`BATCHxBEAM` or `BATCHxBEAMxSOURCExTARGET`."""
+    return Cell(*map(int, text.split("x")))
+
+
+def parse_curve(text: str) -> tuple[str, list[int]]:
+    """`NAME=SIZE,SIZE,...`."""
+    name, _, sizes = text.partition("=")
+    if name not in CURVES:
+        raise argparse.ArgumentTypeError(f"{name}: expected one of {', '.join(CURVES)}")
+    return name, [int(size) for size in sizes.split(",")]
 
 
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--peers", help="python of the environment with the peers")
-    parser.add_argument("--only", default="export,memory,speed")
-    parser.add_argument("--cells", default="1x1,1x5,8x1,8x5", help="batch and beam sizes")
-    parser.add_argument("--shapes", default="418M", help="shapes to export, such as 418M,1.2B")
+    parser.add_argument("--peers", help="python of the environment with the other engines")
+    parser.add_argument("--only", help="parts, in this order (default: all)")
+    parser.add_argument("--engines", help="engines that may take part (default: all)")
+    parser.add_argument("--shape", default="418M", help="of the checkpoint that is measured")
+    parser.add_argument("--shapes", help="shapes to export, such as 418M,1.2B (default: --shape)")
+    parser.add_argument("--precisions", default=PRECISIONS, help="to export")
+    parser.add_argument("--cells", default=CELLS, help="batch x beam [x source x target]")
+    parser.add_argument(
+        "--curves", nargs="+", type=parse_curve, default=list(CURVES.items()), metavar="NAME=SIZES"
+    )
+    parser.add_argument(
+        "--longest", type=float, default=30, help="seconds a point of a curve may take"
+    )
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    parts = arguments.only.split(",")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    if "export" in parts:
-        measure_export(arguments.work, arguments.shapes.split(","))
-    if {"memory", "speed"} & set(parts):
-        found = engines(arguments.work, arguments.peers)
-        if "memory" in parts:
-            measure_memory(found)
-        if "speed" in parts:
-            cells = [tuple(map(int, cell.split("x"))) for cell in arguments.cells.split(",")]
-            measure_speed(found, cells)
+    suite = Suite(
+        work=arguments.work.resolve(),
+        peers=arguments.peers,
+        shape=arguments.shape,
+        engines=tuple(arguments.engines.split(",")) if arguments.engines else None,
+        repetitions=arguments.repetitions,
+        results=arguments.results,
+    )
+    cells = [parse_cell(cell) for cell in arguments.cells.split(",")]
+    shapes = (arguments.shapes or arguments.shape).split(",")
+    precisions = arguments.precisions.split(",")
+    parts: dict[str, Callable[[Suite], Iterator[Row]]] = {
+        "export": partial(measure_export, shapes=shapes, precisions=precisions),
+        "speed": partial(measure_speed, cells=cells),
+        "busy": measure_busy,
+        "bandwidth": measure_bandwidth,
+        "load": partial(measure_load, cell=Cell(target_length=1)),
+        "memory": partial(measure_memory, cell=Cell(beam_size=5)),
+        "workers": partial(measure_workers, cell=Cell(beam_size=5)),
+        "curves": partial(measure_curves, curves=dict(arguments.curves), longest=arguments.longest),
+    }
+    wanted = arguments.only.split(",") if arguments.only else list(parts)
+    if not set(wanted) <= set(parts):
+        parser.error(f"--only: expected some of {', '.join(parts)}")
+    failed = [name for name in wanted if not take(suite, name, parts[name])]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""What bounds the speed: a busy neighbour on one of the cores, and the memory's bandwidth."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from suite import Cell, Row, Suite
+
+_BUSY = (
+    "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(flush=True)\n"
+    "while True: pass"
+)
+READ_BYTES = 2**30
+# A step is timed as the difference of two calls, so that encoder and prompt cancel out.
+SHORT, LONG = 16, 48
+
+
+@contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """A foreign process that keeps the first core busy."""
+    process = subprocess.Popen([sys.executable, "-c", _BUSY], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def measure_busy(suite: Suite) -> Iterator[Row]:
+    """Seconds of one sentence beside a busy neighbour and alone, by turns."""
+    names = suite.chosen(("ours int8", "ours int4", "ctranslate2 int8"))
+    with suite.running(names) as running:
+        for beam_size in (1, 5):
+            cell = Cell(beam_size=beam_size)
+            quiet: dict[str, list[float]] = {name: [] for name in names}
+            busy: dict[str, list[float]] = {name: [] for name in names}
+            for engine in running.values():
+                engine.seconds(cell)
+            for _ in range(suite.repetitions):
+                for name, engine in running.items():
+                    quiet[name].append(engine.seconds(cell))
+                with busy_neighbour():
+                    for name, engine in running.items():
+                        busy[name].append(engine.seconds(cell))
+            for name in names:
+                row = {"engine": name, "beam_size": beam_size}
+                yield {**row, "quiet": quiet[name], "busy": busy[name]}
+
+
+def read_bandwidth(numbers: np.ndarray, threads: int = 2) -> float:
+    """Bytes a second that `threads` threads read together, each its own part."""
+    # The maximum needs the least arithmetic of numpy's reductions, and none of them writes.
+    parts = [
+        threading.Thread(target=np.max, args=(part,)) for part in np.array_split(numbers, threads)
+    ]
+    started = time.perf_counter()
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.join()
+    return numbers.nbytes / (time.perf_counter() - started)
+
+
+def step_bytes(graph: Path) -> int:
+    """Bytes of weights that every run of a graph reads whole, as its file stores them.
+
+    Rows that are looked up in a table are not counted.
+    """
+    model = onnx.load(graph, load_external_data=False)
+    read = {
+        name
+        for node in model.graph.node
+        if not node.op_type.startswith("Gather")
+        for name in node.input
+    }
+    sizes = [
+        int(entry.value)
+        for tensor in model.graph.initializer
+        if tensor.name in read
+        for entry in tensor.external_data
+        if entry.key == "length"
+    ]
+    return sum(sizes)
+
+
+def measure_bandwidth(suite: Suite) -> Iterator[Row]:
+    """A greedy step of one sentence, beside what reading its weights takes at the least."""
+    names = suite.chosen(("ours int8", "ours int4", "ctranslate2 int8"))
+    numbers = np.ones(READ_BYTES // 4, np.float32)
+    steps: dict[str, list[float]] = {name: [] for name in names}
+    bandwidth = []
+    with suite.running(names) as running:
+        for repetition in range(suite.repetitions + 1):
+            bandwidth += [read_bandwidth(numbers) for _ in range(3)]
+            for name, engine in running.items():
+                short, long = (engine.seconds(Cell(target_length=n)) for n in (SHORT, LONG))
+                if repetition:
+                    steps[name].append((long - short) / (LONG - SHORT))
+    for name in names:
+        # CTranslate2 stores the same matrices in eight bits.
+        bundle = suite.folder("ours int8" if name.startswith("ctranslate2") else name)
+        size = step_bytes(bundle / "fused_step.onnx")
+        yield {"engine": name, "bytes": size, "bandwidth": bandwidth, "steps": steps[name]}
