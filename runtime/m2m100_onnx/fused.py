@@ -206,7 +206,7 @@ class FusedCache:
         self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
 
     def _buffers(self, rows: int, capacity: int) -> Float32Array:
-        """Keys and values of every layer in one block, `(2 * L, R, H, M, E)`, which goes back whole."""
+        """All layers' keys and values, `(2 * L, R, H, M, E)`: one block, that goes back whole."""
         heads, size = self._row_shape
         return np.empty((len(self._names), rows, heads, capacity, size), np.float32)
 
