@@ -152,8 +152,8 @@ class CTranslate2:
         return len(found[0].hypotheses[0]) - 1
 
 
-# fp32 is measured as it is by default, without the packed cache; int8 and int4 as by default with
-# it, in the folder that M2M100_ONNX_CACHE names.
+# As they are by default: int8 with the packed cache, in the folder that M2M100_ONNX_CACHE names,
+# fp32 and four bits without it.
 ENGINES: dict[str, Callable[[], Engine]] = {
     "ours int8": lambda: Ours(),
     "ours int4": lambda: Ours(),

@@ -325,3 +325,17 @@ def test_four_bits_are_refused_on_a_gpu(
     for device in ("cuda", "cuda:1", "auto"):
         with pytest.raises(InvalidInputError, match=r"runs on the CPU alone.*--precision fp16"):
             Translator(bundles["int4"], device=device)
+
+
+def test_four_bits_are_not_kept_packed(bundles: dict[str, Path], tmp_path: Path) -> None:
+    """What onnxruntime stores of them packed is incomplete, and gives NaN or other words."""
+    texts = golden.Case("en-de", 1, {}, every=30).texts()
+    for bundle in bundles.values():
+        expected, first, later = (
+            Translator(bundle, cache_dir=cache, intra_op_num_threads=1).translate(
+                texts, source_lang="en", target_lang="de"
+            )
+            for cache in (False, tmp_path, tmp_path)
+        )
+        assert first == later == expected
+    assert not list(tmp_path.iterdir())
