@@ -49,7 +49,7 @@ def sentences(repository: Path) -> list[str]:
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The shape of every batch the model was given."""
     shapes: list[tuple[int, int]] = []
-    real = Model.start
+    real = Model.begin
 
     def start(self: Model, input_ids: Any, attention_mask: Any, prompt: Any) -> Any:
         assert input_ids.shape == attention_mask.shape
@@ -57,7 +57,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         shapes.append(input_ids.shape)
         return real(self, input_ids, attention_mask, prompt)
 
-    monkeypatch.setattr(Model, "start", start)
+    monkeypatch.setattr(Model, "begin", start)
     return shapes
 
 
