@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 import m2m100_onnx
 import m2m100_onnx_export
+from m2m100_onnx.benchmark import environment
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -305,12 +306,8 @@ def machine(load_average: float) -> Row:
 
     The second has the part before in it, which the run itself was.
     """
-    cpu = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
     return {
-        "processor": cpu,
+        "processor": environment()["processor"],
         "cores": os.cpu_count(),
         "load_average_of_run": LOAD_AT_START,
         "load_average": load_average,

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
-import sacrebleu
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +18,7 @@ from conftest import LANGUAGES
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle import (
     DECODER_FILE,
+    FOUR_BITS,
     GRAPH_FILES,
     WEIGHTS_FILE,
     Bundle,
@@ -34,12 +34,12 @@ from m2m100_onnx_export.builder import GraphBuilder
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.quantize import pack_int4, quantize_blocks
 from m2m100_onnx_export.weights import write_weights
+from quality import chrf_lost
 
 # Loss of chrF against fp32 that is accepted, on average and in the worst direction.
 MEAN_LOSS, WORST_LOSS = 1.0, 2.0
 # Every third sentence of the test set; benchmarks/quality.py takes them all.
 EVERY = 3
-FOUR_BITS: tuple[Precision, ...] = ("int4", "int4-int8")
 
 
 @pytest.fixture(scope="module")
@@ -241,19 +241,7 @@ def test_matrices_stay_four_bits_when_a_graph_opens(
 
 def test_quality(int4: Translator) -> None:
     """The loss of chrF on a third of the test set in seven directions, with beam 5."""
-    expected = golden.load_golden()
-    losses = {}
-    for case in golden.whole_cases():
-        if case.options["beam_size"] != 5:
-            continue
-        source, target = case.direction.split("-")
-        fp32 = [int4.tokenizer.decode(row[0][0]) for row in expected[case.key][::EVERY]]
-        ours = int4.translate(
-            case.texts()[::EVERY], source_lang=source, target_lang=target, **case.options
-        )
-        reference = [golden.Case(f"{target}-{source}", 1, {}).texts()[::EVERY]]
-        before, after = (sacrebleu.corpus_chrf(h, reference).score for h in (fp32, ours))
-        losses[case.direction] = before - after
+    losses = chrf_lost(int4, EVERY)
     assert sum(losses.values()) / len(losses) <= MEAN_LOSS, losses
     assert max(losses.values()) <= WORST_LOSS, losses
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import sacrebleu
 import torch
 
 import golden
@@ -16,6 +15,7 @@ from m2m100_onnx import Translator
 from m2m100_onnx.bundle import GRAPH_FILES, WEIGHTS_FILE
 from m2m100_onnx_export import export
 from m2m100_onnx_export.quantize import quantize_columns
+from quality import chrf_lost
 
 # Loss of chrF against fp32 that is accepted, on average and in the worst direction.
 MEAN_LOSS, WORST_LOSS = 0.3, 0.6
@@ -75,20 +75,7 @@ def test_exports_are_identical(bundle: Path, demo_checkpoint: Path, tmp_path: Pa
 
 def test_quality(int8: Translator) -> None:
     """The loss of chrF on the test set in seven directions, with beam 5."""
-    expected = golden.load_golden()
-    losses = {}
-    for case in golden.whole_cases():
-        if case.options["beam_size"] != 5:
-            continue
-        source, target = case.direction.split("-")
-        fp32 = [int8.tokenizer.decode(row[0][0]) for row in expected[case.key]]
-        options = {k: v for k, v in case.options.items() if k != "beam_size"}
-        ours = int8.translate(
-            case.texts(), source_lang=source, target_lang=target, beam_size=5, **options
-        )
-        reference = [golden.Case(f"{target}-{source}", 1, {}).texts()]
-        before, after = (sacrebleu.corpus_chrf(h, reference).score for h in (fp32, ours))
-        losses[case.direction] = before - after
+    losses = chrf_lost(int8)
     assert sum(losses.values()) / len(losses) <= MEAN_LOSS, losses
     assert max(losses.values()) <= WORST_LOSS, losses
 

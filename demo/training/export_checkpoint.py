@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turn a training checkpoint into a Hugging Face folder with fp16 weights.
 
-    export_checkpoint.py demo/work/ckpt/best.pt OUT --tokenizer demo/model
+    export_checkpoint.py demo/build/ckpt/best.pt OUT --tokenizer demo/model
 
 The tokenizer files are copied where --tokenizer holds all of them (a checkpoint folder), and made
 where it holds only the vocabulary (WORK/tok). At the end the folder is loaded again and checked.

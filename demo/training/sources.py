@@ -45,7 +45,7 @@ KNOWN_LICENCES = {
 }
 """Filled in by hand, for sources whose unpacked files carry no licence a program can read."""
 
-DEFAULT_WORK = Path(__file__).resolve().parent.parent / "work"
+DEFAULT_WORK = Path(__file__).resolve().parent.parent / "build"
 
 
 def is_excluded(source: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from m2m100_onnx.bundle import Precision, Signature, TensorSpec
+from m2m100_onnx.bundle import FOUR_BITS, Precision, Signature, TensorSpec
 from m2m100_onnx_export.quantize import INT4_BLOCK, INT8_MAX
 from m2m100_onnx_export.weights import WeightsFile
 
@@ -40,7 +40,7 @@ _ELEMENT = {
 
 def opset_of(precision: Precision) -> int:
     """The oldest ai.onnx operator set that can write a precision's matrix products."""
-    return _OPSET_INT4 if precision.startswith("int4") else _OPSET
+    return _OPSET_INT4 if precision in FOUR_BITS else _OPSET
 
 
 class GraphBuilder:
@@ -74,7 +74,7 @@ class GraphBuilder:
         stem = f"/{self._scope}/{kind}"
         number = self._taken[stem] = self._taken.get(stem, -1) + 1
         node = f"{stem}_{number}" if number else stem
-        names = [f"{node}_output_{i}" if o is None else o for i, o in enumerate(outputs)]
+        names = [given or f"{node}_output_{i}" for i, given in enumerate(outputs)]
         self._nodes.append(helper.make_node(kind, list(inputs), names, node, **attributes))
         return names
 

@@ -18,14 +18,14 @@ from m2m100_onnx.errors import InvalidInputError, M2M100Error
 from m2m100_onnx.tokenizer import Tokenizer
 from m2m100_onnx.translator import Translator
 
-__all__ = ["Configuration", "Grid", "Job", "prepare", "synthetic_text"]
+__all__ = ["GIVEN_TOKENS", "Configuration", "Grid", "Job", "prepare", "synthetic_text"]
 
 SOURCE_LENGTH, TARGET_LENGTH = 32, 48
 _SEED = 0
 # Language token, one piece, end.
 _SHORTEST_SOURCE = 3
-# Start and language token have positions too.
-_GIVEN_TOKENS = 2
+GIVEN_TOKENS = 2
+"""Start and language token: they have positions, and are given and not generated."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class _Prepared:
         """The job of one configuration, or an `InvalidInputError` that says what cannot be."""
         grid = self._grid
         if target_length is not None:
-            most = self._positions - _GIVEN_TOKENS
+            most = self._positions - GIVEN_TOKENS
             _check(self._path, "target length", target_length, 1, most, self._positions)
         files = (path for path in self._path.iterdir() if ".onnx" in path.name)
         configuration = Configuration(
@@ -240,8 +240,8 @@ def _exactly(tokens: int) -> dict[str, Any]:
     """Search options under which every text gets `tokens` tokens, whatever the weights say."""
     return {
         # `</s>` may not come before min_length, and nothing goes on after max_length.
-        "min_length": tokens + _GIVEN_TOKENS,
-        "max_length": tokens + _GIVEN_TOKENS,
+        "min_length": tokens + GIVEN_TOKENS,
+        "max_length": tokens + GIVEN_TOKENS,
         # What a bundle asks for beyond plain search would make bundles do different work.
         "length_penalty": 1.0,
         "early_stopping": True,

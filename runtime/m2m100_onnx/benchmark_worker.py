@@ -16,13 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from m2m100_onnx.benchmark_plan import GIVEN_TOKENS
 from m2m100_onnx.errors import M2M100Error
 from m2m100_onnx.translator import Translation, Translator
 
 __all__ = ["Call", "main", "memory", "timed_calls"]
-
-# A sequence begins with the start and the language token, which are given and not generated.
-_GIVEN_TOKENS = 2
 
 
 class Call(NamedTuple):
@@ -50,7 +48,7 @@ def timed_calls(
             began = time.perf_counter()
             found = translate(batch)
             ended = time.perf_counter()
-            tokens = sum(max(0, len(each.tokens) - _GIVEN_TOKENS) for each in found)
+            tokens = sum(max(0, len(each.tokens) - GIVEN_TOKENS) for each in found)
             calls.append(Call(began, ended, tokens))
         return calls
 

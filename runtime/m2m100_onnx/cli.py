@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2m100_onnx import cli_cache
 from m2m100_onnx.bundle import FUSED_FILES, GRAPH_FILES, PRECISIONS, Bundle
-from m2m100_onnx.cli_files import open_output, progress
+from m2m100_onnx.cli_files import open_output, print_lines, progress
 from m2m100_onnx.errors import (
     BundleError,
     DependencyError,
@@ -96,11 +96,6 @@ def _settle_stdout() -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _print(lines: Iterable[str]) -> None:
-    """Writes lines to standard output in UTF-8, whatever the locale; a path may hold no text."""
-    sys.stdout.buffer.writelines(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -266,7 +261,7 @@ def _languages(arguments: argparse.Namespace) -> int:
     codes = tokenizer.all_languages if arguments.all else tokenizer.languages
     entries = [{"code": code, "trained": code in tokenizer.languages} for code in codes]
     lines = [code if code in tokenizer.languages else f"{code}\tuntrained" for code in codes]
-    _print([json.dumps(entries)] if arguments.json else lines)
+    print_lines([json.dumps(entries)] if arguments.json else lines)
     return 0
 
 
@@ -296,7 +291,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "graphs": {name: graphs.get(name, asdict(bundle.signature(name))) for name in names},
         "files": files,
     }
-    _print([json.dumps(facts, ensure_ascii=False)] if arguments.json else _facts_lines(facts))
+    print_lines([json.dumps(facts, ensure_ascii=False)] if arguments.json else _facts_lines(facts))
     return 0
 
 
@@ -339,5 +334,5 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     size = sum(path.stat().st_size for path in result.bundle.iterdir())
     lines = [f"bundle: {result.bundle}", f"size: {size:,} bytes", f"seconds: {result.seconds:.1f}"]
-    _print([*lines, *(result.report.lines() if result.report else ["not verified"])])
+    print_lines([*lines, *(result.report.lines() if result.report else ["not verified"])])
     return 0

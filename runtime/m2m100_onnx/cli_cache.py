@@ -8,19 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from m2m100_onnx.cli_files import print_lines
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.packed import CACHE_VARIABLE, Entry, PackedCache, cache_directory
+from m2m100_onnx.packed import CACHE_VARIABLE, DAY, Entry, PackedCache, cache_directory
 
 __all__ = ["add_cache_arguments", "add_cache_options", "cache"]
-
-_DAY = 86400.0
 
 
 def add_cache_options(add: Callable[..., argparse.Action]) -> None:
@@ -58,7 +56,7 @@ def cache(arguments: argparse.Namespace) -> int:
             f"--older-than: expected a number of days, found {arguments.older_than}"
         )
     packed = PackedCache(directory)
-    before = time.time() - arguments.older_than * _DAY
+    before = time.time() - arguments.older_than * DAY
     chosen = [
         entry
         for entry in packed.entries()
@@ -73,8 +71,7 @@ def cache(arguments: argparse.Namespace) -> int:
             shutil.rmtree(leftover)
     facts = [_facts(entry, ok) for entry, ok in zip(chosen, sound, strict=True)]
     lines = [json.dumps(facts)] if arguments.json else _lines(directory, facts, arguments.action)
-    # A path may hold no text.
-    sys.stdout.buffer.writelines(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
+    print_lines(lines)
     return 0 if all(sound) else 1
 
 
@@ -84,7 +81,7 @@ def _facts(entry: Entry, sound: bool) -> dict[str, Any]:
 
 def _lines(directory: Path, facts: list[dict[str, Any]], action: str) -> Iterator[str]:
     for entry in facts:
-        days = (time.time() - entry["used"]) / _DAY
+        days = (time.time() - entry["used"]) / DAY
         notes = [name for name in ("stale", "damaged") if entry[name]]
         yield "  ".join(
             [

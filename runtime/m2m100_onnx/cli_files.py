@@ -8,13 +8,18 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from m2m100_onnx.errors import InvalidInputError
 
-__all__ = ["open_output", "progress"]
+__all__ = ["open_output", "print_lines", "progress"]
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Writes lines to standard output in UTF-8, whatever the locale; a path may hold no text."""
+    sys.stdout.buffer.writelines(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
 
 
 @contextlib.contextmanager

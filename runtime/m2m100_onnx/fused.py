@@ -53,7 +53,6 @@ class FusedCache:
             prompt: `(B, P)` first decoder tokens.
         """
         self.vocab_size = config.vocab_size
-        self._config = config
         self._session = sessions[FUSED_STEP_FILE]
         heads = config.decoder_attention_heads
         self._row_shape = (heads, config.d_model // heads)

@@ -24,6 +24,7 @@ from m2m100_onnx.bundle import (
     DECODER_FILE,
     DECODER_WITH_PAST_FILE,
     ENCODER_FILE,
+    FOUR_BITS,
     FUSED_FILES,
     GRAPH_FILES,
     Bundle,
@@ -144,7 +145,7 @@ class Model:
         with self._locks[file]:
             if file not in self._sessions:
                 path = self.bundle.directory / file
-                four_bits = self.bundle.precision.startswith("int4")
+                four_bits = self.bundle.precision in FOUR_BITS
                 defaults = _UNPACKED if file == DECODER_FILE and not four_bits else {}
                 session = self._factory.open(path, str(path), defaults)
                 check_signature(path, session, self.bundle.signature(file))

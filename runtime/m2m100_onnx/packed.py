@@ -40,10 +40,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from m2m100_onnx.bundle import MANIFEST_FILE, Precision, sha256_of
+from m2m100_onnx.bundle import FOUR_BITS, MANIFEST_FILE, Precision, sha256_of
 from m2m100_onnx.errors import InvalidInputError
 
-__all__ = ["CACHE_VARIABLE", "GRAPH", "WEIGHTS", "Entry", "PackedCache", "cache_directory"]
+__all__ = ["CACHE_VARIABLE", "DAY", "GRAPH", "WEIGHTS", "Entry", "PackedCache", "cache_directory"]
 
 CACHE_VARIABLE = "M2M100_ONNX_CACHE"
 GRAPH = "graph.onnx"
@@ -54,7 +54,7 @@ _RECORD, _LAYOUT = "entry.json", 1
 _NAME = re.compile(r"packed-[0-9a-f]{32}")
 _PARTIAL = ".packed-"
 _PIECE, _PIECES_COMPARED = 1 << 20, 16
-_DAY, _UNUSED_DAYS = 86400.0, 30.0
+DAY, _UNUSED_DAYS = 86400.0, 30.0
 # What /proc/cpuinfo calls the things that kernels are chosen by, on x86 and on Arm.
 _PROCESSOR_LINES = {
     *("vendor_id", "cpu family", "model", "flags"),
@@ -81,7 +81,7 @@ def cache_directory(
         given = os.environ.get(CACHE_VARIABLE) or None
         if given == "off":
             return None
-    if given is False or precision in ("int4", "int4-int8"):
+    if given is False or precision in FOUR_BITS:
         return None
     if given is None:
         if precision in ("fp32", "fp16"):
@@ -223,7 +223,7 @@ class PackedCache:
         for path in self.directory.glob(f"{_PARTIAL}*"):
             # One that another process puts in place at this moment is none.
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime <= time.time() - days * _DAY:
+                if path.stat().st_mtime <= time.time() - days * DAY:
                     yield path
 
     def _write(
@@ -260,7 +260,7 @@ class PackedCache:
 
     def _tidy(self) -> None:
         """Removes what can never be used again, and what has not been for long."""
-        oldest = time.time() - _UNUSED_DAYS * _DAY
+        oldest = time.time() - _UNUSED_DAYS * DAY
         for entry in self.entries():
             if entry.stale or entry.used < oldest:
                 shutil.rmtree(entry.directory, ignore_errors=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from m2m100_onnx.bundle import FUSED_FILES, Bundle, Precision, Signature
+from m2m100_onnx.bundle import FOUR_BITS, FUSED_FILES, Bundle, Precision, Signature
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
 from m2m100_onnx.packed import PackedCache
 
@@ -192,14 +192,9 @@ def check_precision(precision: Precision, device: str) -> None:
         DependencyError: this onnxruntime is too old.
         InvalidInputError: the device is not the CPU.
     """
-    if not precision.startswith("int4"):
+    if precision not in FOUR_BITS:
         return
-    if _version() < _FOUR_BITS_SINCE:
-        needed = ".".join(map(str, _FOUR_BITS_SINCE))
-        raise DependencyError(
-            f"a bundle of precision {precision} needs onnxruntime {needed} or newer, found "
-            f"{ort.__version__}; run `pip install --upgrade onnxruntime`"
-        )
+    _require(_FOUR_BITS_SINCE, f"a bundle of precision {precision} needs")
     if device != "cpu":
         raise InvalidInputError(
             f"device: a bundle of precision {precision} runs on the CPU alone, found {device!r}; "
@@ -220,16 +215,17 @@ def check_fused(bundle: Bundle, *, cpu_only: bool) -> None:
             f"{_CPU}, found {bundle.directory} of precision {bundle.precision}"
             + ("" if cpu_only else " and others")
         )
-    if _version() < _FUSED_SINCE:
-        needed = ".".join(map(str, _FUSED_SINCE))
+    _require(_FUSED_SINCE, "fused: the graphs need")
+
+
+def _require(since: tuple[int, int], what: str) -> None:
+    """Refuses an onnxruntime older than major and minor version `since`."""
+    if tuple(map(int, ort.__version__.split(".")[:2])) < since:
+        needed = ".".join(map(str, since))
         raise DependencyError(
-            f"fused: the graphs need onnxruntime {needed} or newer, found {ort.__version__}; "
+            f"{what} onnxruntime {needed} or newer, found {ort.__version__}; "
             "run `pip install --upgrade onnxruntime`"
         )
-
-
-def _version() -> tuple[int, ...]:
-    return tuple(map(int, ort.__version__.split(".")[:2]))
 
 
 def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:

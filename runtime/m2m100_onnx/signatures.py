@@ -17,6 +17,7 @@ __all__ = [
     "DECODER_FILE",
     "DECODER_WITH_PAST_FILE",
     "ENCODER_FILE",
+    "FOUR_BITS",
     "FUSED_FILES",
     "FUSED_SOURCE_FILE",
     "FUSED_STEP_FILE",
@@ -39,6 +40,8 @@ FUSED_FILES = (FUSED_SOURCE_FILE, FUSED_STEP_FILE)
 
 Precision = Literal["fp32", "fp16", "int8", "int4", "int4-int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4", "int4-int8")
+FOUR_BITS: tuple[Precision, ...] = ("int4", "int4-int8")
+"""Those whose layers have four bits, whatever their embedding has."""
 
 
 @dataclass(frozen=True)
