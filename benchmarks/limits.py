@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from m2m100_onnx.bundle import FUSED_RANK_FILE, FUSED_STEP_FILE
 from suite import Cell, Row, Suite
 
 _BUSY = (
@@ -110,5 +111,5 @@ def measure_bandwidth(suite: Suite) -> Iterator[Row]:
     for name in names:
         # CTranslate2 stores the same matrices in eight bits.
         bundle = suite.folder("ours int8" if name.startswith("ctranslate2") else name)
-        size = step_bytes(bundle / "fused_step.onnx")
+        size = sum(step_bytes(bundle / file) for file in (FUSED_STEP_FILE, FUSED_RANK_FILE))
         yield {"engine": name, "bytes": size, "bandwidth": bandwidth, "steps": steps[name]}

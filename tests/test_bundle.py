@@ -27,7 +27,7 @@ from m2m100_onnx.bundle import (
 from m2m100_onnx_export import export
 
 ENCODER, DECODER, WITH_PAST = GRAPH_FILES
-SOURCE, STEP = FUSED_FILES
+SOURCE, STEP, RANK = FUSED_FILES
 
 
 @pytest.fixture
@@ -406,6 +406,7 @@ def fix_batch(graph: onnx.GraphProto) -> None:
         (STEP, rename_input("beam_size", "beam_width"), ["missing beam_size"]),
         (STEP, retype_input("past_length", TensorProto.INT64), ["past_length", "tensor(int32)"]),
         (SOURCE, rename_input("input_ids", "tokens"), ["2 inputs", "missing input_ids"]),
+        (RANK, rename_input("count", "best"), ["6 inputs", "missing count"]),
     ],
 )
 def test_graph_with_another_signature(

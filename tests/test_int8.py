@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
 import golden
 from conftest import LANGUAGES
 from m2m100_onnx import Translator
-from m2m100_onnx.bundle import GRAPH_FILES, WEIGHTS_FILE
+from m2m100_onnx.bundle import GRAPH_FILES, WEIGHTS_FILE, FileRecord, Signature, TensorSpec
 from m2m100_onnx_export import export
+from m2m100_onnx_export.builder import GraphBuilder
 from m2m100_onnx_export.quantize import quantize_columns
+from m2m100_onnx_export.weights import StoredTensor, WeightsFile
 from quality import chrf_lost
 
 # Loss of chrF against fp32 that is accepted, on average and in the worst direction.
@@ -89,8 +92,48 @@ def test_a_sentence_does_not_depend_on_its_neighbours(int8: Translator) -> None:
     assert [t.score for t in together] == pytest.approx([t.score for t in alone], abs=1e-3)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_products_against_numpy(tmp_path: Path, relu: bool, fused: bool) -> None:
+    """Rows are rounded each with its own scale, and the activation function is part of that."""
+    rng = np.random.default_rng(0)
+    x = (
+        rng.standard_normal((6, 32)).astype(np.float32)
+        * np.float32([1, 1e-3, 1e4, 1, 0, 1])[:, None]
+    )
+    x[3] = -np.abs(x[3])  # nothing of it is left by the activation function
+    x[5, 1:] = 0.0
+    weight = rng.integers(-127, 128, (32, 48)).astype(np.int8)
+    scale, bias = rng.uniform(0.01, 0.1, 48).astype(np.float32), rng.standard_normal(48)
+    arrays = {"l.weight": weight, "l.scale": scale, "l.bias": bias.astype(np.float32)}
+    tensors, data = {}, b""
+    for name, array in arrays.items():
+        tensors[name] = StoredTensor(array.shape, str(array.dtype), len(data), array.nbytes)
+        data += array.tobytes()
+    (tmp_path / "weights").write_bytes(data)
+    record = FileRecord(len(data), "")
+    graph = GraphBuilder(WeightsFile(tensors, record), "int8", "weights", fused=fused)
+    graph.op("Identity", graph.linear("x", "l", relu=relu), name="y")
+    spec = TensorSpec("x", "float32", ("rows", 32)), TensorSpec("y", "float32", ("rows", 48))
+    model = graph.model("product", Signature((spec[0],), (spec[1],)))
+    onnx.save_model(model, tmp_path / "model.onnx")
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+
+    exact = np.maximum(x, 0).astype(np.float64) if relu else x.astype(np.float64)
+    levels = 255 if relu else 127
+    largest = np.abs(exact).max(axis=1, keepdims=True)
+    rounded = np.round(exact / np.where(largest > 0, largest, 1) * levels) * largest / levels
+    expected = rounded @ (weight * scale.astype(np.float64)) + bias
+    for rows in (range(6), [3], [4], [0, 5]):
+        (found,) = session.run(None, {"x": x[rows]})
+        # A number that lies between two levels may be rounded to either.
+        step = largest[rows] / levels * 12.7 + 1e-5
+        assert (np.abs(found - expected[rows]) <= step).all()
+        assert np.median(np.abs(found - expected[rows]) / np.maximum(largest[rows], 1)) < 1e-4
+
+
 def test_a_row_of_zeros_is_a_row_of_zeros(int8: Translator) -> None:
-    """The step of a row is its largest number over 127, which must not divide by zero."""
+    """The step of a row is its largest number over 127, by which nothing must be divided if 0."""
     session = int8.model.session(GRAPH_FILES[1])
     width = int8.bundle.config.d_model
     (logits, *_) = session.run(

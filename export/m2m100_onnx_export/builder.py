@@ -112,9 +112,9 @@ class GraphBuilder:
             self._initializers[name] = tensor
         return name
 
-    def linear(self, x: str, name: str) -> str:
-        """`x @ weight + bias`."""
-        return self.op("Add", self.product(x, name), self.parameter(f"{name}.bias"))
+    def linear(self, x: str, name: str, *, relu: bool = False) -> str:
+        """`x @ weight + bias`, or `relu(x) @ weight + bias`."""
+        return self.op("Add", self.product(x, name, relu=relu), self.parameter(f"{name}.bias"))
 
     def embedding_rows(self, ids: str) -> str:
         """The token embeddings of `(rows, length)` ids, `(rows, length, D)`, not yet scaled.
@@ -171,12 +171,14 @@ class GraphBuilder:
         # As it lies, `(V, D)`: `Gemm` reads it transposed without a copy.
         return self.op("Gemm", x, self.parameter(f"{name}.weight"), transB=1)
 
-    def product(self, x: str, name: str) -> str:
-        """`x @ weight`, for a weight stored `(in, out)`."""
+    def product(self, x: str, name: str, *, relu: bool = False) -> str:
+        """`x @ weight` or `relu(x) @ weight`, for a weight stored `(in, out)`."""
         weight = self.parameter(f"{name}.weight")
         kind = self._weights.tensors[f"{name}.weight"].dtype
         if kind == "int8":
-            return self._integer_product(x, name)
+            return self._integer_product(x, name, relu=relu)
+        if relu:
+            x = self.op("Relu", x)
         if kind == "int4":
             # onnxruntime makes the pair one MatMulNBits, which rounds the rows of `x` to eight bits
             # block by block, and so apart from each other; constant scales are cast at load.
@@ -184,16 +186,23 @@ class GraphBuilder:
             weight = self.op("DequantizeLinear", weight, scale, axis=0, block_size=INT4_BLOCK)
         return self.op("MatMul", x, weight)
 
-    def _integer_product(self, x: str, name: str) -> str:
+    def _integer_product(self, x: str, name: str, *, relu: bool) -> str:
         """`x @ weight` in integers, each row of `x` rounded to eight bits with a scale of its own.
 
         A scale for the whole tensor, as `DynamicQuantizeLinear` has, would make a sentence's
-        translation depend on the sentences beside it.
+        translation depend on the sentences beside it. With few rows a node costs as much as the
+        numbers it works on, so there are as few as can be.
         """
-        largest = self.op("ReduceMax", self.op("Abs", x), self.ints(-1), keepdims=1)
-        largest = self.op("Max", largest, self.number(1e-30))  # a row of zeros would divide by 0
-        step = self.number(1 / INT8_MAX)
-        middle = self._constant("uint8_128", np.array(128, np.uint8))
+        if relu:
+            # Rounding to 0 ... 255 cuts off what is negative, so it is the activation function too.
+            largest = self.op("ReduceMax", x, self.ints(-1), keepdims=1)
+            largest = self.op("Max", largest, self.number(1e-30))
+            middle, step = self._constant("uint8_0", np.array(0, np.uint8)), self.number(1 / 255)
+        else:
+            # A row of zeros becomes 0 / 0 and then some integer or other, which is multiplied by 0.
+            largest = self.op("ReduceMax", self.op("Abs", x), self.ints(-1), keepdims=1)
+            middle = self._constant("uint8_128", np.array(128, np.uint8))
+            step = self.number(1 / INT8_MAX)
         rounded = self.op("QuantizeLinear", self.op("Div", x, largest), step, middle)
         weight, scale = self.parameter(f"{name}.weight"), self.parameter(f"{name}.scale")
         if self.fused:

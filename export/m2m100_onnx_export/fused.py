@@ -1,4 +1,4 @@
-"""The two fused graphs: the source's keys and values, and one token with its best successors.
+"""The fused graphs: the source's keys and values, a step of one token, and what may follow it.
 
 Knows onnxruntime's own attention operators (domain com.microsoft) and what they need. Between the
 attention layers activations are `(R, 1, D)`. A cache buffer is `(R, H, max_length, E)` and is
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from m2m100_onnx.bundle import FUSED_SOURCE_FILE, ModelConfig
+from m2m100_onnx.bundle import FUSED_SOURCE_FILE, FUSED_STEP_FILE, ModelConfig
 from m2m100_onnx_export.builder import FUSED_DOMAIN, GraphBuilder
 from m2m100_onnx_export.layers import Layers
 
@@ -18,7 +18,7 @@ __all__ = ["FusedGraphs"]
 
 
 class FusedGraphs:
-    """The fused two, in terms of a `GraphBuilder`.
+    """The fused three, in terms of a `GraphBuilder`.
 
     Shapes: B sentences, K beams, R = B * K rows, S source length, D width, H heads, E = D / H.
     """
@@ -30,10 +30,8 @@ class FusedGraphs:
 
     def build(self, file: str) -> None:
         """Adds the nodes of one graph."""
-        if file == FUSED_SOURCE_FILE:
-            self._source()
-        else:
-            self._step()
+        parts = {FUSED_SOURCE_FILE: self._source, FUSED_STEP_FILE: self._step}
+        parts.get(file, self._rank)()
 
     def _source(self) -> None:
         g, config = self.g, self.config
@@ -46,10 +44,12 @@ class FusedGraphs:
             g.enter(layer.replace(".", "/"))
             q, k, v = self.layers.split(g.linear(y, f"{layer}.self_attn.qkv"), 3)
             y = self._attend(q, k, v, mask, config.encoder_attention_heads)
-            x, y = self._add(x, y, f"{layer}.self_attn.out_proj", f"{layer}.final_layer_norm")
+            y = g.linear(y, f"{layer}.self_attn.out_proj")
+            x, y = self._add(x, y, f"{layer}.final_layer_norm")
             following = f"encoder.layers.{index + 1}.self_attn_layer_norm"
             last = index + 1 == config.encoder_layers
-            x, y = self._feed_forward(x, y, layer, "encoder.layer_norm" if last else following)
+            y = self.layers.feed_forward(y, layer)
+            x, y = self._add(x, y, "encoder.layer_norm" if last else following)
         heads = config.decoder_attention_heads
         shape = g.ints(0, 0, heads, config.d_model // heads)
         for index in range(config.decoder_layers):
@@ -71,22 +71,21 @@ class FusedGraphs:
         for index in range(config.decoder_layers):
             layer = f"decoder.layers.{index}"
             g.enter(layer.replace(".", "/"))
-            y = self._attend_to_past(y, index)
-            x, y = self._add(
-                x, y, f"{layer}.self_attn.out_proj", f"{layer}.encoder_attn_layer_norm"
-            )
+            y = g.linear(self._attend_to_past(y, index), f"{layer}.self_attn.out_proj")
+            x, y = self._add(x, y, f"{layer}.encoder_attn_layer_norm")
             # A sentence's beams are further query positions of it, so they share keys and values.
             q = g.op("Reshape", g.linear(y, f"{layer}.encoder_attn.q_proj"), by_sentence)
             k, v = (f"past_key_values.{index}.encoder.{kind}" for kind in ("key", "value"))
             y = self._attend(q, k, v, mask, config.decoder_attention_heads)
             y = g.op("Reshape", y, g.ints(-1, 1, config.d_model))
-            x, y = self._add(x, y, f"{layer}.encoder_attn.out_proj", f"{layer}.final_layer_norm")
+            y = g.linear(y, f"{layer}.encoder_attn.out_proj")
+            x, y = self._add(x, y, f"{layer}.final_layer_norm")
             following = f"decoder.layers.{index + 1}.self_attn_layer_norm"
             last = index + 1 == config.decoder_layers
-            x, y = self._feed_forward(x, y, layer, "decoder.layer_norm" if last else following)
+            y = self.layers.feed_forward(y, layer)
+            x, y = self._add(x, y, "decoder.layer_norm" if last else following)
         g.enter("decoder")
-        ranked = g.op("Gather", y, "ranked_rows")
-        self._rank(self.layers.logits(g.op("Reshape", ranked, g.ints(-1, config.d_model))))
+        g.op("Reshape", y, g.ints(-1, config.d_model), name="hidden_states")
 
     def _attend_to_past(self, y: str, index: int) -> str:
         """Self-attention of one token a row, `(R, 1, D)`; its keys and values join the buffers."""
@@ -105,23 +104,22 @@ class FusedGraphs:
             past_present_share_buffer=1,
         )[0]
 
-    def _add(self, x: str, y: str, linear: str, norm: str) -> tuple[str, str]:
-        """The residual stream with a linear layer on `y` added, and its normalisation."""
-        # SkipLayerNormalization is all this in one, and at 40 rows three times as slow.
-        x = self.g.op("Add", x, self.g.linear(y, linear))
+    def _add(self, x: str, y: str, norm: str) -> tuple[str, str]:
+        """The residual stream with `y` added, and its normalisation."""
+        # SkipLayerNormalization is both in one, and at 40 rows three times as slow.
+        x = self.g.op("Add", x, y)
         return x, self.g.layer_norm(x, norm)
-
-    def _feed_forward(self, x: str, y: str, layer: str, norm: str) -> tuple[str, str]:
-        return self._add(x, self.layers.expand(y, layer), f"{layer}.fc2", norm)
 
     def _attend(self, q: str, k: str, v: str, mask: str, heads: int) -> str:
         return self.g.op(
             "MultiHeadAttention", q, k, v, "", mask, domain=FUSED_DOMAIN, num_heads=heads
         )
 
-    def _rank(self, logits: str) -> None:
-        """The best `count` tokens of every ranked row, and `seen` cells, by log-probability."""
+    def _rank(self) -> None:
+        """The best `count` tokens of every row, and `seen` cells, by log-probability."""
         g = self.g
+        g.enter("decoder")
+        logits = self.layers.logits("hidden_states")
         # Without bans the logits must not be copied for them: 20 MB at 40 rows.
         scores = g.choose(
             "renormalized",
@@ -132,15 +130,17 @@ class FusedGraphs:
         g.ops("TopK", scores, "count", outputs=["scores", "tokens"], axis=-1)
 
     def _constrain(self, logits: str) -> str:
-        """The repetition penalty at the cells `seen`, then -inf at the cells `banned`."""
+        """The repetition penalty at the cells `seen`, and -inf at the cells `banned`."""
         g = self.g
         old = g.op("GatherND", logits, "seen")
-        new = g.op(
+        penalized = g.op(
             "Where",
             g.op("Less", old, g.number(0.0)),
             g.op("Mul", old, "repetition_penalty"),
             g.op("Div", old, "repetition_penalty"),
         )
-        logits = g.op("ScatterND", logits, "seen", new)
         count = g.op("Shape", "banned", start=0, end=1)
-        return g.op("ScatterND", logits, "banned", g.op("Expand", g.number(-np.inf), count))
+        forbidden = g.op("Expand", g.number(-np.inf), count)
+        # Both at once, as each scattering copies all logits.
+        cells = g.op("Concat", "seen", "banned", axis=0)
+        return g.op("ScatterND", logits, cells, g.op("Concat", penalized, forbidden, axis=0))

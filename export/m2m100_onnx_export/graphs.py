@@ -106,8 +106,8 @@ class PortableGraphs:
 
     def _feed_forward(self, x: str, layer: str) -> str:
         g = self.g
-        y = self.layers.expand(g.layer_norm(x, f"{layer}.final_layer_norm"), layer)
-        return g.op("Add", x, g.linear(y, f"{layer}.fc2"))
+        y = self.layers.feed_forward(g.layer_norm(x, f"{layer}.final_layer_norm"), layer)
+        return g.op("Add", x, y)
 
     def _padding_mask(self, mask: str) -> str:
         """What to add to attention scores, `(B, 1, 1, S)`: 0, or the type's minimum at padding."""

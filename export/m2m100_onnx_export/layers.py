@@ -14,7 +14,7 @@ from m2m100_onnx_export.builder import GraphBuilder
 
 __all__ = ["Layers"]
 
-_ACTIVATIONS = {"relu": "Relu"}
+_ACTIVATION = "relu"
 
 
 class Layers:
@@ -25,9 +25,9 @@ class Layers:
     """
 
     def __init__(self, graph: GraphBuilder, config: ModelConfig) -> None:
-        if config.activation_function not in _ACTIVATIONS:
+        if config.activation_function != _ACTIVATION:
             raise BundleError(
-                f"{CONFIG_FILE}: expected activation_function {' or '.join(_ACTIVATIONS)}, "
+                f"{CONFIG_FILE}: expected activation_function {_ACTIVATION}, "
                 f"found {config.activation_function!r}"
             )
         self.g = graph
@@ -56,10 +56,9 @@ class Layers:
         widths = self.g.ints(*[self.config.d_model] * parts)
         return self.g.ops("Split", x, widths, outputs=[None] * parts, axis=-1)
 
-    def expand(self, x: str, layer: str) -> str:
-        """The wide part of a layer's feed-forward network, `(..., ffn_dim)`."""
-        expanded = self.g.linear(x, f"{layer}.fc1")
-        return self.g.op(_ACTIVATIONS[self.config.activation_function], expanded)
+    def feed_forward(self, x: str, layer: str) -> str:
+        """A layer's feed-forward network, `(..., D)`."""
+        return self.g.linear(self.g.linear(x, f"{layer}.fc1"), f"{layer}.fc2", relu=True)
 
     def logits(self, x: str) -> str:
         """Scores of every token, `(N, V)`, for `(N, D)` outputs of the last layer."""

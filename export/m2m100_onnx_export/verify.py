@@ -20,11 +20,13 @@ from m2m100_onnx.bundle import (
     DECODER_FILE,
     DECODER_WITH_PAST_FILE,
     ENCODER_FILE,
+    FUSED_RANK_FILE,
     FUSED_SOURCE_FILE,
     FUSED_STEP_FILE,
     Precision,
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError
+from m2m100_onnx.fused import FusedCache
 from m2m100_onnx.ranking import Ranking
 from m2m100_onnx.translator import Translator
 from m2m100_onnx_export.checkpoint import Checkpoint
@@ -200,7 +202,9 @@ def _compare_graphs(
         ours = np.stack([found[f"present.{i}.encoder.key"] for i in range(len(keys))]) * places
         pairs[file] = ours, torch.stack(keys).transpose(2, 3).numpy() * places
         log_probs = torch.from_numpy(expected).log_softmax(-1).numpy()[:, start - 1 :]
-        pairs[FUSED_STEP_FILE] = _fused_steps(translator, ids, mask, target, start), log_probs
+        hidden_states, found_probs = _fused_steps(translator, ids, mask, target, start)
+        pairs[FUSED_STEP_FILE] = hidden_states, decoded.numpy()[:, start - 1 :]
+        pairs[FUSED_RANK_FILE] = found_probs, log_probs
     differences = {f: float(np.abs(a.astype(np.float32) - b).max()) for f, (a, b) in pairs.items()}
     tolerances = {f: tolerance * max(1.0, float(np.abs(b).max())) for f, (_, b) in pairs.items()}
     return differences, tolerances
@@ -212,25 +216,33 @@ def _fused_steps(
     mask: npt.NDArray[np.int64],
     target: npt.NDArray[np.int64],
     start: int,
-) -> npt.NDArray[np.float32]:
-    """Log-probabilities from token `start` on, of a beam that changes its row at every step."""
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Of a beam that changes its row at every step, what follows token `start` and the later ones.
+
+    Returns:
+        `(B, T, D)` outputs of the last layer and `(B, T, V)` log-probabilities.
+    """
     state = translator.model.begin(ids, mask, target[:, :start])
+    assert isinstance(state, FusedCache)
     sentences = np.arange(len(ids))
-    found = []
+    hidden_states, found = [], []
     for position in range(start, target.shape[1] + 1):
         try:
             ranked = state.best(Ranking(count=state.vocab_size))
         except InvalidInputError:  # not a number; no difference is as large
-            return np.full((len(ids), target.shape[1] + 1 - start, 1), np.nan, np.float32)
+            nothing = np.full((len(ids), target.shape[1] + 1 - start, 1), np.nan, np.float32)
+            return nothing, nothing
         scores = np.empty_like(ranked.scores)
         np.put_along_axis(scores, ranked.tokens, ranked.scores, axis=1)
-        found.append(scores[:: len(scores) // len(ids)])
+        rows_a_sentence = len(scores) // len(ids)
+        found.append(scores[::rows_a_sentence])
+        hidden_states.append(state.hidden_states[::rows_a_sentence].copy())
         if position < target.shape[1]:
             swapped = [1, 0] if position > start else [0, 0]
             beams = 2 if position > start else 1
             state.select((sentences[:, None] * beams + swapped).reshape(-1))
             state.step(np.repeat(target[:, position : position + 1], 2, axis=0))
-    return np.stack(found, axis=1)
+    return np.stack(hidden_states, axis=1), np.stack(found, axis=1)
 
 
 def _run(

@@ -209,10 +209,11 @@ def _best_candidates(ranked: Ranked, beams: _Beams, options: SearchOptions) -> _
     per_row, wanted = ranked.tokens.shape[1], 2 * options.beam_size
     totals = (ranked.scores + beams.scores.reshape(-1, 1)).reshape(n, k * per_row)
     order = np.argsort(-totals, axis=1, kind="stable")[:, :wanted]
-    missing = wanted - order.shape[1]  # above 0 only if all there is is one row, and V < 2K
-    order = np.pad(order, ((0, 0), (0, missing)), mode="edge")
     scores = np.take_along_axis(totals, order, axis=1)
-    scores[:, wanted - missing :] = -np.inf
+    missing = wanted - order.shape[1]
+    if missing:  # All there is is one row, and V < 2K.
+        order = np.pad(order, ((0, 0), (0, missing)), mode="edge")
+        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
     rows = order // per_row + np.arange(n)[:, None] * k
     return _Candidates(scores, rows, ranked.tokens[rows, order % per_row])
 

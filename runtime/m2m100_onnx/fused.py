@@ -8,21 +8,31 @@ step changes numbers in place and runs.
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from m2m100_onnx.bundle import FUSED_SOURCE_FILE, FUSED_STEP_FILE, ModelConfig
+from m2m100_onnx.bundle import (
+    FUSED_RANK_FILE,
+    FUSED_SOURCE_FILE,
+    FUSED_STEP_FILE,
+    ModelConfig,
+)
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.ranking import Float32Array, Int64Array, Ranked, Ranking, amend
+from m2m100_onnx.ranking import Float32Array, Int64Array, Ranked, Ranking, amend, among
 from m2m100_onnx.sessions import ort, run
 
 __all__ = ["FusedCache"]
 
 _CAPACITY = 64
 """Target tokens that buffers have room for at first; they double when that is used up."""
+_LARGE = 4 << 20
+"""Bytes from which on numpy asks for huge pages."""
 _OWN, _SOURCE = "past_key_values.{}.decoder.{}", "past_key_values.{}.encoder.{}"
 
 
@@ -33,6 +43,10 @@ class FusedCache:
     `b * K + k` of a buffer holds what beam k of sentence b was when a token was fed, and
     `cache_indirection[b, k, t]` says in which beam's row the past of beam k lies at position t. So
     reordering beams moves no keys and values.
+
+    Attributes:
+        vocab_size: V, the tokens there are.
+        hidden_states: `(R, D)` the last layer's output for the token that was fed last.
     """
 
     def __init__(
@@ -53,7 +67,9 @@ class FusedCache:
             prompt: `(B, P)` first decoder tokens.
         """
         self.vocab_size = config.vocab_size
+        self._width = config.d_model
         self._session = sessions[FUSED_STEP_FILE]
+        self._head = _Head(sessions[FUSED_RANK_FILE], config.vocab_size)
         heads = config.decoder_attention_heads
         self._row_shape = (heads, config.d_model // heads)
         self._names = [
@@ -68,8 +84,7 @@ class FusedCache:
         self._tokens = prompt[:, :1].copy()
         self._bind()
         for column in range(1, prompt.shape[1]):
-            # One row is ranked for nothing: onnxruntime's ReduceMax gives no rows a wrong shape.
-            self._feed(Ranking(count=1), np.zeros(1, np.int64))
+            self._feed()
             self.step(prompt[:, column : column + 1])
 
     @property
@@ -88,16 +103,22 @@ class FusedCache:
             InvalidInputError: the model's scores are not numbers.
             InferenceError: onnxruntime failed.
         """
-        rows = np.arange(self.rows)
-        if ranking.renormalized:
-            ranked = self._feed(ranking, rows)[0]
-            # Where all of a row is banned, the softmax has no answer.
-            empty = np.bincount(np.unique(ranking.banned, axis=0)[:, 0], minlength=len(rows))
-            ranked.scores[empty >= self.vocab_size] = -np.inf
+        self._feed()
+        if ranking.renormalized and (len(ranking.seen) or len(ranking.banned)):
+            if len(ranking.seen) and len(ranking.banned):
+                allowed = ~among(ranking.seen, ranking.banned)
+                ranking = replace(ranking, seen=ranking.seen[allowed])
+            ranked = self._head.rank(ranking)[0]
+            if len(ranking.banned) >= self.vocab_size:
+                # Where all of a row is banned, the softmax has no answer.
+                cells = np.unique(ranking.banned, axis=0)[:, 0]
+                empty = np.bincount(cells, minlength=self.rows) >= self.vocab_size
+                ranked.scores[empty] = -np.inf
         else:
             # After the softmax a ban needs no more than enough others to take its place.
-            raw = replace(ranking, count=ranking.count + ranking.most_cells(len(rows)))
-            ranked = amend(*self._feed(raw, rows), ranking)
+            count = ranking.count + ranking.most_cells(self.rows)
+            raw = replace(ranking, count=count, renormalized=False)
+            ranked = amend(*self._head.rank(raw), ranking)
         if np.isnan(ranked.scores).any():
             raise InvalidInputError("logits must be finite; found NaN")
         return ranked
@@ -133,7 +154,7 @@ class FusedCache:
         """Runs the source graph: `(B, H, S, E)` keys and values of every decoder layer."""
         heads, size = self._row_shape
         shape = (len(input_ids), heads, input_ids.shape[1], size)
-        source = {name: np.empty(shape, np.float32) for name in self._names}
+        source = {name: _block(shape) for name in self._names}
         binding = session.io_binding()
         # A binding keeps no reference to what it binds, so every OrtValue stays in a variable.
         ids, mask = _shared(input_ids), _shared(self._mask)
@@ -145,42 +166,14 @@ class FusedCache:
         run(session, binding)
         return source
 
-    def _feed(self, ranking: Ranking, rows: Int64Array) -> tuple[Ranked, Float32Array]:
-        """Runs the step graph on the pending tokens and advances by one position.
-
-        Returns what the graph ranked of `rows`, and the scores of the cells `ranking.seen`.
-        """
+    def _feed(self) -> None:
+        """Runs the step graph on the tokens that wait, one a row."""
         length = int(self._past_length[0])
         if length == self._indirection.shape[2]:
             self._grow()
         self._indirection[:, :, length] = np.arange(self._beams, dtype=np.int32)
-        count = min(ranking.count, self.vocab_size)
-        inputs = {
-            "ranked_rows": rows,
-            "count": np.array([count]),
-            "repetition_penalty": np.array(ranking.repetition_penalty, np.float32),
-            "renormalized": np.array(ranking.renormalized),
-            "seen": ranking.seen,
-            "banned": ranking.banned,
-        }
-        outputs = {
-            "scores": ((len(rows), count), np.float32),
-            "tokens": ((len(rows), count), np.int64),
-            "seen_scores": ((len(ranking.seen),), np.float32),
-        }
-        for name, array in inputs.items():
-            if name not in self._bound or not np.array_equal(self._bound[name][0], array):
-                self._bound[name] = array, _shared(array)
-                self._binding.bind_ortvalue_input(name, self._bound[name][1])
-        for name, (shape, kind) in outputs.items():
-            if name not in self._bound or self._bound[name][0].shape != shape:
-                array = np.empty(shape, kind)
-                self._bound[name] = array, _shared(array)
-                self._binding.bind_ortvalue_output(name, self._bound[name][1])
         run(self._session, self._binding)
         self._past_length += 1
-        scores, tokens, seen_scores = (self._bound[name][0] for name in outputs)
-        return Ranked(scores, tokens), seen_scores
 
     def _bind(self) -> None:
         """Binds all that only `select` and `_grow` replace."""
@@ -201,13 +194,13 @@ class FusedCache:
         for layer, kind in self._names:
             buffer = self._values[_OWN.format(layer, kind)]
             binding.bind_ortvalue_output(f"present.{layer}.decoder.{kind}", buffer)
-        # What a ranking asks for and gives: bound again only when it changes.
-        self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
+        self.hidden_states = np.empty((self.rows, self._width), np.float32)
+        binding.bind_ortvalue_output("hidden_states", self._head.bind(self.hidden_states))
 
     def _buffers(self, rows: int, capacity: int) -> Float32Array:
         """All layers' keys and values, `(2 * L, R, H, M, E)`: one block, that goes back whole."""
         heads, size = self._row_shape
-        return np.empty((len(self._names), rows, heads, capacity, size), np.float32)
+        return _block((len(self._names), rows, heads, capacity, size))
 
     def _grow(self) -> None:
         """Doubles the buffers' capacity."""
@@ -248,6 +241,69 @@ class FusedCache:
         if not np.array_equal(kept, np.arange(len(self._mask))):
             self._source = {name: old[kept] for name, old in self._source.items()}
             self._mask = self._mask[kept]
+
+
+class _Head:
+    """The rank graph; what a ranking asks for and gives is bound again only when it changes."""
+
+    def __init__(self, session: ort.InferenceSession, vocab_size: int) -> None:
+        self._session = session
+        self._vocab_size = vocab_size
+
+    def bind(self, hidden_states: Float32Array) -> ort.OrtValue:
+        """Takes the `(R, D)` that every `rank` reads; returns it for another to write."""
+        self._binding = self._session.io_binding()
+        self._rows = len(hidden_states)
+        # A binding keeps no reference to what it binds.
+        self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {
+            "hidden_states": (hidden_states, _shared(hidden_states))
+        }
+        value = self._bound["hidden_states"][1]
+        self._binding.bind_ortvalue_input("hidden_states", value)
+        return value
+
+    def rank(self, ranking: Ranking) -> tuple[Ranked, Float32Array]:
+        """What the graph ranks, and the scores of the cells `ranking.seen`."""
+        count = min(ranking.count, self._vocab_size)
+        inputs = {
+            "count": np.array([count]),
+            "repetition_penalty": np.array(ranking.repetition_penalty, np.float32),
+            "renormalized": np.array(ranking.renormalized),
+            "seen": ranking.seen,
+            "banned": ranking.banned,
+        }
+        outputs = {
+            "scores": ((self._rows, count), np.float32),
+            "tokens": ((self._rows, count), np.int64),
+            "seen_scores": ((len(ranking.seen),), np.float32),
+        }
+        for name, array in inputs.items():
+            if name not in self._bound or not np.array_equal(self._bound[name][0], array):
+                self._bound[name] = array, _shared(array)
+                self._binding.bind_ortvalue_input(name, self._bound[name][1])
+        for name, (shape, kind) in outputs.items():
+            if name not in self._bound or self._bound[name][0].shape != shape:
+                array = np.empty(shape, kind)
+                self._bound[name] = array, _shared(array)
+                self._binding.bind_ortvalue_output(name, self._bound[name][1])
+        run(self._session, self._binding)
+        scores, tokens, seen_scores = (self._bound[name][0] for name in outputs)
+        return Ranked(scores, tokens), seen_scores
+
+
+def _block(shape: tuple[int, ...]) -> Float32Array:
+    """Room for numbers; a large block is memory of its own, which goes back with the array.
+
+    What malloc gets back it may keep: glibc maps a first block of up to 32 MB apart, but has all
+    later ones of that size in its heap, which then stays as large as the largest translation. And
+    numpy asks for huge pages, for which the kernel first makes room where memory is in pieces:
+    that took up to a tenth of a whole translation.
+    """
+    size = 4 * math.prod(shape)
+    if size < _LARGE:
+        return np.empty(shape, np.float32)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    return np.frombuffer(mmap.mmap(-1, size, **private), np.float32).reshape(shape)
 
 
 def _identity(sentences: int, beams: int, capacity: int) -> npt.NDArray[np.int32]:

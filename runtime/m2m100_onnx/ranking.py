@@ -23,6 +23,7 @@ __all__ = [
     "Ranked",
     "Ranking",
     "amend",
+    "among",
     "rank",
 ]
 
@@ -135,18 +136,24 @@ def amend(ranked: Ranked, seen_scores: Float32Array, ranking: Ranking) -> Ranked
         seen_scores: `(N,)` log-probabilities of `ranking.seen`.
         ranking: what is asked for; not `renormalized`.
     """
-    rows = len(ranked.tokens)
+    rows, wanted = len(ranked.tokens), min(ranking.count, ranked.tokens.shape[1])
     if not len(ranking.seen) and not len(ranking.banned):
         return ranked
+    if not len(ranking.seen):
+        # The usual case, at every step of a forced length: the banned go last, the others stay.
+        banned = among(_numbered(rows, ranked.tokens), ranking.banned)
+        order = np.argsort(banned, axis=1, kind="stable")[:, :wanted]
+        scores = np.where(banned, np.float32(-np.inf), ranked.scores)
+        return _taken(scores, ranked.tokens, order)
     # The cells leave, and those that were only penalized come back with their new score.
     cells = np.unique(np.concatenate([ranking.seen, ranking.banned]), axis=0)
     scores = ranked.scores.copy()
-    scores[_among(_numbered(rows, ranked.tokens), cells)] = -np.inf
+    scores[among(_numbered(rows, ranked.tokens), cells)] = -np.inf
     seen, first = np.unique(ranking.seen, axis=0, return_index=True)
     penalized = seen_scores[first]
     penalty = ranking.repetition_penalty
     penalized = np.where(penalized < 0, penalized * penalty, penalized / penalty)
-    penalized[_among(seen, ranking.banned)] = -np.inf
+    penalized[among(seen, ranking.banned)] = -np.inf
     place = np.arange(len(seen)) - np.searchsorted(seen[:, 0], seen[:, 0])  # within its row
     width = int(place.max(initial=-1)) + 1
     back = np.full((rows, width), -np.inf, np.float32)
@@ -154,7 +161,11 @@ def amend(ranked: Ranked, seen_scores: Float32Array, ranking: Ranking) -> Ranked
     back[seen[:, 0], place], tokens[seen[:, 0], place] = penalized, seen[:, 1]
     scores = np.concatenate([scores, back], axis=1)
     tokens = np.concatenate([ranked.tokens, tokens], axis=1)
-    order = np.lexsort((tokens, -scores), axis=1)[:, : min(ranking.count, ranked.tokens.shape[1])]
+    return _taken(scores, tokens, np.lexsort((tokens, -scores), axis=1)[:, :wanted])
+
+
+def _taken(scores: Float32Array, tokens: Int64Array, order: Int64Array) -> Ranked:
+    """The columns `order` `(R, k)` of scores and tokens."""
     return Ranked(np.take_along_axis(scores, order, 1), np.take_along_axis(tokens, order, 1))
 
 
@@ -163,7 +174,7 @@ def _numbered(rows: int, tokens: Int64Array) -> Int64Array:
     return np.stack(np.broadcast_arrays(np.arange(rows)[:, None], tokens), axis=-1)
 
 
-def _among(cells: Int64Array, others: Int64Array) -> npt.NDArray[np.bool_]:
+def among(cells: Int64Array, others: Int64Array) -> npt.NDArray[np.bool_]:
     """Which of `cells` `(..., 2)` are among `others` `(N, 2)`."""
     width = 1 + max(int(cells[..., 1].max(initial=0)), int(others[:, 1].max(initial=0)))
     return np.isin(cells[..., 0] * width + cells[..., 1], others[:, 0] * width + others[:, 1])

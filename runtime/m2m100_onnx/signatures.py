@@ -1,8 +1,8 @@
 """What each graph of a bundle takes and gives: file names, tensor names, types and axes.
 
 Exporter and runtime share this one table. There are two sets of graphs over one weights file. The
-portable three use standard operators and Optimum's names, and open anywhere. The fused two are what
-the runtime prefers on a CPU: their attention operators are onnxruntime's own.
+portable three use standard operators and Optimum's names, and open anywhere. The fused three are
+what the runtime prefers on a CPU: their attention operators are onnxruntime's own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "ENCODER_FILE",
     "FOUR_BITS",
     "FUSED_FILES",
+    "FUSED_RANK_FILE",
     "FUSED_SOURCE_FILE",
     "FUSED_STEP_FILE",
     "GRAPH_FILES",
@@ -36,7 +37,8 @@ GRAPH_FILES = (ENCODER_FILE, DECODER_FILE, DECODER_WITH_PAST_FILE)
 # No name that holds "encoder" or "decoder": Optimum and transformers.js look for those.
 FUSED_SOURCE_FILE = "fused_source.onnx"
 FUSED_STEP_FILE = "fused_step.onnx"
-FUSED_FILES = (FUSED_SOURCE_FILE, FUSED_STEP_FILE)
+FUSED_RANK_FILE = "fused_rank.onnx"
+FUSED_FILES = (FUSED_SOURCE_FILE, FUSED_STEP_FILE, FUSED_RANK_FILE)
 
 Precision = Literal["fp32", "fp16", "int8", "int4", "int4-int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4", "int4-int8")
@@ -114,11 +116,29 @@ def _fused_signature(file: str, config: ModelConfig, real: str) -> Signature:
     """The inputs and outputs of the fused graphs.
 
     The source graph gives the keys and values that every decoder layer computes from the source.
-    The step graph feeds one token a row and gives the best next tokens and the log-probabilities of
-    the `seen` cells. If `renormalized`, it applies the penalty and the bans, before the softmax;
-    else its user must. It writes the new keys and values into the buffers it is given, so past and
-    present must be one tensor.
+    The step graph feeds one token a row and gives the last layer's output. It writes the new keys
+    and values into the buffers it is given, so past and present must be one tensor.
+    The rank graph, which is the LM head, gives the best next tokens and the log-probabilities of
+    the `seen` cells. If `renormalized`, it applies the penalty and the bans, before the softmax,
+    and no cell may be both seen and banned; else its user must apply them. It is a graph apart, so
+    that three processor cores can open the weights, and a prompt's first tokens need not pass it.
     """
+    if file == FUSED_RANK_FILE:
+        return Signature(
+            (
+                TensorSpec("hidden_states", real, ("rows", config.d_model)),
+                TensorSpec("count", "int64", (1,)),
+                TensorSpec("repetition_penalty", real, ()),
+                TensorSpec("seen", "int64", ("seen_cells", 2)),
+                TensorSpec("banned", "int64", ("banned_cells", 2)),
+                TensorSpec("renormalized", "bool", ()),
+            ),
+            (
+                TensorSpec("scores", real, ("rows", "best")),
+                TensorSpec("tokens", "int64", ("rows", "best")),
+                TensorSpec("seen_scores", real, ("seen_cells",)),
+            ),
+        )
     heads, source = config.decoder_attention_heads, ("batch_size", "encoder_sequence_length")
     size = config.d_model // heads
 
@@ -141,19 +161,11 @@ def _fused_signature(file: str, config: ModelConfig, real: str) -> Signature:
         TensorSpec("beam_size", "int32", (1,)),
         TensorSpec("cache_indirection", "int32", ("batch_size", "beams", "max_length")),
         TensorSpec("encoder_attention_mask", "int64", source),
-        TensorSpec("ranked_rows", "int64", ("ranked",)),
-        TensorSpec("count", "int64", (1,)),
-        TensorSpec("repetition_penalty", real, ()),
-        TensorSpec("seen", "int64", ("seen_cells", 2)),
-        TensorSpec("banned", "int64", ("banned_cells", 2)),
-        TensorSpec("renormalized", "bool", ()),
         *cache("past_key_values", "decoder", *buffer),
         *cache("past_key_values", "encoder", *source),
     )
     outputs = (
-        TensorSpec("scores", real, ("ranked", "best")),
-        TensorSpec("tokens", "int64", ("ranked", "best")),
-        TensorSpec("seen_scores", real, ("seen_cells",)),
+        TensorSpec("hidden_states", real, ("rows", config.d_model)),
         *cache("present", "decoder", *buffer),
     )
     return Signature(inputs, outputs)
