@@ -52,14 +52,13 @@ class Ours:
         """Runs the model and the search, without the tokenizer."""
         import numpy as np
 
-        from m2m100_onnx.decoding import SearchOptions, search
+        from m2m100_onnx.decoding import SearchOptions
 
         ids = np.array(source, np.int64)
         prompt = np.array([[START, LANGUAGE]] * len(ids), np.int64)
         length = tokens + 2
         options = SearchOptions(beam_size=beam_size, max_length=length, min_length=length)
-        state = self.translator.model.begin(ids, np.ones_like(ids), prompt)
-        found = search(state, prompt, eos_id=2, options=options)
+        found = self.translator.generator.generate(ids, np.ones_like(ids), prompt, options)
         return len(found[0][0].tokens) - 2
 
 

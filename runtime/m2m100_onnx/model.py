@@ -136,21 +136,41 @@ class Model:
             for opening in [pool.submit(self.session, file) for file in files]:
                 opening.result()
 
-    def session(self, file: str) -> ort.InferenceSession:
+    def session(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
         """The session of one graph, opened at the first call.
+
+        Args:
+            file: the graph.
+            serial: whether its runs are to stay in the thread that calls, for several to run side
+                by side; a session of its own, which costs memory unless `can_run_serially`.
 
         Raises:
             BundleError: the graph is damaged or takes other inputs than it must.
         """
-        with self._locks[file]:
-            if file not in self._sessions:
+        key = f"{file} serial" if serial else file
+        with self._locks[key]:
+            if key not in self._sessions:
                 path = self.bundle.directory / file
                 four_bits = self.bundle.precision in FOUR_BITS
                 defaults = _UNPACKED if file == DECODER_FILE and not four_bits else {}
-                session = self._factory.open(path, str(path), defaults)
+                session = self._factory.open(path, str(path), defaults, serial=serial)
                 check_signature(path, session, self.bundle.signature(file))
-                self._sessions[file] = session
-            return self._sessions[file]
+                self._sessions[key] = session
+            return self._sessions[key]
+
+    @property
+    def threads(self) -> int:
+        """That one run uses, the caller's included."""
+        return self._factory.threads
+
+    @property
+    def can_run_serially(self) -> bool:
+        """Whether there are sessions, or could be for next to no memory, for runs side by side."""
+        if not self.fused or self.threads == 1:
+            return False
+        for file in FUSED_FILES:
+            self.session(file)  # Where its weights are is known when it is open.
+        return all(self.bundle.directory / file in self._factory.mapped for file in FUSED_FILES)
 
     def start(
         self, input_ids: Int64Array, attention_mask: Int64Array, prompt: Int64Array
@@ -190,12 +210,20 @@ class Model:
         return cache, logits[:, -1].astype(np.float32)
 
     def begin(
-        self, input_ids: Int64Array, attention_mask: Int64Array, prompt: Int64Array
+        self,
+        input_ids: Int64Array,
+        attention_mask: Int64Array,
+        prompt: Int64Array,
+        *,
+        serial: bool = False,
     ) -> DecoderState:
-        """Encodes the source and feeds the prompt, ready for a search; arguments as for `start`."""
+        """Encodes the source and feeds the prompt, ready for a search.
+
+        Arguments are those of `start`; `serial`, for fused graphs alone, is that of `session`.
+        """
         if not self.fused:
             return LogitsState(*self.start(input_ids, attention_mask, prompt))
-        sessions = {file: self.session(file) for file in FUSED_FILES}
+        sessions = {file: self.session(file, serial=serial) for file in FUSED_FILES}
         return FusedCache(sessions, self.bundle.config, input_ids, attention_mask, prompt)
 
     def to_device(self, array: npt.NDArray[Any]) -> ort.OrtValue:

@@ -5,6 +5,7 @@ Knows what onnxruntime calls things and which of its errors mean what; knows no 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,9 +45,14 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 # They steer threads; graphs and packed weights are the same whatever they are.
 _THREAD_OPTIONS = ("session.intra_op", "session.inter_op", "session.dynamic_block_base")
-# onnxruntime's threads wait for work spinning, by default so long that a busy neighbour, kept from
-# its core, doubles the time of a step. This short it costs a step 4 % on an idle machine.
-_WAITING = {"session.intra_op.spin_duration_us": "20"}
+_DEFAULTS = {
+    # Its threads wait for work spinning, by default so long that a busy neighbour, kept from its
+    # core, doubles the time of a step. This short it costs a step 4 % on an idle machine.
+    "session.intra_op.spin_duration_us": "20",
+    # On x86 without VNNI the fast 8-bit kernel adds pairs of products in 16 bits, which do not
+    # always hold them; this takes another there, and translations are those of other processors.
+    "session.x64quantprecision": "1",
+}
 _UNPACKED = "session.disable_prepacking"
 _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
@@ -63,6 +69,9 @@ class SessionFactory:
         device: `cpu` or `cuda`.
         device_id: which of the devices of that kind.
         cpu_only: whether the CPU's provider is the only one.
+        threads: that a session's operators use, the caller's included.
+        mapped: graphs that were opened with their weights mapped from the packed cache, so that a
+            further session of one costs next to no memory.
     """
 
     def __init__(
@@ -92,6 +101,8 @@ class SessionFactory:
                 raise InvalidInputError(
                     f"{name}: expected a whole number of at least 1, found {value!r}"
                 )
+        self.threads: int = intra_op_num_threads or _cores()
+        self.mapped: set[Path] = set()
         names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
         self.cpu_only = names == {_CPU}
         # Only on a CPU are weights packed by the one who reads them.
@@ -106,7 +117,12 @@ class SessionFactory:
             ) from None
 
     def open(
-        self, name: Path, model: str | bytes, defaults: Mapping[str, str]
+        self,
+        name: Path,
+        model: str | bytes,
+        defaults: Mapping[str, str],
+        *,
+        serial: bool = False,
     ) -> ort.InferenceSession:
         """Opens a graph.
 
@@ -114,17 +130,19 @@ class SessionFactory:
             name: what error messages call it.
             model: its path or its bytes.
             defaults: session config entries where the caller gave none.
+            serial: whether every run is to stay in the thread that calls it.
 
         Raises:
             BundleError: onnxruntime cannot open it.
             DependencyError: CUDA was asked for and could not be started.
         """
-        entries = {**_WAITING, **defaults, **self._options}
+        entries = {**_DEFAULTS, **defaults, **self._options}
         if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
-            session = self._open_packed(self._cache, Path(model), entries)
+            session = self._open_packed(self._cache, Path(model), entries, serial=serial)
             if session is not None:
+                self.mapped.add(name)
                 return session
-        options = self._session_options(entries)
+        options = self._session_options(entries, serial=serial)
         try:
             session = ort.InferenceSession(model, options, providers=self._providers)
         # onnxruntime's errors share no base class but Exception.
@@ -140,7 +158,7 @@ class SessionFactory:
             )
         return session
 
-    def _session_options(self, entries: Mapping[str, str]) -> ort.SessionOptions:
+    def _session_options(self, entries: Mapping[str, str], *, serial: bool) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Planning which outputs may share a buffer is most of the work of opening a graph of this
@@ -149,17 +167,20 @@ class SessionFactory:
         for attribute, value in self._threads.items():
             if value is not None:
                 setattr(options, attribute, value)
+        if serial:
+            options.intra_op_num_threads = 1
         for key, entry in entries.items():
             options.add_session_config_entry(key, entry)
         return options
 
     def _open_packed(
-        self, cache: PackedCache, source: Path, entries: Mapping[str, str]
+        self, cache: PackedCache, source: Path, entries: Mapping[str, str], *, serial: bool
     ) -> ort.InferenceSession | None:
         """A session whose packed weights are pages of the cache, or None if that cannot be had."""
 
         def write(graph: Path, weights: str) -> None:
-            options = self._session_options({**entries, _SAVE_PACKED: "1", _SAVED_WEIGHTS: weights})
+            saving = {_SAVE_PACKED: "1", _SAVED_WEIGHTS: weights}
+            options = self._session_options({**entries, **saving}, serial=serial)
             options.optimized_model_filepath = str(graph)
             # Not used further: its weights are in private memory, which is given back here.
             ort.InferenceSession(str(source), options, providers=self._providers)
@@ -174,7 +195,7 @@ class SessionFactory:
         graph = cache.graph(source, facts, write)
         if graph is None:
             return None
-        options = self._session_options(entries)
+        options = self._session_options(entries, serial=serial)
         # It was optimized before it was written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -239,6 +260,13 @@ def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
     # onnxruntime's errors share no base class but Exception.
     except Exception as error:
         raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
+
+
+def _cores() -> int:
+    """The processor's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _parse_device(device: str) -> tuple[str, int]:

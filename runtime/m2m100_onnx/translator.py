@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 
 from m2m100_onnx.bundle import Bundle
-from m2m100_onnx.decoding import SearchOptions, search
+from m2m100_onnx.decoding import SearchOptions
 from m2m100_onnx.errors import InputTooLongError, InvalidInputError
+from m2m100_onnx.generation import Generator
 from m2m100_onnx.model import Model
 from m2m100_onnx.options import (
     READ_AHEAD,
@@ -140,6 +141,7 @@ class Translator:
             fused=fused,
             cache_dir=cache_dir,
         )
+        self.generator = Generator(self.model)
         manifest = self.bundle.manifest
         # onnxruntime opens graphs without holding Python up, so the vocabulary is read meanwhile.
         with ThreadPoolExecutor(1) as pool:
@@ -328,10 +330,8 @@ class Translator:
             row[: len(source.ids)] = source.ids
         mask = np.array([[1] * len(s.ids) + [0] * (longest - len(s.ids)) for s in batch], np.int64)
         prompt = np.array([[config.decoder_start_token_id, s.target] for s in batch], np.int64)
-        state = self.model.begin(input_ids, mask, prompt)
-        found = search(state, prompt, eos_id=config.eos_token_id, options=options)
         translations = []
-        for sentence in found:
+        for sentence in self.generator.generate(input_ids, mask, prompt, options):
             hypotheses = tuple(
                 Hypothesis(self.tokenizer.decode(h.tokens), h.score, h.tokens) for h in sentence
             )

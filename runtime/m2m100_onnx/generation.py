@@ -1,0 +1,106 @@
+"""A batch of token ids into hypotheses: which threads do the work, and in how many parts.
+
+Knows how many rows pay for a part of their own; knows no text, and leaves the search to
+`decoding.py`. A sentence's hypotheses are the same whoever computes them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+from m2m100_onnx.decoding import Hypothesis, SearchOptions, search
+from m2m100_onnx.model import Model
+from m2m100_onnx.ranking import Int64Array
+
+__all__ = ["Generator"]
+
+_ROWS_A_PART = 15
+"""From so many decoder rows a thread on, each thread is better off with sentences of its own.
+
+Two threads share the operators of a step badly, since most are small and each ends with one waiting
+for the other; but with sentences of its own, each thread reads all weights. Measured in
+benchmarks/README.md.
+"""
+
+
+class Generator:
+    """Runs searches on a model; safe to use from many threads at once."""
+
+    def __init__(self, model: Model) -> None:
+        """Takes the model; nothing is opened."""
+        self.model = model
+        self._lock = threading.Lock()
+        self._running = 0
+
+    def generate(
+        self,
+        input_ids: Int64Array,
+        attention_mask: Int64Array,
+        prompt: Int64Array,
+        options: SearchOptions,
+    ) -> list[list[Hypothesis]]:
+        """Returns the best hypotheses of every sentence.
+
+        A call that has the model to itself uses all threads: for one batch, or for parts of a large
+        one side by side. Calls that find another running use a thread each.
+
+        Args:
+            input_ids: `(B, S)` source tokens, padded at the end.
+            attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
+            prompt: `(B, P)` first decoder tokens: the start token and the target language.
+            options: what to search for.
+
+        Returns:
+            B lists of at most `num_hypotheses` hypotheses, best first.
+
+        Raises:
+            BundleError: a graph is damaged.
+            InferenceError: onnxruntime failed.
+            InvalidInputError: shapes or ids that do not fit together, or scores that are not
+                numbers.
+        """
+        with self._counted() as others:
+            parts = 1 if others else self._parts(len(prompt), options.beam_size)
+            serial = parts > 1 or (others > 0 and self.model.can_run_serially)
+
+            def run(part: int) -> list[list[Hypothesis]]:
+                # Every other sentence, as batches come sorted by length.
+                ids, mask, first = (a[part::parts] for a in (input_ids, attention_mask, prompt))
+                longest = int(mask.sum(axis=1).max())
+                ids, mask = (np.ascontiguousarray(a[:, :longest]) for a in (ids, mask))
+                state = self.model.begin(ids, mask, first.copy(), serial=serial)
+                eos_id = self.model.bundle.config.eos_token_id
+                return search(state, first, eos_id=eos_id, options=options)
+
+            if parts == 1:
+                return run(0)
+            found: list[list[Hypothesis]] = [[]] * len(prompt)
+            with ThreadPoolExecutor(parts - 1) as pool:
+                waiting = [pool.submit(run, part) for part in range(1, parts)]
+                found[::parts] = run(0)
+                for part, future in enumerate(waiting, 1):
+                    found[part::parts] = future.result()
+            return found
+
+    def _parts(self, sentences: int, beam_size: int) -> int:
+        """How many parts to cut a batch into: one for each thread, or one."""
+        threads = self.model.threads
+        if sentences < threads or sentences * beam_size < threads * _ROWS_A_PART:
+            return 1
+        return threads if self.model.can_run_serially else 1
+
+    @contextmanager
+    def _counted(self) -> Iterator[int]:
+        """Counts a call, and says how many others are running."""
+        with self._lock:
+            others, self._running = self._running, self._running + 1
+        try:
+            yield others
+        finally:
+            with self._lock:
+                self._running -= 1

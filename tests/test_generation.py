@@ -1,0 +1,153 @@
+"""How a batch is shared out among threads: the same hypotheses, and sessions that cost little."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import golden
+from m2m100_onnx import Translation, Translator
+from m2m100_onnx.bundle import FUSED_FILES
+from m2m100_onnx.decoding import DecoderState
+from m2m100_onnx.errors import InferenceError
+from m2m100_onnx_export import export
+
+# Rows that pay for two threads: see generation._ROWS_A_PART.
+MANY = {"beam_size": 3, "max_length": 12}
+
+
+@pytest.fixture(scope="module")
+def bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An int8 bundle whose matrices are large enough to be packed."""
+    checkpoint = make_checkpoint(d_model=64, encoder_ffn_dim=256, decoder_ffn_dim=256)
+    target = tmp_path_factory.mktemp("bundles") / "int8"
+    export(checkpoint, target, precision="int8", verify_outputs=False)
+    return target
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("caches") / "packed"
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Texts of many lengths."""
+    return golden.Case("en-fr", 1, {}, every=10).texts()[:15]
+
+
+class Watched(Translator):
+    """Notes how many sentences are begun at a time, and whether serially."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.begun: list[tuple[int, bool]] = []
+        begin = self.model.begin
+
+        def watched(ids: Any, *more: Any, serial: bool = False) -> DecoderState:
+            self.begun.append((len(ids), serial))
+            return begin(ids, *more, serial=serial)
+
+        self.model.begin = watched  # type: ignore[method-assign]
+
+
+def translated(translator: Translator, texts: list[str], **options: Any) -> list[Translation]:
+    return translator.translate_batch(texts, source_lang="en", target_lang="fr", **options)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_large_batch_is_shared_out(
+    bundle: Path, cache: Path, texts: list[str], threads: int
+) -> None:
+    one = Watched(bundle, cache_dir=cache, intra_op_num_threads=1)
+    expected = translated(one, texts, **MANY)
+    assert one.begun == [(15, False)]
+    several = Watched(bundle, cache_dir=cache, intra_op_num_threads=threads)
+    found = translated(several, texts, **MANY)
+    assert sorted(several.begun) == sorted((len(texts[i::threads]), True) for i in range(threads))
+    # Bit for bit, scores and order included.
+    assert found == expected
+
+
+def test_a_small_batch_is_not(bundle: Path, cache: Path, texts: list[str]) -> None:
+    translator = Watched(bundle, cache_dir=cache, intra_op_num_threads=2)
+    translated(translator, texts[:9], **MANY)
+    translated(translator, texts[:1], beam_size=30, max_length=5)
+    assert translator.begun == [(9, False), (1, False)]
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_no_second_copy_of_the_weights(bundle: Path, texts: list[str], fused: bool | None) -> None:
+    """Without the packed cache, a session for each thread would have weights of its own."""
+    translator = Watched(bundle, cache_dir=False, intra_op_num_threads=2, fused=fused)
+    translated(translator, texts, **MANY)
+    assert translator.begun == [(15, False)]
+    assert not translator.model.can_run_serially
+
+
+def test_calls_side_by_side_use_a_thread_each(bundle: Path, cache: Path, texts: list[str]) -> None:
+    translator = Watched(bundle, cache_dir=cache, intra_op_num_threads=2)
+    expected = translated(translator, texts, **MANY)
+    translator.begun.clear()
+    # The first call waits in the model until the second is done.
+    begin, first, done = translator.model.begin, threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any, **options: Any) -> DecoderState:
+        if not first.is_set():
+            first.set()
+            assert done.wait(60)
+        return begin(*arguments, **options)
+
+    translator.model.begin = slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(translated, translator, texts[:2], **MANY)
+        assert first.wait(60)
+        try:
+            found = translated(translator, texts, **MANY)
+        finally:
+            done.set()
+        assert [t.tokens for t in waiting.result()] == [t.tokens for t in expected[:2]]
+    assert translator.begun == [(15, True), (2, False)]
+    assert found == expected
+    # Whoever comes when all are done has the model to itself again.
+    translated(translator, texts[:1], **MANY)
+    assert translator.begun[-1] == (1, False)
+
+
+def test_a_part_that_fails_fails_the_call(
+    bundle: Path, cache: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator = Watched(bundle, cache_dir=cache, intra_op_num_threads=2)
+    begin, here = translator.model.begin, threading.current_thread()
+
+    def failing(*arguments: Any, **options: Any) -> DecoderState:
+        if threading.current_thread() is not here:
+            raise InferenceError("out of memory")
+        return begin(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(translator.model, "begin", failing)
+        with pytest.raises(InferenceError, match="out of memory"):
+            translated(translator, texts, **MANY)
+    translator.begun.clear()
+    translated(translator, texts, **MANY)
+    assert sorted(translator.begun) == [(7, True), (8, True)]
+
+
+def test_sessions_are_opened_when_they_are_needed(
+    bundle: Path, cache: Path, texts: list[str]
+) -> None:
+    translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=2)
+    translated(translator, texts[:1])
+    assert set(translator.model._sessions) == set(FUSED_FILES)
+    translated(translator, texts, **MANY)
+    threads = {
+        name: session.get_session_options().intra_op_num_threads
+        for name, session in translator.model._sessions.items()
+    }
+    assert sorted(threads.values()) == [1, 1, 1, 2, 2, 2]
