@@ -4,8 +4,7 @@ onnxruntime copies a matrix into the layout that its kernel likes best, in priva
 process. Written out once and mapped by whoever opens the graph next, that copy is shared, and a
 process is left with a tenth of the private memory. The layout belongs to one build of onnxruntime
 and one kind of processor, so this is a cache, to be rebuilt, and never part of a bundle. It has
-each weight twice, as it was and packed: to know that the packed one is right, onnxruntime packs the
-other again when it opens the graph and compares hashes, which is half of the time that takes.
+each weight twice: onnxruntime packs the raw one again at every opening to compare hashes.
 
 Knows folders, keys and damage; knows no onnxruntime, which `sessions.py` brings.
 
@@ -70,8 +69,8 @@ def cache_directory(
     Args:
         given: a folder; False for none; None for the environment's: `M2M100_ONNX_CACHE`, which is a
             folder or `off`, else `m2m100-onnx` in `XDG_CACHE_HOME` or `~/.cache`.
-        precision: of the bundle. A folder that nobody named takes int8 alone: in fp32 and fp16 the
-            cache is twice the size of a bundle that is large as it is. Four bits go nowhere:
+        precision: of the bundle. A folder that nobody named takes int8 alone: fp32 and fp16 take
+            several times the size of a bundle that is large as it is. Four bits go nowhere:
             onnxruntime 1.31 stores their packed form without all of its scales, and then gives NaN.
 
     Raises:
@@ -343,10 +342,11 @@ def _damage(entry: Path, record: Mapping[str, Any], *, sample: bool) -> str | No
             chosen = [0, *sorted(others), pieces[-1]]
         else:
             chosen = list(pieces)
-        with path.open("rb") as data:
+        # One buffer for all pieces: giving each its own takes longer than reading it.
+        with path.open("rb", buffering=0) as data, memoryview(bytearray(_PIECE)) as buffer:
             for piece in chosen:
                 data.seek(piece * _PIECE)
-                if zlib.crc32(data.read(_PIECE)) != file["pieces"][piece]:
+                if zlib.crc32(buffer[: data.readinto(buffer)]) != file["pieces"][piece]:
                     return f"{path} is damaged at byte {piece * _PIECE:,} or after it"
     return None
 
