@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
+import packing
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle import TOKENIZER_FILES, Precision
 from m2m100_onnx_export import export
@@ -131,3 +132,28 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
     export(tiny_checkpoint, bundle, verify_outputs=False)
     return bundle
+
+
+@pytest.fixture(scope="session")
+def packed_bundle(
+    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An int8 bundle whose matrices are large enough to be kept outside the graph and packed."""
+    checkpoint = make_checkpoint(d_model=64, encoder_ffn_dim=256, decoder_ffn_dim=256)
+    target = tmp_path_factory.mktemp("bundles") / "packed"
+    export(checkpoint, target, precision="int8", verify_outputs=False)
+    return target
+
+
+@pytest.fixture(scope="session")
+def filled_cache(packed_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the packed graphs of `packed_bundle`; tests must not change it."""
+    cache = tmp_path_factory.mktemp("caches") / "filled"
+    packing.tokens(packed_bundle, cache)
+    return cache
+
+
+@pytest.fixture
+def packed_cache(filled_cache: Path, tmp_path: Path) -> Path:
+    """A copy of the filled cache, to be damaged; times of change are as they were."""
+    return Path(shutil.copytree(filled_cache, tmp_path / "cache"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,19 @@ from m2m100_onnx import Translation, Translator
 from m2m100_onnx.bundle import FUSED_FILES
 from m2m100_onnx.decoding import DecoderState
 from m2m100_onnx.errors import InferenceError
-from m2m100_onnx_export import export
 
 # Rows that pay for two threads: see generation._ROWS_A_PART.
 MANY = {"beam_size": 3, "max_length": 12}
 
 
 @pytest.fixture(scope="module")
-def bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An int8 bundle whose matrices are large enough to be packed."""
-    checkpoint = make_checkpoint(d_model=64, encoder_ffn_dim=256, decoder_ffn_dim=256)
-    target = tmp_path_factory.mktemp("bundles") / "int8"
-    export(checkpoint, target, precision="int8", verify_outputs=False)
-    return target
+def bundle(packed_bundle: Path) -> Path:
+    return packed_bundle
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("caches") / "packed"
+def cache(filled_cache: Path) -> Path:
+    return filled_cache
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from m2m100_onnx import InvalidInputError, Translator, packed, sessions
 from m2m100_onnx.bundle import FUSED_FILES, FUSED_SOURCE_FILE
-from m2m100_onnx.cli import main
-from m2m100_onnx.packed import GRAPH, WEIGHTS, Entry, PackedCache, cache_directory
-from m2m100_onnx_export import export
-
-TEXTS = ["Open the file and save a copy.", "Delete"]
+from m2m100_onnx.packed import GRAPH, WEIGHTS, PackedCache, cache_directory
+from packing import TEXTS, entries, overwrite, tokens
 
 # What a process of its own does: it prints the tokens of its arguments' translations.
 CHILD = """
@@ -35,18 +31,18 @@ print(json.dumps([result.tokens for result in found]))
 
 
 @pytest.fixture(scope="module")
-def bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An int8 bundle whose matrices are large enough to be kept outside the graph and packed."""
-    checkpoint = make_checkpoint(d_model=64, encoder_ffn_dim=256, decoder_ffn_dim=256)
-    target = tmp_path_factory.mktemp("bundles") / "packed"
-    export(checkpoint, target, precision="int8", verify_outputs=False)
-    return target
+def bundle(packed_bundle: Path) -> Path:
+    return packed_bundle
 
 
-def tokens(bundle: Path, cache: Path | bool | None) -> list[tuple[int, ...]]:
-    translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=1)  # type: ignore[arg-type]
-    found = translator.translate_batch(TEXTS, source_lang="en", target_lang="de", beam_size=2)
-    return [result.tokens for result in found]
+@pytest.fixture(scope="module")
+def filled(filled_cache: Path) -> Path:
+    return filled_cache
+
+
+@pytest.fixture
+def cache(packed_cache: Path) -> Path:
+    return packed_cache
 
 
 @pytest.fixture(scope="module")
@@ -57,39 +53,10 @@ def expected(bundle: Path) -> list[tuple[int, ...]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def filled(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the bundle's packed graphs; tests must not change it."""
-    cache = tmp_path_factory.mktemp("caches") / "filled"
-    tokens(bundle, cache)
-    return cache
-
-
-@pytest.fixture
-def cache(filled: Path, tmp_path: Path) -> Path:
-    """A copy of the filled cache, to be damaged; times of change are as they were."""
-    return Path(shutil.copytree(filled, tmp_path / "cache"))
-
-
-def entries(cache: Path) -> dict[str, Entry]:
-    """The entries of a cache, by graph."""
-    return {entry.graph: entry for entry in PackedCache(cache).entries()}
-
-
 def written(cache: Path) -> dict[str, tuple[int, int]]:
     """Identity and time of change of every file but the records, which each use touches."""
     files = [path for path in cache.rglob("*") if path.is_file() and path.name != "entry.json"]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
-
-
-def overwrite(path: Path, data: bytes, offset: int, *, stealthy: bool) -> None:
-    """Changes bytes of a file; if `stealthy`, its time of change stays as it was."""
-    status = path.stat()
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
-    if stealthy:
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -201,7 +168,7 @@ def test_other_circumstances_have_other_entries(
 ) -> None:
     before, names = written(cache), set(cache.iterdir())
     if other == "version":
-        monkeypatch.setattr(sessions.ort, "__version__", "1.0.0")
+        monkeypatch.setattr(sessions.ort, "__version__", "1.99.0")
     elif other == "build":
         monkeypatch.setattr(sessions.ort, "get_build_info", lambda: "another compiler")
     elif other == "processor":
@@ -465,78 +432,6 @@ def test_other_providers_and_unpacked_sessions_have_no_cache(bundle: Path, tmp_p
     assert not (tmp_path / "cache").exists()
 
 
-def test_translate_flags(
-    bundle: Path,
-    tmp_path: Path,
-    capfdbinary: pytest.CaptureFixture[bytes],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    cache = tmp_path / "cache"
-    command = ["translate", "--model", str(bundle), "--source-lang", "en", "--target-lang", "de"]
-    assert main([*command, "--no-cache", "Delete"]) == 0
-    plain = capfdbinary.readouterr().out
-    assert main([*command, "--cache-dir", str(cache), "Delete"]) == 0
-    assert capfdbinary.readouterr().out == plain
-    assert set(entries(cache)) >= {FUSED_SOURCE_FILE}
-    monkeypatch.setenv("M2M100_ONNX_CACHE", str(tmp_path / "variable"))
-    assert main([*command, "--no-cache", "Delete"]) == 0
-    assert not (tmp_path / "variable").exists()
-
-
-def cli(capfdbinary: pytest.CaptureFixture[bytes], *arguments: object) -> tuple[int, str]:
-    status = main(["cache", *map(str, arguments)])
-    return status, capfdbinary.readouterr().out.decode()
-
-
-def test_cache_list_and_clear(
-    bundle: Path, cache: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    where = ("--cache-dir", cache)
-    found = entries(cache)
-    status, out = cli(capfdbinary, "list", *where)
-    assert status == 0
-    for graph, entry in found.items():
-        assert f"{bundle}/{graph}" in out
-        assert f"{entry.size:,}" in out
-    assert f"onnxruntime {sessions.ort.__version__}" in out
-    assert f"{len(found)} entries" in out
-
-    facts = json.loads(cli(capfdbinary, "list", "--json", *where)[1])
-    assert {fact["graph"] for fact in facts} == set(found)
-    size = sum(path.stat().st_size for path in Path(facts[0]["directory"]).iterdir())
-    assert facts[0]["size"] == size
-    assert facts[0]["stale"] is facts[0]["damaged"] is False
-
-    keep = cache / "somebody's folder"
-    keep.mkdir()
-    old = found[FUSED_SOURCE_FILE]
-    os.utime(old.directory / "entry.json", (old.used - 10 * 86400,) * 2)
-    assert "0 entries" in cli(capfdbinary, "clear", "--stale", *where)[1]
-    assert "1 entry cleared" in cli(capfdbinary, "clear", "--older-than", 9, *where)[1]
-    assert not old.directory.exists()
-    assert len(entries(cache)) == len(found) - 1
-    assert cli(capfdbinary, "clear", *where)[0] == 0
-    assert list(cache.iterdir()) == [keep]
-
-
-def test_cache_clear_stale_and_damaged(
-    bundle: Path, tmp_path: Path, filled: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    mine, cache = Path(shutil.copytree(bundle, tmp_path / "mine")), tmp_path / "cache"
-    tokens(mine, cache)
-    tokens(bundle, cache)
-    shutil.rmtree(mine)
-    out = cli(capfdbinary, "list", "--cache-dir", cache)[1]
-    assert out.count("  stale") == len(entries(filled))
-    damaged = next(e for e in PackedCache(cache).entries() if e.bundle == str(bundle))
-    (damaged.directory / "entry.json").write_text("{}")
-    assert "no readable record" in cli(capfdbinary, "list", "--cache-dir", cache)[1]
-    cli(capfdbinary, "clear", "--stale", "--cache-dir", cache)
-    left = list(PackedCache(cache).entries())
-    assert len(left) == len(entries(filled)) - 1
-    assert {entry.bundle for entry in left} == {str(bundle)}
-
-
 def test_large_weights_are_compared_in_part(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -571,23 +466,3 @@ def test_large_weights_are_compared_in_part(
     # A load misses it with a probability of 6 in 7.
     assert any(load() and len(writes) > before for _ in range(300))
     assert entries(tmp_path)[FUSED_SOURCE_FILE].verify()
-
-
-def test_cache_verify(cache: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    where = ("--cache-dir", cache)
-    assert cli(capfdbinary, "verify", *where)[0] == 0
-    weights = entries(cache)[FUSED_SOURCE_FILE].directory / WEIGHTS
-    overwrite(weights, b"\x5a", weights.stat().st_size // 2, stealthy=True)
-    status, out = cli(capfdbinary, "verify", *where)
-    assert status == 1
-    assert [FUSED_SOURCE_FILE in line for line in out.splitlines() if "damaged" in line] == [True]
-
-
-def test_cache_needs_a_folder(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "0 entries" in cli(capfdbinary, "list", "--cache-dir", tmp_path / "none")[1]
-    assert main(["cache", "list", "--older-than", "-1", "--cache-dir", str(tmp_path)]) == 2
-    monkeypatch.setenv("M2M100_ONNX_CACHE", "off")
-    assert main(["cache", "list"]) == 2
-    assert b"switched off" in capfdbinary.readouterr().err
