@@ -51,11 +51,13 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     shapes: list[tuple[int, int]] = []
     real = Model.begin
 
-    def start(self: Model, input_ids: Any, attention_mask: Any, prompt: Any) -> Any:
+    def start(
+        self: Model, input_ids: Any, attention_mask: Any, prompt: Any, *, serial: bool = False
+    ) -> Any:
         assert input_ids.shape == attention_mask.shape
         assert prompt.shape == (len(input_ids), 2)
         shapes.append(input_ids.shape)
-        return real(self, input_ids, attention_mask, prompt)
+        return real(self, input_ids, attention_mask, prompt, serial=serial)
 
     monkeypatch.setattr(Model, "begin", start)
     return shapes
