@@ -22,7 +22,7 @@ from typing import Any
 
 from limits import measure_bandwidth, measure_busy
 from scaling import CURVES, measure_curves
-from suite import CORE, RESULTS, SLOW, Cell, Row, Suite, save, size_of
+from suite import CORE, QUANTIZED, RESULTS, SLOW, Cell, Row, Suite, save, size_of
 
 WORKERS = 4
 PRECISIONS = "fp32,fp16,int8,int4,int4-int8"
@@ -94,9 +94,9 @@ def measure_workers(suite: Suite, cell: Cell) -> Iterator[Row]:
             yield {"engine": name, "processes": count, **total}
 
 
-def measure_speed(suite: Suite, cells: list[Cell]) -> Iterator[Row]:
+def measure_speed(suite: Suite, cells: list[Cell], names: tuple[str, ...]) -> Iterator[Row]:
     """Seconds a batch; the engines are all loaded and take turns."""
-    with suite.running(suite.chosen((*CORE, *SLOW))) as running:
+    with suite.running(suite.chosen(names)) as running:
         for cell in cells:
             for name, samples in suite.in_turn(running, cell).items():
                 yield {"engine": name, **vars(cell), "samples": samples}
@@ -170,7 +170,9 @@ def main() -> None:
     precisions = arguments.precisions.split(",")
     parts: dict[str, Callable[[Suite], Iterator[Row]]] = {
         "export": partial(measure_export, shapes=shapes, precisions=precisions),
-        "speed": partial(measure_speed, cells=cells),
+        # Apart, since the large ones fill the memory of a small machine, and all are slower then.
+        "speed": partial(measure_speed, cells=cells, names=QUANTIZED),
+        "speed_fp32": partial(measure_speed, cells=cells, names=("ours fp32", *SLOW)),
         "busy": measure_busy,
         "bandwidth": measure_bandwidth,
         "load": partial(measure_load, cell=Cell(target_length=1)),

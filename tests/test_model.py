@@ -21,6 +21,7 @@ from m2m100_onnx import (
     InferenceError,
     InvalidInputError,
     Translator,
+    sessions,
 )
 from m2m100_onnx import model as module
 from m2m100_onnx.bundle import FUSED_FILES, GRAPH_FILES, MANIFEST_FILE
@@ -362,12 +363,38 @@ def test_session_options_are_passed_on(tiny_bundle: Path, value: str) -> None:
         assert {key: options.get_session_config_entry(key) for key in given} == given
 
 
-def test_eight_bits_are_multiplied_exactly(tiny_bundle: Path) -> None:
-    """Without it, processors without VNNI saturate (seen in QEMU's Haswell: other translations)."""
-    model = Model(Bundle.open(tiny_bundle))
-    for name in (*GRAPH_FILES, *FUSED_FILES):
-        options = model.session(name).get_session_options()
-        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "expected"),
+    [
+        ("x86_64", "model : 79\nflags\t\t: fpu sse avx2 avx512f\n", True),
+        ("x86_64", "model : 143\nflags\t\t: fpu avx2 avx512_vnni amx_int8\n", False),
+        ("AMD64", "flags : fpu avx2 avx_vnni\n", False),
+        ("AMD64", None, True),
+        ("x86_64", "nothing of the kind", True),
+        ("aarch64", "Features : fp asimd\n", False),
+        ("arm64", None, False),
+    ],
+)
+def test_eight_bits_are_multiplied_exactly(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    cpuinfo: str | None,
+    expected: bool,
+) -> None:
+    """Without VNNI sums saturate (seen in QEMU's Haswell: other translations)."""
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(sessions, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(sessions.platform, "machine", lambda: machine)
+    options = Model(Bundle.open(tiny_bundle)).session(FUSED_FILES[0]).get_session_options()
+    key = "session.x64quantprecision"
+    if expected:
+        assert options.get_session_config_entry(key) == "1"
+    else:  # VNNI's own kernel is twice as fast, and as exact.
+        with pytest.raises(RuntimeError, match="does not have"):
+            options.get_session_config_entry(key)
 
 
 @pytest.mark.parametrize(

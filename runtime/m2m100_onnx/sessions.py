@@ -6,6 +6,8 @@ Knows what onnxruntime calls things and which of its errors mean what; knows no 
 from __future__ import annotations
 
 import os
+import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +27,7 @@ except ImportError as error:
 __all__ = [
     "Provider",
     "SessionFactory",
+    "adds_in_16_bits",
     "check_fused",
     "check_precision",
     "check_signature",
@@ -41,18 +44,17 @@ _ORT_TYPE = {
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
 }
+_CPUINFO = Path("/proc/cpuinfo")
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 # They steer threads; graphs and packed weights are the same whatever they are.
 _THREAD_OPTIONS = ("session.intra_op", "session.inter_op", "session.dynamic_block_base")
-_DEFAULTS = {
-    # Its threads wait for work spinning, by default so long that a busy neighbour, kept from its
-    # core, doubles the time of a step. This short it costs a step 4 % on an idle machine.
-    "session.intra_op.spin_duration_us": "20",
-    # On x86 without VNNI the fast 8-bit kernel adds pairs of products in 16 bits, which do not
-    # always hold them; this takes another there, and translations are those of other processors.
-    "session.x64quantprecision": "1",
-}
+# onnxruntime's threads wait for work spinning, by default so long that a busy neighbour, kept from
+# its core, doubles the time of a step. This short it costs a step 4 % on an idle machine.
+_WAITING = {"session.intra_op.spin_duration_us": "20"}
+# On x86 without VNNI the fast 8-bit kernel adds pairs of products in 16 bits, which do not always
+# hold them. This takes another, half as fast, with which translations are those of VNNI.
+_EXACT = {"session.x64quantprecision": "1"}
 _UNPACKED = "session.disable_prepacking"
 _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
@@ -136,7 +138,8 @@ class SessionFactory:
             BundleError: onnxruntime cannot open it.
             DependencyError: CUDA was asked for and could not be started.
         """
-        entries = {**_DEFAULTS, **defaults, **self._options}
+        exact = _EXACT if adds_in_16_bits(platform.machine(), _CPUINFO) else {}
+        entries = {**_WAITING, **exact, **defaults, **self._options}
         if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
             session = self._open_packed(self._cache, Path(model), entries, serial=serial)
             if session is not None:
@@ -260,6 +263,22 @@ def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
     # onnxruntime's errors share no base class but Exception.
     except Exception as error:
         raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
+
+
+def adds_in_16_bits(machine: str, cpuinfo: Path) -> bool:
+    """Whether the processor may lack VNNI: an x86 that does not say it has it.
+
+    Args:
+        machine: its architecture, as `platform.machine` says.
+        cpuinfo: Linux's description of it; where there is none, exactness goes before speed.
+    """
+    if machine.lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return False
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        return True
+    return flags is None or "vnni" not in flags[1]
 
 
 def _cores() -> int:
