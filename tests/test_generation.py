@@ -20,16 +20,6 @@ MANY = {"beam_size": 3, "max_length": 12}
 
 
 @pytest.fixture(scope="module")
-def bundle(packed_bundle: Path) -> Path:
-    return packed_bundle
-
-
-@pytest.fixture(scope="module")
-def cache(filled_cache: Path) -> Path:
-    return filled_cache
-
-
-@pytest.fixture(scope="module")
 def texts() -> list[str]:
     """Texts of many lengths."""
     return golden.Case("en-fr", 1, {}, every=10).texts()[:15]
@@ -56,36 +46,40 @@ def translated(translator: Translator, texts: list[str], **options: Any) -> list
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_a_large_batch_is_shared_out(
-    bundle: Path, cache: Path, texts: list[str], threads: int
+    packed_bundle: Path, filled_cache: Path, texts: list[str], threads: int
 ) -> None:
-    one = Watched(bundle, cache_dir=cache, intra_op_num_threads=1)
+    one = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=1)
     expected = translated(one, texts, **MANY)
     assert one.begun == [(15, False)]
-    several = Watched(bundle, cache_dir=cache, intra_op_num_threads=threads)
+    several = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=threads)
     found = translated(several, texts, **MANY)
     assert sorted(several.begun) == sorted((len(texts[i::threads]), True) for i in range(threads))
     # Bit for bit, scores and order included.
     assert found == expected
 
 
-def test_a_small_batch_is_not(bundle: Path, cache: Path, texts: list[str]) -> None:
-    translator = Watched(bundle, cache_dir=cache, intra_op_num_threads=2)
+def test_a_small_batch_is_not(packed_bundle: Path, filled_cache: Path, texts: list[str]) -> None:
+    translator = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     translated(translator, texts[:9], **MANY)
     translated(translator, texts[:1], beam_size=30, max_length=5)
     assert translator.begun == [(9, False), (1, False)]
 
 
 @pytest.mark.parametrize("fused", [None, False])
-def test_no_second_copy_of_the_weights(bundle: Path, texts: list[str], fused: bool | None) -> None:
+def test_no_second_copy_of_the_weights(
+    packed_bundle: Path, texts: list[str], fused: bool | None
+) -> None:
     """Without the packed cache, a session for each thread would have weights of its own."""
-    translator = Watched(bundle, cache_dir=False, intra_op_num_threads=2, fused=fused)
+    translator = Watched(packed_bundle, cache_dir=False, intra_op_num_threads=2, fused=fused)
     translated(translator, texts, **MANY)
     assert translator.begun == [(15, False)]
     assert not translator.model.can_run_serially
 
 
-def test_calls_side_by_side_use_a_thread_each(bundle: Path, cache: Path, texts: list[str]) -> None:
-    translator = Watched(bundle, cache_dir=cache, intra_op_num_threads=2)
+def test_calls_side_by_side_use_a_thread_each(
+    packed_bundle: Path, filled_cache: Path, texts: list[str]
+) -> None:
+    translator = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     expected = translated(translator, texts, **MANY)
     translator.begun.clear()
     # The first call waits in the model until the second is done.
@@ -114,9 +108,9 @@ def test_calls_side_by_side_use_a_thread_each(bundle: Path, cache: Path, texts: 
 
 
 def test_a_part_that_fails_fails_the_call(
-    bundle: Path, cache: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+    packed_bundle: Path, filled_cache: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    translator = Watched(bundle, cache_dir=cache, intra_op_num_threads=2)
+    translator = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     begin, here = translator.model.begin, threading.current_thread()
 
     def failing(*arguments: Any, **options: Any) -> DecoderState:
@@ -134,9 +128,9 @@ def test_a_part_that_fails_fails_the_call(
 
 
 def test_sessions_are_opened_when_they_are_needed(
-    bundle: Path, cache: Path, texts: list[str]
+    packed_bundle: Path, filled_cache: Path, texts: list[str]
 ) -> None:
-    translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=2)
+    translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     translated(translator, texts[:1])
     assert set(translator.model._sessions) == set(FUSED_FILES)
     translated(translator, texts, **MANY)

@@ -133,7 +133,7 @@ def test_products_against_numpy(tmp_path: Path, relu: bool, fused: bool) -> None
 
 
 def test_a_row_of_zeros_is_a_row_of_zeros(int8: Translator) -> None:
-    """The step of a row is its largest number over 127, by which nothing must be divided if 0."""
+    """Divided by its largest number it is 0 / 0, of which the logits must show nothing."""
     session = int8.model.session(GRAPH_FILES[1])
     width = int8.bundle.config.d_model
     (logits, *_) = session.run(

@@ -28,7 +28,7 @@ import sentencepiece
 from m2m100_onnx import __version__
 from m2m100_onnx.benchmark_plan import Configuration, Job
 from m2m100_onnx.errors import InferenceError
-from m2m100_onnx.sessions import ort
+from m2m100_onnx.sessions import cores, ort
 
 __all__ = [
     "Result",
@@ -111,11 +111,10 @@ def environment() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         processor = names[0] if names else processor
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "processor": processor,
-        "cores": cores,
+        "cores": cores(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": platform.system(),
         "versions": {

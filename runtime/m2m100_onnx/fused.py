@@ -67,7 +67,6 @@ class FusedCache:
             prompt: `(B, P)` first decoder tokens.
         """
         self.vocab_size = config.vocab_size
-        self._width = config.d_model
         self._session = sessions[FUSED_STEP_FILE]
         self._head = _Head(sessions[FUSED_RANK_FILE], config.vocab_size)
         heads = config.decoder_attention_heads
@@ -194,7 +193,7 @@ class FusedCache:
         for layer, kind in self._names:
             buffer = self._values[_OWN.format(layer, kind)]
             binding.bind_ortvalue_output(f"present.{layer}.decoder.{kind}", buffer)
-        self.hidden_states = np.empty((self.rows, self._width), np.float32)
+        self.hidden_states = np.empty((self.rows, math.prod(self._row_shape)), np.float32)
         binding.bind_ortvalue_output("hidden_states", self._head.bind(self.hidden_states))
 
     def _buffers(self, rows: int, capacity: int) -> Float32Array:

@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,14 +95,16 @@ class Model:
         """
         self.bundle = bundle
         directory = cache_directory(cache_dir, bundle.precision)
-        self._factory = SessionFactory(
+        factory = partial(
+            SessionFactory,
             device,
             providers=providers,
-            intra_op_num_threads=intra_op_num_threads,
             inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
             cache=PackedCache(directory) if directory else None,
         )
+        self._factory = factory(intra_op_num_threads=intra_op_num_threads)
+        self._serial_factory = factory(intra_op_num_threads=1)
         self.device, self.device_id = self._factory.device, self._factory.device_id
         self.fused = fused is not False
         if self.fused:
@@ -153,7 +156,8 @@ class Model:
                 path = self.bundle.directory / file
                 four_bits = self.bundle.precision in FOUR_BITS
                 defaults = _UNPACKED if file == DECODER_FILE and not four_bits else {}
-                session = self._factory.open(path, str(path), defaults, serial=serial)
+                factory = self._serial_factory if serial else self._factory
+                session = factory.open(path, str(path), defaults)
                 check_signature(path, session, self.bundle.signature(file))
                 self._sessions[key] = session
             return self._sessions[key]

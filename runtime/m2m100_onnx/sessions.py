@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,10 +26,10 @@ except ImportError as error:
 __all__ = [
     "Provider",
     "SessionFactory",
-    "adds_in_16_bits",
     "check_fused",
     "check_precision",
     "check_signature",
+    "cores",
     "ort",
     "run",
 ]
@@ -103,12 +102,13 @@ class SessionFactory:
                 raise InvalidInputError(
                     f"{name}: expected a whole number of at least 1, found {value!r}"
                 )
-        self.threads: int = intra_op_num_threads or _cores()
+        self.threads: int = intra_op_num_threads or cores()
         self.mapped: set[Path] = set()
         names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
         self.cpu_only = names == {_CPU}
         # Only on a CPU are weights packed by the one who reads them.
         self._cache = cache if self.cpu_only else None
+        self._defaults = {**_WAITING, **(_EXACT if _adds_in_16_bits() else {})}
         self._options = dict(session_options or {})
         try:
             for key, entry in self._options.items():
@@ -119,12 +119,7 @@ class SessionFactory:
             ) from None
 
     def open(
-        self,
-        name: Path,
-        model: str | bytes,
-        defaults: Mapping[str, str],
-        *,
-        serial: bool = False,
+        self, name: Path, model: str | bytes, defaults: Mapping[str, str]
     ) -> ort.InferenceSession:
         """Opens a graph.
 
@@ -132,20 +127,18 @@ class SessionFactory:
             name: what error messages call it.
             model: its path or its bytes.
             defaults: session config entries where the caller gave none.
-            serial: whether every run is to stay in the thread that calls it.
 
         Raises:
             BundleError: onnxruntime cannot open it.
             DependencyError: CUDA was asked for and could not be started.
         """
-        exact = _EXACT if adds_in_16_bits(platform.machine(), _CPUINFO) else {}
-        entries = {**_WAITING, **exact, **defaults, **self._options}
+        entries = {**self._defaults, **defaults, **self._options}
         if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
-            session = self._open_packed(self._cache, Path(model), entries, serial=serial)
+            session = self._open_packed(self._cache, Path(model), entries)
             if session is not None:
                 self.mapped.add(name)
                 return session
-        options = self._session_options(entries, serial=serial)
+        options = self._session_options(entries)
         try:
             session = ort.InferenceSession(model, options, providers=self._providers)
         # onnxruntime's errors share no base class but Exception.
@@ -161,7 +154,7 @@ class SessionFactory:
             )
         return session
 
-    def _session_options(self, entries: Mapping[str, str], *, serial: bool) -> ort.SessionOptions:
+    def _session_options(self, entries: Mapping[str, str]) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Planning which outputs may share a buffer is most of the work of opening a graph of this
@@ -170,20 +163,17 @@ class SessionFactory:
         for attribute, value in self._threads.items():
             if value is not None:
                 setattr(options, attribute, value)
-        if serial:
-            options.intra_op_num_threads = 1
         for key, entry in entries.items():
             options.add_session_config_entry(key, entry)
         return options
 
     def _open_packed(
-        self, cache: PackedCache, source: Path, entries: Mapping[str, str], *, serial: bool
+        self, cache: PackedCache, source: Path, entries: Mapping[str, str]
     ) -> ort.InferenceSession | None:
         """A session whose packed weights are pages of the cache, or None if that cannot be had."""
 
         def write(graph: Path, weights: str) -> None:
-            saving = {_SAVE_PACKED: "1", _SAVED_WEIGHTS: weights}
-            options = self._session_options({**entries, **saving}, serial=serial)
+            options = self._session_options({**entries, _SAVE_PACKED: "1", _SAVED_WEIGHTS: weights})
             options.optimized_model_filepath = str(graph)
             # Not used further: its weights are in private memory, which is given back here.
             ort.InferenceSession(str(source), options, providers=self._providers)
@@ -198,7 +188,7 @@ class SessionFactory:
         graph = cache.graph(source, facts, write)
         if graph is None:
             return None
-        options = self._session_options(entries, serial=serial)
+        options = self._session_options(entries)
         # It was optimized before it was written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -265,23 +255,22 @@ def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
         raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
 
 
-def adds_in_16_bits(machine: str, cpuinfo: Path) -> bool:
+def _adds_in_16_bits() -> bool:
     """Whether the processor may lack VNNI: an x86 that does not say it has it.
 
-    Args:
-        machine: its architecture, as `platform.machine` says.
-        cpuinfo: Linux's description of it; where there is none, exactness goes before speed.
+    Where nothing describes the processor as Linux does, exactness goes before speed.
     """
-    if machine.lower() not in ("x86_64", "amd64", "i386", "i686"):
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
         return False
     try:
-        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        with _CPUINFO.open() as lines:  # Many cores make it long, and they are alike.
+            flags = next((line for line in lines if line.startswith("flags")), "")
     except OSError:
         return True
-    return flags is None or "vnni" not in flags[1]
+    return "vnni" not in flags
 
 
-def _cores() -> int:
+def cores() -> int:
     """The processor's cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -121,7 +121,7 @@ def _fused_signature(file: str, config: ModelConfig, real: str) -> Signature:
     The rank graph, which is the LM head, gives the best next tokens and the log-probabilities of
     the `seen` cells. If `renormalized`, it applies the penalty and the bans, before the softmax,
     and no cell may be both seen and banned; else its user must apply them. It is a graph apart, so
-    that three processor cores can open the weights, and a prompt's first tokens need not pass it.
+    that two cores share the opening of the weights, and a prompt's first tokens need not pass it.
     """
     if file == FUSED_RANK_FILE:
         return Signature(
