@@ -82,13 +82,16 @@ class Worker:
 
     def __init__(self, python: str, arguments: list[str], cache: Path, errors: TextIO) -> None:
         self.errors = errors
+        variables = {**os.environ, "M2M100_ONNX_CACHE": str(cache)}
+        # Installed packages come compiled, and so do ours from the second process on.
+        variables.pop("PYTHONDONTWRITEBYTECODE", None)
         self.process = subprocess.Popen(
             [python, str(HERE / "engines.py"), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, "M2M100_ONNX_CACHE": str(cache)},
+            env=variables,
         )
 
     def send(self, **request: Any) -> None:

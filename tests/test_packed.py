@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from m2m100_onnx import InvalidInputError, Translator, packed, sessions
+from m2m100_onnx import InvalidInputError, Translator, packed, packed_files, sessions
 from m2m100_onnx.bundle import FUSED_FILES, FUSED_SOURCE_FILE
 from m2m100_onnx.packed import GRAPH, WEIGHTS, PackedCache, cache_directory
 from packing import TEXTS, entries, overwrite, tokens
@@ -155,7 +156,7 @@ def test_a_graph_that_cannot_be_opened_is_dropped(
     entry = entries(cache)[FUSED_SOURCE_FILE].directory
     (entry / GRAPH).write_bytes(b"no graph")
     record = json.loads((entry / "entry.json").read_text())
-    record["files"][GRAPH] = packed._measure(entry / GRAPH)
+    record["files"][GRAPH] = packed_files.rewrite(entry / GRAPH)
     (entry / "entry.json").write_text(json.dumps(record))
     assert tokens(bundle, cache) == expected
     assert "cannot be opened" in caplog.text
@@ -432,11 +433,26 @@ def test_other_providers_and_unpacked_sessions_have_no_cache(bundle: Path, tmp_p
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("size", [1, 1 << 20, (9 << 20) + 5])
+def test_what_is_rewritten_stays_what_it_was(tmp_path: Path, size: int) -> None:
+    path, data = tmp_path / WEIGHTS, os.urandom(size)
+    path.write_bytes(data)
+    record = packed_files.rewrite(path)
+    assert path.read_bytes() == data
+    assert [entry.name for entry in tmp_path.iterdir()] == [WEIGHTS]
+    mebibytes = [data[start : start + (1 << 20)] for start in range(0, size, 1 << 20)]
+    assert record["pieces"] == [binascii.crc32(piece) for piece in mebibytes]
+    # Few enough pieces for a sample to be all of them.
+    assert packed_files.damage(path, record, sample=True) is None
+    overwrite(path, bytes([data[-1] ^ 1]), size - 1, stealthy=True)
+    assert "damaged at byte" in str(packed_files.damage(path, record, sample=True))
+
+
 def test_large_weights_are_compared_in_part(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First and last piece at each load, another choice of the rest each time, all by `verify`."""
-    monkeypatch.setattr(packed, "_PIECE", 64)
+    monkeypatch.setattr(packed_files, "_PIECE", 64)
     writes = []
 
     def write(graph: Path, weights: str) -> None:

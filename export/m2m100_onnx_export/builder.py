@@ -117,17 +117,14 @@ class GraphBuilder:
         return self.op("Add", self.product(x, name, relu=relu), self.parameter(f"{name}.bias"))
 
     def embedding_rows(self, ids: str) -> str:
-        """The token embeddings of `(rows, length)` ids, `(rows, length, D)`, not yet scaled.
-
-        Quantized, they are stored `(D, V)` as the LM head multiplies by them: a token is a column.
-        """
+        """The token embeddings of `(rows, length)` ids, `(rows, length, D)`, not yet scaled."""
         stored = self._weights.tensors["shared.weight"]
         if stored.dtype == "int4":
             return self._int4_columns(ids)
+        rows = self.op("Gather", self.parameter("shared.weight"), ids)
         if stored.dtype != "int8":
-            return self.op("Gather", self.parameter("shared.weight"), ids)
-        columns = self.op("Gather", self.parameter("shared.weight"), ids, axis=1)
-        rows = self.op("Cast", self.op("Transpose", columns, perm=[1, 2, 0]), to=TensorProto.FLOAT)
+            return rows
+        rows = self.op("Cast", rows, to=TensorProto.FLOAT)
         scale = self.op("Gather", self.parameter("shared.scale"), ids)
         return self.op("Mul", rows, self.op("Unsqueeze", scale, self.ints(-1)))
 
@@ -166,17 +163,23 @@ class GraphBuilder:
             x: `(N, D)`.
         """
         name = "lm_head" if "lm_head.weight" in self._weights.tensors else "shared"
-        if self._weights.tensors[f"{name}.weight"].dtype in ("int4", "int8"):
+        kind = self._weights.tensors[f"{name}.weight"].dtype
+        if kind == "int4":
             return self.product(x, name)
+        weight = self.parameter(f"{name}.weight")
+        if kind == "int8":
+            # Constant, so it is done once, when the graph is opened or packed.
+            weight = self.op("Transpose", weight, perm=[1, 0])
+            return self._integer_product(x, weight, self.parameter(f"{name}.scale"))
         # As it lies, `(V, D)`: `Gemm` reads it transposed without a copy.
-        return self.op("Gemm", x, self.parameter(f"{name}.weight"), transB=1)
+        return self.op("Gemm", x, weight, transB=1)
 
     def product(self, x: str, name: str, *, relu: bool = False) -> str:
         """`x @ weight` or `relu(x) @ weight`, for a weight stored `(in, out)`."""
         weight = self.parameter(f"{name}.weight")
         kind = self._weights.tensors[f"{name}.weight"].dtype
         if kind == "int8":
-            return self._integer_product(x, name, relu=relu)
+            return self._integer_product(x, weight, self.parameter(f"{name}.scale"), relu=relu)
         if relu:
             x = self.op("Relu", x)
         if kind == "int4":
@@ -186,8 +189,8 @@ class GraphBuilder:
             weight = self.op("DequantizeLinear", weight, scale, axis=0, block_size=INT4_BLOCK)
         return self.op("MatMul", x, weight)
 
-    def _integer_product(self, x: str, name: str, *, relu: bool) -> str:
-        """`x @ weight` in integers, each row of `x` rounded to eight bits with a scale of its own.
+    def _integer_product(self, x: str, weight: str, scale: str, *, relu: bool = False) -> str:
+        """`x @ (weight * scale)` in integers, each row of `x` rounded with a scale of its own.
 
         A scale for the whole tensor, as `DynamicQuantizeLinear` has, would make a sentence's
         translation depend on the sentences beside it. With few rows a node costs as much as the
@@ -204,7 +207,6 @@ class GraphBuilder:
             middle = self._constant("uint8_128", np.array(128, np.uint8))
             step = self.number(1 / INT8_MAX)
         rounded = self.op("QuantizeLinear", self.op("Div", x, largest), step, middle)
-        weight, scale = self.parameter(f"{name}.weight"), self.parameter(f"{name}.scale")
         if self.fused:
             product = self.op(
                 "MatMulIntegerToFloat", rounded, weight, step, scale, middle, domain=FUSED_DOMAIN

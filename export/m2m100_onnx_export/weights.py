@@ -71,7 +71,7 @@ class _Parameter:
     """One of our parameters: its name, its shape and how to read it, in row chunks.
 
     A matrix that activations are multiplied by can be quantized. `transposed` says that it is read
-    and, unquantized, stored as `(out, in)`, as an embedding is.
+    and, but for four bits, stored as `(out, in)`, as an embedding is: its rows are gathered too.
     """
 
     name: str
@@ -153,19 +153,21 @@ def _encode(
         return
     dtype = _QUANTIZED[precision][parameter.transposed]
     quantize = quantize_blocks if dtype == "int4" else quantize_columns
-    # Quantized, every matrix is (in, out), for MatMulInteger takes no other layout.
-    shape = parameter.shape[::-1] if parameter.transposed else parameter.shape
-    values, parts, done = np.empty(shape, np.int8), [], 0
+    # Four bits are stored (in, out), for MatMulNBits takes no other layout.
+    turned = parameter.transposed and dtype == "int4"
+    values = np.empty(parameter.shape[::-1] if turned else parameter.shape, np.int8)
+    columns = values.T if parameter.transposed and not turned else values
+    parts, done = [], 0
     for chunk in checked():
         block, scale = quantize(chunk.t() if parameter.transposed else chunk)
-        values[:, done : done + block.shape[1]] = block
+        columns[:, done : done + block.shape[1]] = block
         parts.append(scale)
         done += block.shape[1]
     scales = np.ascontiguousarray(np.concatenate(parts, axis=-1))
     if not np.isfinite(scales).all():
         raise not_finite
     pieces = _packed(values) if dtype == "int4" else iter([values])
-    yield parameter.name, shape, dtype, pieces
+    yield parameter.name, values.shape, dtype, pieces
     scale_name = f"{parameter.name.removesuffix('.weight')}.scale"
     yield scale_name, scales.shape, str(scales.dtype), iter([scales])
 

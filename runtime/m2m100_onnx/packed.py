@@ -26,14 +26,12 @@ import json
 import logging
 import os
 import platform
-import random
 import re
 import shutil
 import stat
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +39,7 @@ from typing import Any, Literal
 
 from m2m100_onnx.bundle import FOUR_BITS, MANIFEST_FILE, Precision, sha256_of
 from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.packed_files import damage, rewrite, sync
 
 __all__ = ["CACHE_VARIABLE", "DAY", "GRAPH", "WEIGHTS", "Entry", "PackedCache", "cache_directory"]
 
@@ -52,7 +51,6 @@ _LOGGER = logging.getLogger("m2m100_onnx")
 _RECORD, _LAYOUT = "entry.json", 1
 _NAME = re.compile(r"packed-[0-9a-f]{32}")
 _PARTIAL = ".packed-"
-_PIECE, _PIECES_COMPARED = 1 << 20, 16
 DAY, _UNUSED_DAYS = 86400.0, 30.0
 # What /proc/cpuinfo calls the things that kernels are chosen by, on x86 and on Arm.
 _PROCESSOR_LINES = {
@@ -242,17 +240,17 @@ class PackedCache:
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.directory))
         try:
             write(partial / GRAPH, WEIGHTS)
-            files = {path.name: _measure(path) for path in sorted(partial.iterdir())}
+            files = {path.name: rewrite(path) for path in sorted(partial.iterdir())}
             record = {"wanted": wanted, "created": time.time(), "files": files}
             (partial / _RECORD).write_text(json.dumps(record))
             for path in (*partial.iterdir(), partial):
-                _sync(path)
+                sync(path)
             try:
                 partial.rename(entry)
             except OSError:
                 if not entry.exists():
                     raise
-            _sync(self.directory)
+            sync(self.directory)
         finally:
             # Nothing is left of it if it was put in place.
             shutil.rmtree(partial, ignore_errors=True)
@@ -328,37 +326,10 @@ def _problem(entry: Path, wanted: Mapping[str, Any]) -> str | None:
 
 
 def _damage(entry: Path, record: Mapping[str, Any], *, sample: bool) -> str | None:
-    """What differs from what was written: in every piece of 1 MiB, or in a sample of them."""
-    for name in (GRAPH, WEIGHTS):
-        path, file = entry / name, record["files"][name]
-        status = path.stat()
-        if status.st_size != file["size"]:
-            return f"{path}: expected {file['size']:,} bytes, found {status.st_size:,}"
-        if sample and status.st_mtime_ns != file["mtime_ns"]:
-            return f"{path} was changed after it was written"
-        pieces = range(len(file["pieces"]))
-        if sample and len(pieces) > _PIECES_COMPARED:
-            others = random.sample(pieces[1:-1], _PIECES_COMPARED - 2)
-            chosen = [0, *sorted(others), pieces[-1]]
-        else:
-            chosen = list(pieces)
-        # One buffer for all pieces: giving each its own takes longer than reading it.
-        with path.open("rb", buffering=0) as data, memoryview(bytearray(_PIECE)) as buffer:
-            for piece in chosen:
-                data.seek(piece * _PIECE)
-                if zlib.crc32(buffer[: data.readinto(buffer)]) != file["pieces"][piece]:
-                    return f"{path} is damaged at byte {piece * _PIECE:,} or after it"
-    return None
-
-
-def _measure(path: Path) -> dict[str, Any]:
-    """What `_damage` compares a file with."""
-    pieces = []
-    with path.open("rb") as file:
-        while data := file.read(_PIECE):
-            pieces.append(zlib.crc32(data))
-    status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "pieces": pieces}
+    """What differs in an entry's files from what was written, or None."""
+    files = record["files"]
+    found = (damage(entry / name, files[name], sample=sample) for name in (GRAPH, WEIGHTS))
+    return next(filter(None, found), None)
 
 
 def _others_may_write(directory: Path) -> str | None:
@@ -387,14 +358,3 @@ def _touch(record: Path) -> None:
     """Notes that an entry was used, where that is allowed."""
     with contextlib.suppress(OSError):
         os.utime(record)
-
-
-def _sync(path: Path) -> None:
-    """Makes sure a file or a folder is on the disk before anything points to it."""
-    if path.is_dir() and os.name == "nt":  # There, folders cannot be opened.
-        return
-    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
