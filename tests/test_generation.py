@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 
 import golden
-from m2m100_onnx import Translation, Translator
+from m2m100_onnx import Translation, Translator, fused, sessions
 from m2m100_onnx.bundle import FUSED_FILES
+from m2m100_onnx.contention import Contention
 from m2m100_onnx.decoding import DecoderState
 from m2m100_onnx.errors import InferenceError
+from m2m100_onnx.sessions import ort
 
 # Rows that pay for two threads: see generation._ROWS_A_PART.
 MANY = {"beam_size": 3, "max_length": 12}
@@ -33,8 +36,9 @@ class Watched(Translator):
         self.begun: list[tuple[int, bool]] = []
         begin = self.model.begin
 
-        def watched(ids: Any, *more: Any, serial: bool = False) -> DecoderState:
-            self.begun.append((len(ids), serial))
+        def watched(ids: Any, *more: Any, serial: Any = False) -> DecoderState:
+            # A function is asked at each step.
+            self.begun.append((len(ids), serial is True))
             return begin(ids, *more, serial=serial)
 
         self.model.begin = watched  # type: ignore[method-assign]
@@ -131,6 +135,7 @@ def test_sessions_are_opened_when_they_are_needed(
     packed_bundle: Path, filled_cache: Path, texts: list[str]
 ) -> None:
     translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    translator.generator._contention = Contention(lambda: 0)  # Whoever else is busy here.
     translated(translator, texts[:1])
     assert set(translator.model._sessions) == set(FUSED_FILES)
     translated(translator, texts, **MANY)
@@ -139,3 +144,62 @@ def test_sessions_are_opened_when_they_are_needed(
         for name, session in translator.model._sessions.items()
     }
     assert sorted(threads.values()) == [1, 1, 1, 2, 2, 2]
+
+
+def threads_of(session: ort.InferenceSession) -> int:
+    return int(session.get_session_options().intra_op_num_threads)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_steps_change_between_one_core_and_two(
+    packed_bundle: Path,
+    filled_cache: Path,
+    texts: list[str],
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A neighbour that comes and goes; of three cores, one taken leaves two."""
+    used: list[int] = []
+
+    def counted(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+        used.append(threads_of(session))
+        sessions.run(session, binding)
+
+    monkeypatch.setattr(fused, "_CAPACITY", 8)
+    options = {"beam_size": 3, "min_length": 40, "max_length": 50, "repetition_penalty": 1.2}
+    one = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=1)
+    expected = translated(one, texts[:4], **options)
+    several = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=threads)
+    turns = itertools.cycle([False, False, True])
+    monkeypatch.setattr(several.generator._contention, "watch", lambda: lambda: next(turns))
+    monkeypatch.setattr(fused, "run", counted)
+    # Bit for bit; the buffers grow and beams expand on either.
+    assert translated(several, texts[:4], **options) == expected
+    assert set(used) == ({1, 2} if threads == 2 else {3})
+    assert len(used) > 2 * 40
+
+
+def test_a_neighbour_is_told_by_the_kernel() -> None:
+    """Eight steps tell, 64 follow on one core, and then two are tried again."""
+    count = 0
+    contention = Contention(lambda: count)
+    rates = [0] * 20 + [40] * 100 + [0] * 100
+    crowded = contention.watch()
+    answers = []
+    for rate in rates:
+        answers.append(crowded())
+        count += rate
+    first = answers.index(True)
+    assert 20 + 4 <= first <= 20 + 16
+    assert answers[first : first + 64] == [True] * 64
+    assert answers[first + 64 : first + 72] == [False] * 8
+    assert not any(answers[-27:])
+
+
+def test_what_happens_between_searches_tells_nothing() -> None:
+    count = 0
+    contention = Contention(lambda: count)
+    for _ in range(30):
+        crowded = contention.watch()
+        assert not any(crowded() for _ in range(12))
+        count += 10_000

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +52,7 @@ class FusedCache:
 
     def __init__(
         self,
-        sessions: dict[str, ort.InferenceSession],
+        sessions: Callable[[], Mapping[str, ort.InferenceSession]],
         config: ModelConfig,
         input_ids: Int64Array,
         attention_mask: Int64Array,
@@ -60,22 +61,23 @@ class FusedCache:
         """Encodes the source and feeds the prompt but for its last token, which `best` feeds.
 
         Args:
-            sessions: the fused graphs, by file name.
+            sessions: gives the fused graphs, by file name; asked before each run, so that another
+                set of them, with another number of threads, can go on with what this one did.
             config: the model's facts.
             input_ids: `(B, S)` source tokens, padded at the end.
             attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
             prompt: `(B, P)` first decoder tokens.
         """
         self.vocab_size = config.vocab_size
-        self._session = sessions[FUSED_STEP_FILE]
-        self._head = _Head(sessions[FUSED_RANK_FILE], config.vocab_size)
+        self._sessions = sessions
+        self._lanes: dict[ort.InferenceSession, _Lane] = {}
         heads = config.decoder_attention_heads
         self._row_shape = (heads, config.d_model // heads)
         self._names = [
             (layer, kind) for layer in range(config.decoder_layers) for kind in ("key", "value")
         ]
         self._mask = attention_mask.copy()
-        self._source = self._encode(sessions[FUSED_SOURCE_FILE], input_ids)
+        self._source = self._encode(sessions()[FUSED_SOURCE_FILE], input_ids)
         self._beams = 1
         self._past_length = np.zeros(1, np.int32)
         self._own = self._buffers(len(prompt), _CAPACITY)
@@ -102,12 +104,12 @@ class FusedCache:
             InvalidInputError: the model's scores are not numbers.
             InferenceError: onnxruntime failed.
         """
-        self._feed()
+        head = self._feed()
         if ranking.renormalized and (len(ranking.seen) or len(ranking.banned)):
             if len(ranking.seen) and len(ranking.banned):
                 allowed = ~among(ranking.seen, ranking.banned)
                 ranking = replace(ranking, seen=ranking.seen[allowed])
-            ranked = self._head.rank(ranking)[0]
+            ranked = head.rank(ranking)[0]
             if len(ranking.banned) >= self.vocab_size:
                 # Where all of a row is banned, the softmax has no answer.
                 cells = np.unique(ranking.banned, axis=0)[:, 0]
@@ -117,7 +119,7 @@ class FusedCache:
             # After the softmax a ban needs no more than enough others to take its place.
             count = ranking.count + ranking.most_cells(self.rows)
             raw = replace(ranking, count=count, renormalized=False)
-            ranked = amend(*self._head.rank(raw), ranking)
+            ranked = amend(*head.rank(raw), ranking)
         if np.isnan(ranked.scores).any():
             raise InvalidInputError("logits must be finite; found NaN")
         return ranked
@@ -165,18 +167,24 @@ class FusedCache:
         run(session, binding)
         return source
 
-    def _feed(self) -> None:
-        """Runs the step graph on the tokens that wait, one a row."""
+    def _feed(self) -> _Head:
+        """Runs the step graph on the tokens that wait, one a row; returns what ranks the next."""
         length = int(self._past_length[0])
         if length == self._indirection.shape[2]:
             self._grow()
         self._indirection[:, :, length] = np.arange(self._beams, dtype=np.int32)
-        run(self._session, self._binding)
+        sessions = self._sessions()
+        step = sessions[FUSED_STEP_FILE]
+        if step not in self._lanes:
+            head = _Head(sessions[FUSED_RANK_FILE], self.vocab_size)
+            self._lanes[step] = _Lane(step, head, self._values, self.hidden_states)
+        lane = self._lanes[step]
+        run(step, lane.binding)
         self._past_length += 1
+        return lane.head
 
     def _bind(self) -> None:
-        """Binds all that only `select` and `_grow` replace."""
-        self._binding = binding = self._session.io_binding()
+        """Shares with onnxruntime all that only `select` and `_grow` replace."""
         inputs: dict[str, npt.NDArray[Any]] = {
             "input_ids": self._tokens,
             "past_length": self._past_length,
@@ -188,13 +196,8 @@ class FusedCache:
         own = zip(self._names, self._own, strict=True)
         inputs |= {_OWN.format(*name): array for name, array in own}
         self._values = {name: _shared(array) for name, array in inputs.items()}
-        for name, value in self._values.items():
-            binding.bind_ortvalue_input(name, value)
-        for layer, kind in self._names:
-            buffer = self._values[_OWN.format(layer, kind)]
-            binding.bind_ortvalue_output(f"present.{layer}.decoder.{kind}", buffer)
         self.hidden_states = np.empty((self.rows, math.prod(self._row_shape)), np.float32)
-        binding.bind_ortvalue_output("hidden_states", self._head.bind(self.hidden_states))
+        self._lanes.clear()
 
     def _buffers(self, rows: int, capacity: int) -> Float32Array:
         """All layers' keys and values, `(2 * L, R, H, M, E)`: one block, that goes back whole."""
@@ -240,6 +243,27 @@ class FusedCache:
         if not np.array_equal(kept, np.arange(len(self._mask))):
             self._source = {name: old[kept] for name, old in self._source.items()}
             self._mask = self._mask[kept]
+
+
+class _Lane:
+    """A session of the step graph, bound to a cache's buffers, and the head that reads from it."""
+
+    def __init__(
+        self,
+        step: ort.InferenceSession,
+        head: _Head,
+        values: Mapping[str, ort.OrtValue],
+        hidden_states: Float32Array,
+    ) -> None:
+        self.head = head
+        self.binding = step.io_binding()
+        for name, value in values.items():
+            self.binding.bind_ortvalue_input(name, value)
+            if ".decoder." in name:
+                # What is appended to the past is written where the past lies.
+                present = name.replace("past_key_values", "present")
+                self.binding.bind_ortvalue_output(present, value)
+        self.binding.bind_ortvalue_output("hidden_states", head.bind(hidden_states))
 
 
 class _Head:

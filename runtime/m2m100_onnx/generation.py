@@ -7,12 +7,13 @@ Knows how many rows pay for a part of their own; knows no text, and leaves the s
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 
+from m2m100_onnx.contention import Contention
 from m2m100_onnx.decoding import Hypothesis, SearchOptions, search
 from m2m100_onnx.model import Model
 from m2m100_onnx.ranking import Int64Array
@@ -34,6 +35,7 @@ class Generator:
     def __init__(self, model: Model) -> None:
         """Takes the model; nothing is opened."""
         self.model = model
+        self._contention = Contention()
         self._lock = threading.Lock()
         self._running = 0
 
@@ -47,7 +49,8 @@ class Generator:
         """Returns the best hypotheses of every sentence.
 
         A call that has the model to itself uses all threads: for one batch, or for parts of a large
-        one side by side. Calls that find another running use a thread each.
+        one side by side. Calls that find another running use a thread each, and so do steps on two
+        cores of which another program wants one.
 
         Args:
             input_ids: `(B, S)` source tokens, padded at the end.
@@ -66,7 +69,10 @@ class Generator:
         """
         with self._counted() as others:
             parts = 1 if others else self._parts(len(prompt), options.beam_size)
-            serial = parts > 1 or (others > 0 and self.model.can_run_serially)
+            serial: bool | Callable[[], bool] = parts > 1
+            if parts == 1 and self.model.can_run_serially:
+                # With more threads than two, one would be left out rather than all but one.
+                serial = others > 0 or (self.model.threads == 2 and self._contention.watch())
 
             def run(part: int) -> list[list[Hypothesis]]:
                 # Every other sentence, as batches come sorted by length.

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import resources
@@ -219,15 +219,27 @@ class Model:
         attention_mask: Int64Array,
         prompt: Int64Array,
         *,
-        serial: bool = False,
+        serial: bool | Callable[[], bool] = False,
     ) -> DecoderState:
         """Encodes the source and feeds the prompt, ready for a search.
 
-        Arguments are those of `start`; `serial`, for fused graphs alone, is that of `session`.
+        Args:
+            input_ids: as for `start`, like the next two.
+            attention_mask: see there.
+            prompt: see there.
+            serial: as for `session`, or a function that is asked before each step; for fused graphs
+                alone.
         """
         if not self.fused:
             return LogitsState(*self.start(input_ids, attention_mask, prompt))
-        sessions = {file: self.session(file, serial=serial) for file in FUSED_FILES}
+        opened: dict[bool, dict[str, ort.InferenceSession]] = {}
+
+        def sessions() -> dict[str, ort.InferenceSession]:
+            alone = serial() if callable(serial) else serial
+            if alone not in opened:
+                opened[alone] = {file: self.session(file, serial=alone) for file in FUSED_FILES}
+            return opened[alone]
+
         return FusedCache(sessions, self.bundle.config, input_ids, attention_mask, prompt)
 
     def to_device(self, array: npt.NDArray[Any]) -> ort.OrtValue:
