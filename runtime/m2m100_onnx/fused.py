@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from m2m100_onnx.bundle import (
     FUSED_RANK_FILE,
-    FUSED_SOURCE_FILE,
     FUSED_STEP_FILE,
     ModelConfig,
 )
@@ -52,6 +51,7 @@ class FusedCache:
 
     def __init__(
         self,
+        source: ort.InferenceSession,
         sessions: Callable[[], Mapping[str, ort.InferenceSession]],
         config: ModelConfig,
         input_ids: Int64Array,
@@ -61,8 +61,9 @@ class FusedCache:
         """Encodes the source and feeds the prompt but for its last token, which `best` feeds.
 
         Args:
-            sessions: gives the fused graphs, by file name; asked before each run, so that another
-                set of them, with another number of threads, can go on with what this one did.
+            source: the source graph.
+            sessions: gives the step and rank graphs, by file name; asked before each step, so that
+                others, with another number of threads, can go on with what these did.
             config: the model's facts.
             input_ids: `(B, S)` source tokens, padded at the end.
             attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
@@ -77,7 +78,7 @@ class FusedCache:
             (layer, kind) for layer in range(config.decoder_layers) for kind in ("key", "value")
         ]
         self._mask = attention_mask.copy()
-        self._source = self._encode(sessions()[FUSED_SOURCE_FILE], input_ids)
+        self._source = self._encode(source, input_ids)
         self._beams = 1
         self._past_length = np.zeros(1, np.int32)
         self._own = self._buffers(len(prompt), _CAPACITY)

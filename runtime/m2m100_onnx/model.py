@@ -27,6 +27,9 @@ from m2m100_onnx.bundle import (
     ENCODER_FILE,
     FOUR_BITS,
     FUSED_FILES,
+    FUSED_RANK_FILE,
+    FUSED_SOURCE_FILE,
+    FUSED_STEP_FILE,
     GRAPH_FILES,
     Bundle,
 )
@@ -55,6 +58,7 @@ _LOGGER = logging.getLogger("m2m100_onnx")
 # the weights file instead of a second private copy (1.2 GB for the 418M shape in fp32). Not so in
 # four bits, where onnxruntime would widen every matrix to fp32 at every run (4.5 s for that shape).
 _UNPACKED = {"session.disable_prepacking": "1"}
+_EACH_STEP = (FUSED_STEP_FILE, FUSED_RANK_FILE)
 
 
 class Model:
@@ -237,10 +241,11 @@ class Model:
         def sessions() -> dict[str, ort.InferenceSession]:
             alone = serial() if callable(serial) else serial
             if alone not in opened:
-                opened[alone] = {file: self.session(file, serial=alone) for file in FUSED_FILES}
+                opened[alone] = {file: self.session(file, serial=alone) for file in _EACH_STEP}
             return opened[alone]
 
-        return FusedCache(sessions, self.bundle.config, input_ids, attention_mask, prompt)
+        source = self.session(FUSED_SOURCE_FILE, serial=serial is True)
+        return FusedCache(source, sessions, self.bundle.config, input_ids, attention_mask, prompt)
 
     def to_device(self, array: npt.NDArray[Any]) -> ort.OrtValue:
         """An array where the graphs run; on the CPU it is shared, not copied."""
