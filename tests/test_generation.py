@@ -139,11 +139,8 @@ def test_sessions_are_opened_when_they_are_needed(
     translated(translator, texts[:1])
     assert set(translator.model._sessions) == set(FUSED_FILES)
     translated(translator, texts, **MANY)
-    threads = {
-        name: session.get_session_options().intra_op_num_threads
-        for name, session in translator.model._sessions.items()
-    }
-    assert sorted(threads.values()) == [1, 1, 1, 2, 2, 2]
+    threads = [threads_of(session) for session in translator.model._sessions.values()]
+    assert sorted(threads) == [1, 1, 1, 2, 2, 2]
 
 
 def threads_of(session: ort.InferenceSession) -> int:

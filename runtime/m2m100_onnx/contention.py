@@ -53,13 +53,12 @@ class Contention:
         if self._alone:
             self._alone -= 1
             return True
-        if self._watched == 0:
-            self._before = self._switches()
-        elif self._watched == _WATCHED:
+        if self._watched == _WATCHED:
             self._watched = 0
             if self._switches() - self._before > _WATCHED * _SWITCHES:
                 self._alone = _ALONE - 1
                 return True
+        if self._watched == 0:
             self._before = self._switches()
         self._watched += 1
         return False

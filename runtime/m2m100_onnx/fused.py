@@ -177,8 +177,8 @@ class FusedCache:
         sessions = self._sessions()
         step = sessions[FUSED_STEP_FILE]
         if step not in self._lanes:
-            head = _Head(sessions[FUSED_RANK_FILE], self.vocab_size)
-            self._lanes[step] = _Lane(step, head, self._values, self.hidden_states)
+            head = _Head(sessions[FUSED_RANK_FILE], self.vocab_size, self.hidden_states)
+            self._lanes[step] = _Lane(step, head, self._values)
         lane = self._lanes[step]
         run(step, lane.binding)
         self._past_length += 1
@@ -254,7 +254,6 @@ class _Lane:
         step: ort.InferenceSession,
         head: _Head,
         values: Mapping[str, ort.OrtValue],
-        hidden_states: Float32Array,
     ) -> None:
         self.head = head
         self.binding = step.io_binding()
@@ -264,27 +263,24 @@ class _Lane:
                 # What is appended to the past is written where the past lies.
                 present = name.replace("past_key_values", "present")
                 self.binding.bind_ortvalue_output(present, value)
-        self.binding.bind_ortvalue_output("hidden_states", head.bind(hidden_states))
+        self.binding.bind_ortvalue_output("hidden_states", head.hidden_states)
 
 
 class _Head:
     """The rank graph; what a ranking asks for and gives is bound again only when it changes."""
 
-    def __init__(self, session: ort.InferenceSession, vocab_size: int) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, vocab_size: int, hidden_states: Float32Array
+    ) -> None:
+        """Binds the `(R, D)` that every `rank` reads and another writes."""
         self._session = session
         self._vocab_size = vocab_size
-
-    def bind(self, hidden_states: Float32Array) -> ort.OrtValue:
-        """Takes the `(R, D)` that every `rank` reads; returns it for another to write."""
-        self._binding = self._session.io_binding()
+        self._binding = session.io_binding()
         self._rows = len(hidden_states)
         # A binding keeps no reference to what it binds.
-        self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {
-            "hidden_states": (hidden_states, _shared(hidden_states))
-        }
-        value = self._bound["hidden_states"][1]
-        self._binding.bind_ortvalue_input("hidden_states", value)
-        return value
+        self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
+        self.hidden_states = _shared(hidden_states)
+        self._binding.bind_ortvalue_input("hidden_states", self.hidden_states)
 
     def rank(self, ranking: Ranking) -> tuple[Ranked, Float32Array]:
         """What the graph ranks, and the scores of the cells `ranking.seen`."""

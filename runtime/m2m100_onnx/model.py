@@ -227,22 +227,15 @@ class Model:
     ) -> DecoderState:
         """Encodes the source and feeds the prompt, ready for a search.
 
-        Args:
-            input_ids: as for `start`, like the next two.
-            attention_mask: see there.
-            prompt: see there.
-            serial: as for `session`, or a function that is asked before each step; for fused graphs
-                alone.
+        Arguments are those of `start`; `serial`, for fused graphs alone, is that of `session`, or a
+        function that is asked for it before each step.
         """
         if not self.fused:
             return LogitsState(*self.start(input_ids, attention_mask, prompt))
-        opened: dict[bool, dict[str, ort.InferenceSession]] = {}
 
         def sessions() -> dict[str, ort.InferenceSession]:
             alone = serial() if callable(serial) else serial
-            if alone not in opened:
-                opened[alone] = {file: self.session(file, serial=alone) for file in _EACH_STEP}
-            return opened[alone]
+            return {file: self.session(file, serial=alone) for file in _EACH_STEP}
 
         source = self.session(FUSED_SOURCE_FILE, serial=serial is True)
         return FusedCache(source, sessions, self.bundle.config, input_ids, attention_mask, prompt)
