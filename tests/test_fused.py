@@ -193,8 +193,7 @@ def test_rows_where_all_is_banned(models: tuple[Model, Model]) -> None:
 def test_scores_that_are_not_numbers(models: tuple[Model, Model]) -> None:
     state = Pair(models).states[0]
     assert isinstance(state, FusedCache)
-    for array in state._source.values():
-        array[:] = np.nan
+    state._source[:] = np.nan
     state.step(np.full((3, 1), 5))
     with pytest.raises(InvalidInputError, match="NaN"):
         state.best(Ranking(2))

@@ -31,8 +31,8 @@ __all__ = ["FusedCache"]
 
 _CAPACITY = 64
 """Target tokens that buffers have room for at first; they double when that is used up."""
-_LARGE = 4 << 20
-"""Bytes from which on numpy asks for huge pages."""
+_LARGE = 1 << 20
+"""Bytes from which on a block is memory of its own."""
 _OWN, _SOURCE = "past_key_values.{}.decoder.{}", "past_key_values.{}.encoder.{}"
 
 
@@ -128,7 +128,8 @@ class FusedCache:
     def select(self, rows: Int64Array) -> None:
         """Makes row i a copy of old row `rows[i]`.
 
-        The rows of a sentence must stay side by side, as many for each sentence.
+        The rows of a sentence must stay side by side, as many for each sentence, and sentences in
+        order.
 
         Args:
             rows: `(R',)` indices into the current R rows.
@@ -137,6 +138,7 @@ class FusedCache:
         starts = np.flatnonzero(np.diff(sentence_of_row, prepend=-1))
         kept, beams = sentence_of_row[starts], len(rows) // len(starts)
         assert np.array_equal(np.repeat(kept, beams), sentence_of_row), "rows lie scattered"
+        assert (np.diff(kept) > 0).all(), "sentences change places"
         changed = beams != self._beams or not np.array_equal(kept, np.arange(len(self._mask)))
         if beams != self._beams:
             self._copy_rows(rows, beams)
@@ -152,18 +154,18 @@ class FusedCache:
             self._tokens = np.zeros((len(rows), 1), np.int64)
             self._bind()
 
-    def _encode(self, session: ort.InferenceSession, input_ids: Int64Array) -> dict[Any, Any]:
-        """Runs the source graph: `(B, H, S, E)` keys and values of every decoder layer."""
+    def _encode(self, session: ort.InferenceSession, input_ids: Int64Array) -> Float32Array:
+        """Runs the source graph: all layers' keys and values, `(2 * L, B, H, S, E)`."""
         heads, size = self._row_shape
-        shape = (len(input_ids), heads, input_ids.shape[1], size)
-        source = {name: _block(shape) for name in self._names}
+        # One block, that goes back whole.
+        source = _block((len(self._names), len(input_ids), heads, input_ids.shape[1], size))
         binding = session.io_binding()
         # A binding keeps no reference to what it binds, so every OrtValue stays in a variable.
         ids, mask = _shared(input_ids), _shared(self._mask)
         binding.bind_ortvalue_input("input_ids", ids)
         binding.bind_ortvalue_input("attention_mask", mask)
-        outputs = {name: _shared(array) for name, array in source.items()}
-        for (layer, kind), value in outputs.items():
+        outputs = [_shared(array) for array in source]
+        for (layer, kind), value in zip(self._names, outputs, strict=True):
             binding.bind_ortvalue_output(f"present.{layer}.encoder.{kind}", value)
         run(session, binding)
         return source
@@ -193,9 +195,9 @@ class FusedCache:
             "cache_indirection": self._indirection,
             "encoder_attention_mask": self._mask,
         }
-        inputs |= {_SOURCE.format(*name): array for name, array in self._source.items()}
-        own = zip(self._names, self._own, strict=True)
-        inputs |= {_OWN.format(*name): array for name, array in own}
+        for name, blocks in ((_SOURCE, self._source), (_OWN, self._own)):
+            named = zip(self._names, blocks, strict=True)
+            inputs |= {name.format(*layer): array for layer, array in named}
         self._values = {name: _shared(array) for name, array in inputs.items()}
         self.hidden_states = np.empty((self.rows, math.prod(self._row_shape)), np.float32)
         self._lanes.clear()
@@ -230,20 +232,14 @@ class FusedCache:
         self._beams = beams
 
     def _drop(self, kept: Int64Array) -> None:
-        """Moves the rows of the sentences that stay to the front, in the buffers they lie in."""
+        """Leaves out sentences that are not kept from the past."""
         rows = (kept[:, None] * self._beams + np.arange(self._beams)).reshape(-1)
-        moved = np.flatnonzero(rows != np.arange(len(rows)))
-        length = int(self._past_length[0])
-        # Rows only move forward, so one by one none is overwritten before it has moved.
-        for row in moved:
-            self._own[:, row, :, :length] = self._own[:, rows[row], :, :length]
-        self._own = self._own[:, : len(rows)]
+        self._own = _to_front(self._own, rows, int(self._past_length[0]))
         self._indirection = self._indirection[: len(kept)]
 
     def _keep_sources(self, kept: Int64Array) -> None:
-        if not np.array_equal(kept, np.arange(len(self._mask))):
-            self._source = {name: old[kept] for name, old in self._source.items()}
-            self._mask = self._mask[kept]
+        self._source = _to_front(self._source, kept, self._mask.shape[1])
+        self._mask = self._mask[kept]
 
 
 class _Lane:
@@ -316,14 +312,22 @@ def _block(shape: tuple[int, ...]) -> Float32Array:
 
     What malloc gets back it may keep: glibc maps a first block of up to 32 MB apart, but has all
     later ones of that size in its heap, which then stays as large as the largest translation. And
-    numpy asks for huge pages, for which the kernel first makes room where memory is in pieces:
-    that took up to a tenth of a whole translation.
+    from 4 MB on numpy asks for huge pages, for which the kernel first makes room where memory is
+    in pieces: that took up to a tenth of a whole translation.
     """
     size = 4 * math.prod(shape)
     if size < _LARGE:
         return np.empty(shape, np.float32)
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
     return np.frombuffer(mmap.mmap(-1, size, **private), np.float32).reshape(shape)
+
+
+def _to_front(block: Float32Array, rows: Int64Array, length: int) -> Float32Array:
+    """Moves `rows` of a block `(2 * L, R, H, M, E)` to its front, up to a length, and cuts it."""
+    # Rows only move forward, so one by one none is overwritten before it has moved.
+    for row in np.flatnonzero(rows != np.arange(len(rows))):
+        block[:, row, :, :length] = block[:, rows[row], :, :length]
+    return block[:, : len(rows)]
 
 
 def _identity(sentences: int, beams: int, capacity: int) -> npt.NDArray[np.int32]:

@@ -138,10 +138,14 @@ class Model:
         Raises:
             BundleError: a graph is damaged or takes other inputs than it must.
         """
-        files = FUSED_FILES if self.fused else GRAPH_FILES
-        with ThreadPoolExecutor(len(files)) as pool:
-            for opening in [pool.submit(self.session, file) for file in files]:
-                opening.result()
+        *first, last = FUSED_FILES if self.fused else GRAPH_FILES
+        # Two at once: opening is the work of one core, and what a thread that ends has freed stays
+        # with the process, up to several MB each, where the caller's own goes back.
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(self.session, last)
+            for file in first:
+                self.session(file)
+            opening.result()
 
     def session(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
         """The session of one graph, opened at the first call.

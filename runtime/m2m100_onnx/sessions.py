@@ -6,8 +6,10 @@ Knows what onnxruntime calls things and which of its errors mean what; knows no 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -58,6 +60,10 @@ _EXACT = {"session.x64quantprecision": "1"}
 _UNPACKED = "session.disable_prepacking"
 _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
+# Memory that operators work in comes from one arena for all sessions and not from one for each: a
+# search on two cores and one on one core, of several models, use the same again.
+_SHARED_ARENA = {"session.use_env_allocators": "1"}
+_registering = threading.Lock()
 # The first onnxruntime with four-bit tensors (1.18 knows their opset but not their type).
 _FOUR_BITS_SINCE = (1, 19)
 # The first whose DecoderMaskedMultiHeadAttention is right on a CPU: 1.20 has it and gives NaN.
@@ -189,7 +195,11 @@ class SessionFactory:
         graph = cache.graph(source, facts, write)
         if graph is None:
             return None
-        options = self._session_options(entries)
+        # Packed weights are private memory, which an arena would keep when the session is closed.
+        # Mapped ones are not, so that these sessions need an arena for little.
+        with _registering:
+            _register_arena()
+        options = self._session_options({**_SHARED_ARENA, **entries})
         # It was optimized before it was written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -256,6 +266,18 @@ def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
     # onnxruntime's errors share no base class but Exception.
     except Exception as error:
         raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
+
+
+@functools.cache
+def _register_arena() -> None:
+    """Gives this process' onnxruntime an arena to share, once, where the program has not."""
+    info = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    try:
+        ort.create_and_register_allocator(info, ort.OrtArenaCfg({}))
+    except RuntimeError:  # The program's own serves as well; only old onnxruntimes refuse a second.
+        return
 
 
 def _give_back() -> None:

@@ -1,7 +1,6 @@
 """Text to token ids and back, and the language tokens of the M2M100 family.
 
-Knows `vocab.json`, `sentencepiece.bpe.model`, `tokenizer_config.json` and each family's language
-codes. Refuses to know models, batches, padding, length limits and which language to translate to.
+Refuses to know models, batches, padding, length limits and which language to translate to.
 
 The ids are those of transformers' `M2M100Tokenizer`, with one deliberate difference: **user text
 never becomes a control token.** There, `</s>`, `<pad>` or `__fr__` inside a sentence turns into the
@@ -14,59 +13,28 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final
 
-import sentencepiece
-
 from m2m100_onnx.bundle import read_json
 from m2m100_onnx.errors import BundleError, InvalidInputError, UnknownLanguageError
+from m2m100_onnx.tokenizer_files import (
+    CONFIG_FILE,
+    LANGUAGE_CODES,
+    PIECES_FILE,
+    VOCAB_FILE,
+    added_tokens,
+    check_same_pieces,
+    load_pieces,
+    read_bytes,
+    read_vocab,
+    setting,
+    special_tokens,
+)
 
 __all__ = ["LANGUAGE_CODES", "Tokenizer"]
-
-VOCAB_FILE: Final = "vocab.json"
-PIECES_FILE: Final = "sentencepiece.bpe.model"
-CONFIG_FILE: Final = "tokenizer_config.json"
-
-_M2M100 = (
-    "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu "
-    "ha he hi hr ht hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr "
-    "ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk "
-    "ur uz vi wo xh yi yo zh zu"
-)
-# The order is that of the ids, so it is part of every checkpoint.
-LANGUAGE_CODES: Final[Mapping[str, tuple[str, ...]]] = {
-    "m2m100": tuple(_M2M100.split()),
-    "wmt21": ("en", "ha", "is", "ja", "cs", "ru", "zh", "de"),
-}
-
-_SPECIAL_TOKENS: Final = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
-
-# SentencePiece takes more, such as add_eos, but those would slip other ids into the sequence.
-_SAMPLING: Final = {"enable_sampling": (bool,), "nbest_size": (int,), "alpha": (int, float)}
-
-# What each setting defaults to, and which values are accepted.
-_SETTINGS: Final[dict[str, tuple[Any, str, Callable[[Any], bool]]]] = {
-    "tokenizer_class": ("", "'M2M100Tokenizer'", lambda value: value == "M2M100Tokenizer"),
-    "language_codes": ("m2m100", f"one of {[*LANGUAGE_CODES]}", [*LANGUAGE_CODES].__contains__),
-    "num_madeup_words": (8, "an int of 0 or more", lambda value: type(value) is int and value >= 0),
-    "sp_model_kwargs": (
-        {},
-        f"a mapping with some of {sorted(_SAMPLING)}",
-        lambda value: (
-            isinstance(value, Mapping)
-            and all(type(entry) in _SAMPLING.get(name, ()) for name, entry in value.items())
-        ),
-    ),
-    "added_tokens_decoder": ({}, "an object", lambda value: isinstance(value, dict)),
-    "clean_up_tokenization_spaces": (False, "a bool", lambda value: isinstance(value, bool)),
-}
-
-# The published m2m100 files disagree on about a hundred of 128,000 pieces ("▁perhaps" is one, see
-# huggingface/transformers#11336), which become <unk>; those of two checkpoints on many more.
-_TOLERATED_MISMATCH: Final = 0.05
 
 # Checkpoints saved by transformers before 4.45 may ask for this clean-up of the decoded text.
 _CLEAN_UP: Final = (
@@ -128,36 +96,39 @@ class Tokenizer:
         folder = Path(directory)
         at = folder / CONFIG_FILE
         config = read_json(at) if at.exists() else {}
-        _setting(at, config, "tokenizer_class")
-        self._sp_model_kwargs = dict(_setting(at, config, "sp_model_kwargs", sp_model_kwargs))
-        self._clean_up: bool = _setting(at, config, "clean_up_tokenization_spaces")
-        codes = LANGUAGE_CODES[_setting(at, config, "language_codes", language_codes)]
-        madeup: int = _setting(at, config, "num_madeup_words", num_madeup_words)
+        setting(at, config, "tokenizer_class")
+        self._sp_model_kwargs = dict(setting(at, config, "sp_model_kwargs", sp_model_kwargs))
+        self._clean_up: bool = setting(at, config, "clean_up_tokenization_spaces")
+        codes = LANGUAGE_CODES[setting(at, config, "language_codes", language_codes)]
+        madeup: int = setting(at, config, "num_madeup_words", num_madeup_words)
 
-        self._vocab = _read_vocab(folder / VOCAB_FILE)
+        vocab = read_vocab(folder / VOCAB_FILE)
+        self._entries = len(vocab)
         if embedding_rows is not None:
-            madeup = embedding_rows - len(self._vocab) - len(codes)
+            madeup = embedding_rows - len(vocab) - len(codes)
             if madeup < 0:
                 raise BundleError(
-                    f"{folder / VOCAB_FILE}: {len(self._vocab)} entries and {len(codes)} languages "
+                    f"{folder / VOCAB_FILE}: {len(vocab)} entries and {len(codes)} languages "
                     f"are more than the model's vocabulary of {embedding_rows}"
                 )
-        self._model_proto = _read_bytes(folder / PIECES_FILE)
-        self._sp = _load_pieces(folder / PIECES_FILE, self._model_proto, self._sp_model_kwargs)
-        special = _special_tokens(folder / VOCAB_FILE, config, self._vocab)
-        _check_same_pieces(folder, self._vocab, self._sp, set(special.values()))
+        self._model_proto = read_bytes(folder / PIECES_FILE)
+        self._sp = load_pieces(folder / PIECES_FILE, self._model_proto, self._sp_model_kwargs)
+        special = special_tokens(folder / VOCAB_FILE, config, vocab)
+        check_same_pieces(folder, vocab, self._sp, set(special.values()))
 
         self.all_languages: Final = codes
         self.languages: Final = codes if trained_languages is None else tuple(trained_languages)
         if not self.languages or set(self.languages) - set(codes):
             raise InvalidInputError(f"trained_languages {trained_languages!r} are not in {codes}")
-        self._language_ids = {code: len(self._vocab) + n for n, code in enumerate(codes)}
+        self._language_ids = {code: len(vocab) + n for n, code in enumerate(codes)}
         self._language_codes = {index: code for code, index in self._language_ids.items()}
         tokens = {f"__{code}__": index for code, index in self._language_ids.items()}
-        self._ids = {**self._vocab, **tokens}
-        by_id = sorted(self._vocab, key=self._vocab.__getitem__)
+        by_id = sorted(vocab, key=vocab.__getitem__)
+        # Grown, not copied: a published vocabulary is 10 MB, and this is private memory.
+        vocab |= tokens
+        self._ids = vocab
         self._pieces = (*by_id, *tokens, *[special["unk"]] * madeup)
-        added = _added_tokens(at, config, self._ids)
+        added = added_tokens(at, config, self._ids)
         self._reserved = frozenset({*special.values(), *tokens, *added})
         self._reserved_ids = frozenset(self._ids[token] for token in self._reserved)
 
@@ -169,7 +140,7 @@ class Tokenizer:
 
     def __len__(self) -> int:
         """Counts the ids but for the made-up words, as transformers does."""
-        return len(self._vocab) + len(self._language_ids)
+        return self._entries + len(self._language_ids)
 
     def encode(self, text: str, source_lang: str) -> list[int]:
         """Returns the encoder's input for a text: `[source_lang, *pieces, eos]`.
@@ -292,7 +263,8 @@ class Tokenizer:
             raise InvalidInputError(f"{folder}: expected an existing folder to save to")
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         vocab, pieces = folder / (prefix + VOCAB_FILE), folder / (prefix + PIECES_FILE)
-        vocab.write_bytes(json.dumps(self._vocab, indent=2).encode("ascii"))
+        entries = dict(islice(self._ids.items(), self._entries))
+        vocab.write_bytes(json.dumps(entries, indent=2).encode("ascii"))
         pieces.write_bytes(self._model_proto)
         return vocab, pieces
 
@@ -301,7 +273,7 @@ class Tokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._sp = _load_pieces(Path(PIECES_FILE), self._model_proto, self._sp_model_kwargs)
+        self._sp = load_pieces(Path(PIECES_FILE), self._model_proto, self._sp_model_kwargs)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         try:
@@ -312,86 +284,3 @@ class Tokenizer:
             if not 0 <= index < self.vocab_size:
                 raise InvalidInputError(f"id {index} is outside [0, {self.vocab_size})")
         return checked
-
-
-def _setting(path: Path, config: Mapping[str, Any], name: str, argument: object = None) -> Any:
-    default, expected, accepts = _SETTINGS[name]
-    value = config.get(name) if argument is None else argument
-    if value is None:
-        return default
-    if accepts(value):
-        return value
-    if argument is None:
-        raise BundleError(f"{path}: expected {name} to be {expected}, found {value!r}")
-    raise InvalidInputError(f"{name} must be {expected}, found {value!r}")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: expected a tokenizer file, found {error.strerror}") from error
-    if data.startswith(b"version https://git-lfs"):
-        raise BundleError(f"{path}: expected the file itself, found a Git LFS pointer to it")
-    return data
-
-
-def _read_vocab(path: Path) -> dict[str, int]:
-    vocab = read_json(path)
-    wrong = [f"{index!r} for {piece!r}" for piece, index in vocab.items() if type(index) is not int]
-    absent = set(range(len(vocab))).difference(vocab.values()) if not wrong else ()
-    wrong += [f"no {index} in {len(vocab)} entries" for index in absent]
-    if wrong:
-        raise BundleError(f"{path}: expected the integer ids 0 to n-1, each once, found {wrong[0]}")
-    return vocab
-
-
-def _special_tokens(path: Path, config: dict[str, Any], vocab: dict[str, int]) -> dict[str, str]:
-    found = {}
-    for role, default in _SPECIAL_TOKENS.items():
-        value = config.get(f"{role}_token") or default
-        token = value.get("content") if isinstance(value, dict) else value
-        # `tokenize` makes a token harmless by splitting it, which takes two characters.
-        if not isinstance(token, str) or len(token) < 2 or token not in vocab:
-            raise BundleError(
-                f"{path}: expected an entry for the {role} token {token!r}, found none"
-            )
-        found[role] = token
-    return found
-
-
-def _added_tokens(path: Path, config: Mapping[str, Any], ids: Mapping[str, int]) -> set[str]:
-    """Returns what the file declares special, refusing any token that would change ids."""
-    found = set()
-    for key, entry in _setting(path, config, "added_tokens_decoder").items():
-        token = str(entry.get("content")) if isinstance(entry, dict) else ""
-        if str(ids.get(token)) != key or not entry.get("special") or len(token) < 2:
-            raise BundleError(
-                f"{path}: expected no added token but special ones of {VOCAB_FILE} and language "
-                f"tokens, found {token!r} with id {key}"
-            )
-        found.add(token)
-    return found
-
-
-def _load_pieces(path: Path, data: bytes, sampling: Mapping[str, Any]) -> Any:
-    processor: Any = sentencepiece.SentencePieceProcessor(**sampling)
-    try:
-        processor.LoadFromSerializedProto(data)
-    except (RuntimeError, OSError, ValueError) as error:
-        found = f"{len(data)} bytes that do not load ({error})"
-        raise BundleError(f"{path}: expected a SentencePiece model, found {found}") from error
-    return processor
-
-
-def _check_same_pieces(folder: Path, vocab: Mapping[str, int], sp: Any, special: set[str]) -> None:
-    ids = range(sp.get_piece_size())
-    pieces = {sp.id_to_piece(n) for n in ids if not (sp.is_control(n) or sp.is_unknown(n))}
-    entries = vocab.keys() - special
-    if len(pieces ^ entries) > _TOLERATED_MISMATCH * len(pieces | entries):
-        lacking, odd = sorted(pieces - entries), sorted(entries - pieces)
-        raise BundleError(
-            f"{folder / VOCAB_FILE}: expected the {len(ids)} pieces of {PIECES_FILE}, found "
-            f"{len(vocab)} entries; {len(lacking)} pieces have no entry, such as {lacking[:3]}, "
-            f"and {len(odd)} entries no piece, such as {odd[:3]}"
-        )

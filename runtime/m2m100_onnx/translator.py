@@ -145,15 +145,16 @@ class Translator:
         manifest = self.bundle.manifest
         # onnxruntime opens graphs without holding Python up, so the vocabulary is read meanwhile.
         with ThreadPoolExecutor(1) as pool:
-            loading = None if lazy else pool.submit(self.model.load)
-            self.tokenizer = Tokenizer(
+            reading = pool.submit(
+                Tokenizer,
                 self.bundle.directory,
                 sp_model_kwargs=sp_model_kwargs,
                 embedding_rows=self.bundle.config.vocab_size,
                 trained_languages=manifest.languages if manifest else None,
             )
-        if loading:
-            loading.result()
+            if not lazy:
+                self.model.load()
+            self.tokenizer = reading.result()
 
     @property
     def languages(self) -> tuple[str, ...]:
