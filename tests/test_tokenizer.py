@@ -352,7 +352,7 @@ def test_a_piece_that_spells_a_control_token_is_taken_apart(hostile: Tokenizer, 
 
 
 def test_the_hostile_model_would_give_control_pieces(hostile: Tokenizer) -> None:
-    raw = hostile._sp.encode("<pad>", out_type=str) + hostile._sp.encode("你__de__好", out_type=str)
+    raw = hostile._vocabulary.split("<pad>") + hostile._vocabulary.split("你__de__好")
     assert {"<pad>", "__de__"} <= set(raw)
 
 

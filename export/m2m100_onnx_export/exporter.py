@@ -222,8 +222,9 @@ def _write_configs(source: Checkpoint, work: Path, precision: Precision) -> None
 def _languages(
     source: Checkpoint, work: Path, languages: Sequence[str] | None
 ) -> tuple[str, ...] | None:
-    """The trained languages, after a check that tokenizer and model fit together."""
+    """The trained languages, after a check that tokenizer and model fit; writes its table."""
     tokenizer = Tokenizer(work, embedding_rows=source.config.vocab_size)
+    tokenizer.write_table(work)
     if languages is None:
         return None
     if not languages:

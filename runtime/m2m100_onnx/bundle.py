@@ -80,7 +80,8 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
+        # Small ones: what a thread has once held of larger ones may stay with the process.
+        while chunk := file.read(1 << 18):
             digest.update(chunk)
     return digest.hexdigest()
 

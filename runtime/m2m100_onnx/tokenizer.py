@@ -14,9 +14,9 @@ import json
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from m2m100_onnx.bundle import read_json
 from m2m100_onnx.errors import BundleError, InvalidInputError, UnknownLanguageError
@@ -26,12 +26,10 @@ from m2m100_onnx.tokenizer_files import (
     PIECES_FILE,
     VOCAB_FILE,
     added_tokens,
-    check_same_pieces,
-    load_pieces,
-    read_bytes,
-    read_vocab,
+    read_vocabulary,
     setting,
     special_tokens,
+    write_table,
 )
 
 __all__ = ["LANGUAGE_CODES", "Tokenizer"]
@@ -97,50 +95,45 @@ class Tokenizer:
         at = folder / CONFIG_FILE
         config = read_json(at) if at.exists() else {}
         setting(at, config, "tokenizer_class")
-        self._sp_model_kwargs = dict(setting(at, config, "sp_model_kwargs", sp_model_kwargs))
+        sampling = setting(at, config, "sp_model_kwargs", sp_model_kwargs)
         self._clean_up: bool = setting(at, config, "clean_up_tokenization_spaces")
         codes = LANGUAGE_CODES[setting(at, config, "language_codes", language_codes)]
         madeup: int = setting(at, config, "num_madeup_words", num_madeup_words)
 
-        vocab = read_vocab(folder / VOCAB_FILE)
-        self._entries = len(vocab)
+        self._vocabulary = read_vocabulary(folder, config, sampling)
+        size = len(self._vocabulary)
         if embedding_rows is not None:
-            madeup = embedding_rows - len(vocab) - len(codes)
+            madeup = embedding_rows - size - len(codes)
             if madeup < 0:
                 raise BundleError(
-                    f"{folder / VOCAB_FILE}: {len(vocab)} entries and {len(codes)} languages "
+                    f"{folder / VOCAB_FILE}: {size} entries and {len(codes)} languages "
                     f"are more than the model's vocabulary of {embedding_rows}"
                 )
-        self._model_proto = read_bytes(folder / PIECES_FILE)
-        self._sp = load_pieces(folder / PIECES_FILE, self._model_proto, self._sp_model_kwargs)
-        special = special_tokens(folder / VOCAB_FILE, config, vocab)
-        check_same_pieces(folder, vocab, self._sp, set(special.values()))
+        special = special_tokens(folder / VOCAB_FILE, config, self._vocabulary)
+        self._language_ids = {code: size + n for n, code in enumerate(codes)}
+        self._language_codes = {index: code for code, index in self._language_ids.items()}
+        tokens = {f"__{code}__": index for code, index in self._language_ids.items()}
+        roles = dict(zip(special, self._vocabulary.ids(special.values(), -1), strict=True))
+        self._vocabulary.add(tokens)
 
         self.all_languages: Final = codes
         self.languages: Final = codes if trained_languages is None else tuple(trained_languages)
         if not self.languages or set(self.languages) - set(codes):
             raise InvalidInputError(f"trained_languages {trained_languages!r} are not in {codes}")
-        self._language_ids = {code: len(vocab) + n for n, code in enumerate(codes)}
-        self._language_codes = {index: code for code, index in self._language_ids.items()}
-        tokens = {f"__{code}__": index for code, index in self._language_ids.items()}
-        by_id = sorted(vocab, key=vocab.__getitem__)
-        # Grown, not copied: a published vocabulary is 10 MB, and this is private memory.
-        vocab |= tokens
-        self._ids = vocab
-        self._pieces = (*by_id, *tokens, *[special["unk"]] * madeup)
-        added = added_tokens(at, config, self._ids)
+        added = added_tokens(at, config, self._vocabulary)
         self._reserved = frozenset({*special.values(), *tokens, *added})
-        self._reserved_ids = frozenset(self._ids[token] for token in self._reserved)
+        self._unknown: str = special["unk"]
 
-        self.bos_id: Final = self._ids[special["bos"]]
-        self.pad_id: Final = self._ids[special["pad"]]
-        self.eos_id: Final = self._ids[special["eos"]]
-        self.unk_id: Final = self._ids[special["unk"]]
-        self.vocab_size: Final = len(self._pieces)
+        self.bos_id: Final = roles["bos"]
+        self.pad_id: Final = roles["pad"]
+        self.eos_id: Final = roles["eos"]
+        self.unk_id: Final = roles["unk"]
+        self.vocab_size: Final = size + len(codes) + madeup
+        self._reserved_ids = frozenset(self.pieces_to_ids(self._reserved))
 
     def __len__(self) -> int:
         """Counts the ids but for the made-up words, as transformers does."""
-        return self._entries + len(self._language_ids)
+        return len(self._vocabulary) + len(self._language_ids)
 
     def encode(self, text: str, source_lang: str) -> list[int]:
         """Returns the encoder's input for a text: `[source_lang, *pieces, eos]`.
@@ -173,7 +166,7 @@ class Tokenizer:
                 f"text is not valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at "
                 f"character {error.start} in {text[max(0, error.start - 20) : error.start + 20]!a}"
             ) from None
-        pieces: list[str] = self._sp.encode(text, out_type=str)
+        pieces = self._vocabulary.split(text)
         if self._reserved.isdisjoint(pieces):
             return pieces
         # A run of unknown characters comes back as one piece, and a model may list "__fr__" as a
@@ -185,7 +178,7 @@ class Tokenizer:
 
         Trusts its caller: the piece `"</s>"` gives `eos_id`. `tokenize` never returns that piece.
         """
-        return [self._ids.get(piece, self.unk_id) for piece in pieces]
+        return self._vocabulary.ids(pieces, self.unk_id)
 
     def ids_to_pieces(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> list[str]:
         """Looks up the piece of each id; a made-up word is the unknown token.
@@ -199,7 +192,8 @@ class Tokenizer:
             InvalidInputError: an id is no integer or out of range (transformers: `<unk>`).
         """
         skipped = self._reserved_ids if skip_special_tokens else ()
-        return [self._pieces[index] for index in self._checked(ids) if index not in skipped]
+        kept = [index for index in self._checked(ids) if index not in skipped]
+        return self._vocabulary.pieces(kept, self._unknown)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Joins ids into text, without blanks at either end; see `ids_to_pieces`.
@@ -209,7 +203,8 @@ class Tokenizer:
         """
         pieces = self.ids_to_pieces(ids, skip_special_tokens=skip_special_tokens)
         runs = groupby(pieces, key=self._reserved.__contains__)
-        parts = ("".join(run) if special else self._sp.decode(list(run)) for special, run in runs)
+        join = self._vocabulary.join
+        parts = ("".join(run) if special else join(run) for special, run in runs)
         text = "".join(parts).strip()
         for old, new in _CLEAN_UP if self._clean_up else ():
             text = text.replace(old, new)
@@ -263,17 +258,13 @@ class Tokenizer:
             raise InvalidInputError(f"{folder}: expected an existing folder to save to")
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         vocab, pieces = folder / (prefix + VOCAB_FILE), folder / (prefix + PIECES_FILE)
-        entries = dict(islice(self._ids.items(), self._entries))
-        vocab.write_bytes(json.dumps(entries, indent=2).encode("ascii"))
-        pieces.write_bytes(self._model_proto)
+        vocab.write_bytes(json.dumps(self._vocabulary.entries(), indent=2).encode("ascii"))
+        pieces.write_bytes(self._vocabulary.model)
         return vocab, pieces
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_sp"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._sp = load_pieces(Path(PIECES_FILE), self._model_proto, self._sp_model_kwargs)
+    def write_table(self, directory: str | os.PathLike[str]) -> None:
+        """Writes `vocabulary.npz` into the folder this was read from; the next reads it sooner."""
+        write_table(Path(directory), self._vocabulary)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         try:

@@ -6,32 +6,33 @@ codes; knows nothing of texts and ids.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import sentencepiece
-
-from m2m100_onnx.bundle import read_json
+from m2m100_onnx.bundle import read_json, sha256_of
 from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx.vocabulary import Vocabulary
 
 __all__ = [
     "CONFIG_FILE",
     "LANGUAGE_CODES",
     "PIECES_FILE",
+    "TABLE_FILE",
     "VOCAB_FILE",
     "added_tokens",
-    "check_same_pieces",
-    "load_pieces",
-    "read_bytes",
-    "read_vocab",
+    "read_vocabulary",
     "setting",
     "special_tokens",
+    "write_table",
 ]
 
 VOCAB_FILE: Final = "vocab.json"
 PIECES_FILE: Final = "sentencepiece.bpe.model"
 CONFIG_FILE: Final = "tokenizer_config.json"
+TABLE_FILE: Final = "vocabulary.npz"
+"""What `vocab.json` says, in a form that is quick to read; bundles have it, checkpoints not."""
 
 _M2M100 = (
     "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu "
@@ -90,12 +91,7 @@ def setting(path: Path, config: Mapping[str, Any], name: str, argument: object =
     raise InvalidInputError(f"{name} must be {expected}, found {value!r}")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        BundleError: it is missing, or only a pointer to what is stored elsewhere.
-    """
+def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -105,22 +101,7 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def read_vocab(path: Path) -> dict[str, int]:
-    """The id of each piece, in the order of the file.
-
-    Raises:
-        BundleError: the ids are not 0 to n-1.
-    """
-    vocab = read_json(path)
-    wrong = [f"{index!r} for {piece!r}" for piece, index in vocab.items() if type(index) is not int]
-    absent = set(range(len(vocab))).difference(vocab.values()) if not wrong else ()
-    wrong += [f"no {index} in {len(vocab)} entries" for index in absent]
-    if wrong:
-        raise BundleError(f"{path}: expected the integer ids 0 to n-1, each once, found {wrong[0]}")
-    return vocab
-
-
-def special_tokens(path: Path, config: dict[str, Any], vocab: dict[str, int]) -> dict[str, str]:
+def special_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, str]:
     """The token of each role: bos, pad, eos and unk.
 
     Raises:
@@ -131,7 +112,7 @@ def special_tokens(path: Path, config: dict[str, Any], vocab: dict[str, int]) ->
         value = config.get(f"{role}_token") or default
         token = value.get("content") if isinstance(value, dict) else value
         # `tokenize` makes a token harmless by splitting it, which takes two characters.
-        if not isinstance(token, str) or len(token) < 2 or token not in vocab:
+        if not isinstance(token, str) or len(token) < 2 or vocabulary.ids([token], -1) == [-1]:
             raise BundleError(
                 f"{path}: expected an entry for the {role} token {token!r}, found none"
             )
@@ -139,7 +120,7 @@ def special_tokens(path: Path, config: dict[str, Any], vocab: dict[str, int]) ->
     return found
 
 
-def added_tokens(path: Path, config: Mapping[str, Any], ids: Mapping[str, int]) -> set[str]:
+def added_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> set[str]:
     """What the file declares special.
 
     Raises:
@@ -148,7 +129,8 @@ def added_tokens(path: Path, config: Mapping[str, Any], ids: Mapping[str, int]) 
     found = set()
     for key, entry in setting(path, config, "added_tokens_decoder").items():
         token = str(entry.get("content")) if isinstance(entry, dict) else ""
-        if str(ids.get(token)) != key or not entry.get("special") or len(token) < 2:
+        (index,) = vocabulary.ids([token], -1)
+        if str(index) != key or not entry.get("special") or len(token) < 2:
             raise BundleError(
                 f"{path}: expected no added token but special ones of {VOCAB_FILE} and language "
                 f"tokens, found {token!r} with id {key}"
@@ -157,37 +139,61 @@ def added_tokens(path: Path, config: Mapping[str, Any], ids: Mapping[str, int]) 
     return found
 
 
-def load_pieces(path: Path, data: bytes, sampling: Mapping[str, Any]) -> Any:
-    """The SentencePiece model that a file's bytes are.
+def read_vocabulary(
+    folder: Path, config: Mapping[str, Any], sampling: Mapping[str, Any]
+) -> Vocabulary:
+    """The SentencePiece model of a folder, and the ids of its pieces.
+
+    Args:
+        folder: has `vocab.json`, the model and perhaps the table that `write_table` makes of them.
+        config: what `tokenizer_config.json` says.
+        sampling: SentencePiece's options.
 
     Raises:
-        BundleError: they are none.
+        BundleError: a file is missing or damaged, or more than one in twenty pieces has no entry,
+            or entries no piece.
     """
-    processor: Any = sentencepiece.SentencePieceProcessor(**sampling)
+    path = folder / PIECES_FILE
+    data = _read_bytes(path)
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        # Without a table, or with one of other files, there are the files themselves.
+        table = (folder / TABLE_FILE).read_bytes()
+        return Vocabulary.from_table(data, table, _made_of(folder), sampling)
+    entries = _read_entries(folder / VOCAB_FILE)
     try:
-        processor.LoadFromSerializedProto(data)
+        vocabulary = Vocabulary(data, entries, sampling)
     except (RuntimeError, OSError, ValueError) as error:
         found = f"{len(data)} bytes that do not load ({error})"
         raise BundleError(f"{path}: expected a SentencePiece model, found {found}") from error
-    return processor
-
-
-def check_same_pieces(folder: Path, vocab: Mapping[str, int], sp: Any, special: set[str]) -> None:
-    """Refuses a vocabulary and a SentencePiece model that do not belong together.
-
-    Raises:
-        BundleError: more than one in twenty pieces has no entry, or entries no piece.
-    """
-    size = sp.get_piece_size()
-    ids = [n for n in range(size) if not (sp.is_control(n) or sp.is_unknown(n))]
-    # One at a time: all pieces at once would leave holes in the memory of what stays.
-    common = sum(piece in vocab and piece not in special for piece in map(sp.id_to_piece, ids))
-    every = len(ids) + len(vocab) - len(special) - common
-    if every - common > _TOLERATED_MISMATCH * every:
-        pieces, entries = set(map(sp.id_to_piece, ids)), vocab.keys() - special
-        lacking, odd = sorted(pieces - entries), sorted(entries - pieces)
+    special = set(special_tokens(folder / VOCAB_FILE, config, vocabulary).values())
+    lacking, odd = vocabulary.strays(special)
+    every = len(entries) - len(special) + len(lacking)
+    if len(lacking) + len(odd) > _TOLERATED_MISMATCH * every:
         raise BundleError(
-            f"{folder / VOCAB_FILE}: expected the {size} pieces of {PIECES_FILE}, found "
-            f"{len(vocab)} entries; {len(lacking)} pieces have no entry, such as {lacking[:3]}, "
-            f"and {len(odd)} entries no piece, such as {odd[:3]}"
+            f"{folder / VOCAB_FILE}: expected the pieces of {PIECES_FILE}, found {len(entries)} "
+            f"entries; {len(lacking)} pieces have no entry, such as {lacking[:3]}, and {len(odd)} "
+            f"entries no piece, such as {odd[:3]}"
         )
+    return vocabulary
+
+
+def write_table(folder: Path, vocabulary: Vocabulary) -> None:
+    """Writes beside a vocabulary's files what `read_vocabulary` then reads instead of one."""
+    table = vocabulary.table(_made_of(folder))
+    if table is not None:
+        (folder / TABLE_FILE).write_bytes(table)
+
+
+def _made_of(folder: Path) -> str:
+    return " ".join(sha256_of(folder / name) for name in (VOCAB_FILE, PIECES_FILE))
+
+
+def _read_entries(path: Path) -> dict[str, int]:
+    entries = read_json(path)
+    wrong = [f"{index!r} for {name!r}" for name, index in entries.items() if type(index) is not int]
+    if not wrong and sorted(entries.values()) != list(range(len(entries))):
+        absent = set(range(len(entries))).difference(entries.values())
+        wrong = [f"no {index} in {len(entries)} entries" for index in absent]
+    if wrong:
+        raise BundleError(f"{path}: expected the integer ids 0 to n-1, each once, found {wrong[0]}")
+    return entries
