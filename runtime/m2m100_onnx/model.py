@@ -138,14 +138,16 @@ class Model:
         Raises:
             BundleError: a graph is damaged or takes other inputs than it must.
         """
-        *first, last = FUSED_FILES if self.fused else GRAPH_FILES
-        # Two at once: opening is the work of one core, and what a thread that ends has freed stays
-        # with the process, up to several MB each, where the caller's own goes back.
-        with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(self.session, last)
-            for file in first:
+        files = FUSED_FILES if self.fused else GRAPH_FILES
+        # What a thread that ends has freed stays with the process, up to several MB each, where the
+        # caller's own goes back. Beside weights in private memory that is nothing.
+        mine = 2 if self._factory.may_map else 1
+        with ThreadPoolExecutor(len(files)) as pool:
+            openings = [pool.submit(self.session, file) for file in files[mine:]]
+            for file in files[:mine]:
                 self.session(file)
-            opening.result()
+            for opening in openings:
+                opening.result()
 
     def session(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
         """The session of one graph, opened at the first call.

@@ -125,6 +125,11 @@ class SessionFactory:
                 f"session_options: onnxruntime does not take {key!r}: {entry!r}: {error}"
             ) from None
 
+    @property
+    def may_map(self) -> bool:
+        """Whether graphs are looked for in the packed cache."""
+        return self._cache is not None
+
     def open(
         self, name: Path, model: str | bytes, defaults: Mapping[str, str]
     ) -> ort.InferenceSession:
@@ -167,6 +172,8 @@ class SessionFactory:
         # Planning which outputs may share a buffer is most of the work of opening a graph of this
         # size on a CPU, and saves neither memory nor time: what was used goes back to the arena.
         options.enable_mem_reuse = self.device != "cpu"
+        # A block for all of a run's outputs, kept beside those of other shapes: no faster either.
+        options.enable_mem_pattern = self.device != "cpu"
         for attribute, value in self._threads.items():
             if value is not None:
                 setattr(options, attribute, value)
