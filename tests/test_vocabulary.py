@@ -17,6 +17,7 @@ from transformers import M2M100Tokenizer
 from m2m100_onnx import Bundle, tokenizer_files
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.tokenizer import Tokenizer
+from m2m100_onnx.vocabulary import Vocabulary
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 VOCAB = "vocab.json"
@@ -184,6 +185,26 @@ def test_a_table_that_does_not_fit(
     reference = M2M100Tokenizer.from_pretrained(with_table)
     everything = list(range(len(tokenizer)))
     assert tokenizer.ids_to_pieces(everything) == reference.convert_ids_to_tokens(everything)
+
+
+def test_no_bit_of_a_table_changes_an_id_unnoticed() -> None:
+    model = (DEMO / "model" / "sentencepiece.bpe.model").read_bytes()
+    entries = json.loads((DEMO / "model" / VOCAB).read_text(encoding="utf-8"))
+    table = Vocabulary(model, entries, {}).table("these")
+    assert table is not None
+    # Names, types, lengths and the archive's directory lie at both ends; all between is numbers.
+    places = [*range(300), *range(1000, len(table), 997), *range(len(table) - 1200, len(table))]
+    told = 0
+    for place in places:
+        bent = bytearray(table)
+        bent[place] ^= 1 << place % 8
+        try:
+            vocabulary = Vocabulary.from_table(model, bytes(bent), "these", {})
+        except ValueError:
+            told += 1
+        else:
+            assert vocabulary.entries() == entries
+    assert told > len(places) / 2
 
 
 def test_a_table_knows_no_other_order_than_that_of_ids(folder: Path, tmp_path: Path) -> None:

@@ -83,10 +83,14 @@ class Vocabulary:
                 made of something else.
         """
         try:
+            # Its checksums; numpy alone does not read on where an array is said to be shorter.
+            if (name := zipfile.ZipFile(io.BytesIO(table)).testzip()) is not None:
+                raise ValueError(f"{name} is damaged")
             with np.load(io.BytesIO(table)) as arrays:
                 ids, size = arrays["ids"], int(arrays["size"])
                 others, found = (json.loads(arrays[n].tobytes()) for n in ("others", "made_of"))
-        except (KeyError, zipfile.BadZipFile) as error:
+        # What is no archive, or no array, is told by half a dozen kinds of error.
+        except Exception as error:
             raise ValueError(f"not a table: {error}") from error
         if found != made_of:
             raise ValueError(f"a table made of {found}, not of {made_of}")
