@@ -77,15 +77,15 @@ def write_safetensors(path: Path, width: int, layers: int, ffn: int, seed: int) 
             file.write(values(name, shape, numbers).data)
 
 
-def write_tokenizer(output: Path, entries: int = ENTRIES) -> None:
-    """Writes the tokenizer's files: as many entries, in an order unlike SentencePiece's."""
+def write_tokenizer(output: Path) -> None:
+    """Writes the tokenizer's files: ENTRIES entries, in an order unlike SentencePiece's."""
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString((DEMO / "sentencepiece.bpe.model").read_bytes())
     model.trainer_spec.model_type = model.trainer_spec.BPE
     chance = random.Random(0)
     normal = [entry.piece for entry in model.pieces if entry.type == entry.NORMAL]
     seen, pieces = {entry.piece for entry in model.pieces}, [*normal]
-    while len(pieces) < entries - len(CONTROL):
+    while len(pieces) < ENTRIES - len(CONTROL):
         piece = chance.choice(normal) + chance.choice(normal).lstrip("▁")
         if piece not in seen and len(piece) <= LONGEST_PIECE:
             seen.add(piece)

@@ -112,9 +112,9 @@ def test_entries_that_are_no_pieces(folder: Path, tmp_path: Path, share: float) 
 
 
 @pytest.fixture
-def with_table(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> Path:
+def with_table(folder: Path, tmp_path: Path) -> Path:
     other = shutil.copytree(folder, tmp_path / "with-table")
-    tokenizer.write_table(other)
+    Tokenizer(other).write_table()
     return other
 
 
@@ -211,7 +211,7 @@ def test_a_table_knows_no_other_order_than_that_of_ids(folder: Path, tmp_path: P
     other = shutil.copytree(folder, tmp_path / "other")
     entries = json.loads((folder / VOCAB).read_text(encoding="utf-8"))
     (other / VOCAB).write_text(json.dumps(dict(reversed(entries.items()))), encoding="utf-8")
-    Tokenizer(other).write_table(other)
+    Tokenizer(other).write_table()
     assert not (other / "vocabulary.npz").exists()
 
 

@@ -161,7 +161,10 @@ def _write(
     for path in source.tokenizer_files():
         shutil.copyfile(path, work / path.name)
     _write_configs(source, work, precision)
-    trained = _languages(source, work, languages)
+    # A check, too, that tokenizer and model fit together.
+    tokenizer = Tokenizer(work, embedding_rows=source.config.vocab_size)
+    tokenizer.write_table()
+    trained = _languages(tokenizer, languages)
     tell("writing weights")
     weights = write_weights(source, work / WEIGHTS_FILE, precision)
     tell("writing graphs")
@@ -219,12 +222,8 @@ def _write_configs(source: Checkpoint, work: Path, precision: Precision) -> None
         (work / name).write_text(text + "\n", encoding="utf-8")
 
 
-def _languages(
-    source: Checkpoint, work: Path, languages: Sequence[str] | None
-) -> tuple[str, ...] | None:
-    """The trained languages, after a check that tokenizer and model fit; writes its table."""
-    tokenizer = Tokenizer(work, embedding_rows=source.config.vocab_size)
-    tokenizer.write_table(work)
+def _languages(tokenizer: Tokenizer, languages: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The trained languages, each of which must have a token."""
     if languages is None:
         return None
     if not languages:

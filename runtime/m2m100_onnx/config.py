@@ -9,7 +9,7 @@ from typing import Any
 
 from m2m100_onnx.errors import BundleError
 
-__all__ = ["CONFIG_FILE", "ModelConfig", "read_json"]
+__all__ = ["CONFIG_FILE", "ModelConfig", "read_json", "refuse_pointer"]
 
 CONFIG_FILE = "config.json"
 
@@ -24,8 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path} is missing or unreadable: {error.strerror}") from None
-    if data.startswith(b"version https://git-lfs"):
-        raise BundleError(f"{path}: expected the file itself, found a Git LFS pointer to it")
+    refuse_pointer(path, data)
     try:
         value = json.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -33,6 +32,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def refuse_pointer(path: Path, data: bytes) -> None:
+    """Raises `BundleError` where a file's bytes are only a Git LFS pointer to it."""
+    if data.startswith(b"version https://git-lfs"):
+        raise BundleError(f"{path}: expected the file itself, found a Git LFS pointer to it")
 
 
 @dataclass(frozen=True)

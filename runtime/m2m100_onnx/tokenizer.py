@@ -91,7 +91,7 @@ class Tokenizer:
             BundleError: a file is missing or broken, or the files do not belong together.
             InvalidInputError: an argument is out of range.
         """
-        folder = Path(directory)
+        self._folder = folder = Path(directory)
         at = folder / CONFIG_FILE
         config = read_json(at) if at.exists() else {}
         setting(at, config, "tokenizer_class")
@@ -262,9 +262,9 @@ class Tokenizer:
         pieces.write_bytes(self._vocabulary.model)
         return vocab, pieces
 
-    def write_table(self, directory: str | os.PathLike[str]) -> None:
-        """Writes `vocabulary.npz` into the folder this was read from; the next reads it sooner."""
-        write_table(Path(directory), self._vocabulary)
+    def write_table(self) -> None:
+        """Writes `vocabulary.npz` beside the files this was read from; the next reads it sooner."""
+        write_table(self._folder, self._vocabulary)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         try:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from m2m100_onnx.bundle import read_json, sha256_of
+from m2m100_onnx.bundle import sha256_of
+from m2m100_onnx.config import read_json, refuse_pointer
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.vocabulary import Vocabulary
 
@@ -96,8 +97,7 @@ def _read_bytes(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: expected a tokenizer file, found {error.strerror}") from error
-    if data.startswith(b"version https://git-lfs"):
-        raise BundleError(f"{path}: expected the file itself, found a Git LFS pointer to it")
+    refuse_pointer(path, data)
     return data
 
 

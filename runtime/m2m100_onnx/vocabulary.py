@@ -68,9 +68,12 @@ class Vocabulary:
         self._ids = ids
         self._numbers = np.full(size, -1, np.int32)
         self._numbers[ids[ids >= 0]] = np.flatnonzero(ids >= 0)
-        self._strangers = dict(others)
-        self._others = self._strangers
+        self._others = dict(others)
         self._names = {index: name for name, index in others.items()}
+
+    def _strangers(self) -> dict[str, int]:
+        """The entries that SentencePiece has no number for."""
+        return {name: index for index, name in self._names.items() if index < len(self)}
 
     @classmethod
     def from_table(
@@ -110,7 +113,7 @@ class Vocabulary:
             return None
         others, origin = (
             np.frombuffer(json.dumps(text).encode(), np.uint8)
-            for text in (self._strangers, made_of)
+            for text in (self._strangers(), made_of)
         )
         file = io.BytesIO()
         np.savez(file, ids=self._ids, size=np.array(len(self)), others=others, made_of=origin)
@@ -118,7 +121,7 @@ class Vocabulary:
 
     def add(self, tokens: Mapping[str, int]) -> None:
         """Takes ids of further strings, which go before entries and pieces of the same name."""
-        self._others = {**self._others, **tokens}
+        self._others |= tokens
         self._names |= {index: token for token, index in tokens.items()}
 
     def __len__(self) -> int:
@@ -170,7 +173,7 @@ class Vocabulary:
         """
         numbers = np.flatnonzero(self._ids < 0).tolist()
         real = [n for n in numbers if not (self._sp.is_control(n) or self._sp.is_unknown(n))]
-        return sorted(self._sp.id_to_piece(real)), sorted(self._strangers.keys() - set(expected))
+        return sorted(self._sp.id_to_piece(real)), sorted(self._strangers().keys() - set(expected))
 
     @property
     def model(self) -> bytes:
