@@ -171,17 +171,17 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 }
 
 
-def memory() -> dict[str, int]:
-    """Bytes of this process by kind; `private` is what no other process could share.
+def memory(process: int | str | None = "self") -> dict[str, int]:
+    """Bytes of a process by kind; `private` is what no process that it did not fork could share.
 
     Pages of a mapped file count as `mapped` and once in `resident`; the page cache holds them and
     gives them back under pressure.
     """
     found: dict[str, int] = {}
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]:
         name, number, *_ = line.split()
         found[name.rstrip(":")] = int(number) * 1024
-    status = Path("/proc/self/status").read_text()
+    status = Path(f"/proc/{process}/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return {
         "resident": found["Rss"],

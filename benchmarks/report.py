@@ -139,11 +139,20 @@ def workers_table(data: Data) -> Iterator[str]:
     rows = []
     one = {row["engine"]: row for row in data["rows"] if row["processes"] == 1}
     for row in data["rows"]:
-        ratio = row["proportional"] / one[row["engine"]]["proportional"]
-        sizes = [f"{row[kind] / MIB:,.0f}" for kind in ("proportional", "private")]
-        rows.append([row["engine"], str(row["processes"]), *sizes, f"{ratio:.2f} x"])
+        total, forked = row["proportional"], row.get("forked", False)
+        processes = f"{row['processes']} forked" if forked else str(row["processes"])
+        # Forked processes have anonymous memory in common, so that adding it up says nothing.
+        private = "" if forked else f"{row['private'] / MIB:,.0f}"
+        ratio = f"{total / one[row['engine']]['proportional']:.2f} x"
+        rows.append([row["engine"], processes, f"{total / MIB:,.0f}", private, ratio])
     header = ["MiB", "processes", "together (PSS)", "of it private", "against one"]
     yield from table(header, rows)
+    if any(row.get("forked") for row in data["rows"]):
+        yield ""
+        yield (
+            "Forked: by a process that has imported the runtime and read the vocabulary, and is "
+            "counted as well."
+        )
 
 
 def column(cell: tuple[int, int, int, int]) -> str:

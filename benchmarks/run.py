@@ -92,6 +92,9 @@ def measure_workers(suite: Suite, cell: Cell) -> Iterator[Row]:
                 found = [engine.ask(do="memory") for engine in crowd]
             total = {key: sum(memory[key] for memory in found) for key in found[0]}
             yield {"engine": name, "processes": count, **total}
+        if name.startswith("ours"):
+            forked = suite.forked(name, WORKERS, cell)
+            yield {"engine": name, "processes": WORKERS, "forked": True, **forked}
 
 
 def measure_speed(suite: Suite, cells: list[Cell], names: tuple[str, ...]) -> Iterator[Row]:

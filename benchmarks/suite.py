@@ -77,21 +77,26 @@ class Cell:
         return {"do": "translate", "source": source, **settings}
 
 
+def variables(cache: Path) -> dict[str, str]:
+    """The environment that engines run in, with a folder for the packed cache."""
+    found = {**os.environ, "M2M100_ONNX_CACHE": str(cache)}
+    # Installed packages come compiled, and so do ours from the second process on.
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    return found
+
+
 class Worker:
     """An engine in a process of its own."""
 
     def __init__(self, python: str, arguments: list[str], cache: Path, errors: TextIO) -> None:
         self.errors = errors
-        variables = {**os.environ, "M2M100_ONNX_CACHE": str(cache)}
-        # Installed packages come compiled, and so do ours from the second process on.
-        variables.pop("PYTHONDONTWRITEBYTECODE", None)
         self.process = subprocess.Popen(
             [python, str(HERE / "engines.py"), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=variables,
+            env=variables(cache),
         )
 
     def send(self, **request: Any) -> None:
@@ -222,6 +227,16 @@ class Suite:
             for engine in found:
                 engine.ask(do="load")
             yield found
+
+    def forked(self, name: str, count: int, cell: Cell) -> Row:
+        """Memory of workers forked from one process, and of that one, added up."""
+        command = [sys.executable, str(HERE / "forked.py"), str(self.folder(name)), str(count)]
+        request, where = json.dumps(cell.request()), variables(self.work / "cache")
+        answer = subprocess.run(
+            command, input=request, stdout=subprocess.PIPE, text=True, check=True, env=where
+        )
+        found: Row = json.loads(answer.stdout)
+        return found
 
     def in_turn(self, running: dict[str, Worker], cell: Cell) -> dict[str, list[float]]:
         """Seconds for a cell by engine, one warm-up each left out.

@@ -67,7 +67,8 @@ def test_rows_say_what_was_measured_and_how_often(results: Path) -> None:
     assert cells == [(1, 1, 32, 48), (2, 3, 16, 8)]
     for part, key in (("speed", "samples"), ("load", "samples"), ("busy", "busy")):
         assert {len(row[key]) for row in rows(results, part)} == {2}
-    assert [row["processes"] for row in rows(results, "workers")] == [1, 4]
+    processes = [(row["processes"], "forked" in row) for row in rows(results, "workers")]
+    assert processes == [(1, False), (4, False), (4, True)]
     curves = {(row["curve"], row["size"]): "samples" in row for row in rows(results, "curves")}
     assert curves == {
         ("batch", 1): True,

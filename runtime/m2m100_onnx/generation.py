@@ -15,6 +15,7 @@ import numpy as np
 
 from m2m100_onnx.contention import Contention
 from m2m100_onnx.decoding import Hypothesis, SearchOptions, search
+from m2m100_onnx.forking import renew_in_children
 from m2m100_onnx.model import Model
 from m2m100_onnx.ranking import Int64Array
 
@@ -36,6 +37,11 @@ class Generator:
         """Takes the model; nothing is opened."""
         self.model = model
         self._contention = Contention()
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Counts from zero: the calls that were running are not in a forked process."""
         self._lock = threading.Lock()
         self._running = 0
 

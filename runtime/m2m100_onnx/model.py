@@ -34,18 +34,18 @@ from m2m100_onnx.bundle import (
     Bundle,
 )
 from m2m100_onnx.errors import DependencyError, InvalidInputError
+from m2m100_onnx.forking import leave_behind, renew_in_children
 from m2m100_onnx.fused import FusedCache
 from m2m100_onnx.packed import PackedCache, cache_directory
 from m2m100_onnx.ranking import Float32Array, Int64Array, LogitsState
 from m2m100_onnx.sessions import (
     Provider,
     SessionFactory,
-    check_fused,
-    check_precision,
     check_signature,
     ort,
     run,
 )
+from m2m100_onnx.versions import check_fused, check_precision, stores_packed
 
 if TYPE_CHECKING:
     from m2m100_onnx.decoding import DecoderState
@@ -105,7 +105,7 @@ class Model:
             providers=providers,
             inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
-            cache=PackedCache(directory) if directory else None,
+            cache=PackedCache(directory) if directory and stores_packed(bundle.precision) else None,
         )
         self._factory = factory(intra_op_num_threads=intra_op_num_threads)
         self._serial_factory = factory(intra_op_num_threads=1)
@@ -122,6 +122,7 @@ class Model:
         self._sessions: dict[str, ort.InferenceSession] = {}
         # One for each graph, as onnxruntime can open several at once.
         self._locks = defaultdict[str, threading.Lock](threading.Lock)
+        renew_in_children(self)
         if bundle.precision == "fp16" and self.device == "cpu":
             _LOGGER.warning(
                 "%s is an fp16 bundle: on a CPU onnxruntime widens it to float32 when it opens, "
@@ -171,6 +172,13 @@ class Model:
                 check_signature(path, session, self.bundle.signature(file))
                 self._sessions[key] = session
             return self._sessions[key]
+
+    def renew(self) -> None:
+        """Forgets all sessions, to be opened again: a forked process has none of their threads."""
+        for session in self._sessions.values():
+            leave_behind(session)
+        self._sessions = {}
+        self._locks.clear()
 
     @property
     def threads(self) -> int:

@@ -11,9 +11,9 @@ Knows folders, keys and damage; knows no onnxruntime, which `sessions.py` brings
 An entry is a folder `packed-<key>` with the graph, its weights and a record of what they came from;
 it appears whole (renamed into place) or not at all. Before it is used, a record that is not
 what it should be, a file of another size or time of change, and any damage to the graph are noticed
-for certain. Of the weights 16 pieces of 1 MiB are compared, others each time, among them the first
-and the last: what a failing disk does to fewer pieces may take several loads to be noticed, which
-`verify` (`m2m100 cache verify`) spares those who have a suspicion. What the same user does on
+for certain. Of the weights 16 pieces of 256 KiB are compared, others each time, among them the
+first and the last: what a failing disk does to fewer pieces may take several loads to be noticed,
+which `verify` (`m2m100 cache verify`) spares those who have a suspicion. What the same user does on
 purpose is not noticed; what others could do is, since a folder that others may write is not used.
 """
 
@@ -37,8 +37,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from m2m100_onnx.bundle import FOUR_BITS, MANIFEST_FILE, Precision, sha256_of
+from m2m100_onnx.bundle import MANIFEST_FILE, Precision, sha256_of
 from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.forking import renew_in_children
 from m2m100_onnx.packed_files import damage, rewrite, sync
 
 __all__ = ["CACHE_VARIABLE", "DAY", "GRAPH", "WEIGHTS", "Entry", "PackedCache", "cache_directory"]
@@ -48,7 +49,7 @@ GRAPH = "graph.onnx"
 WEIGHTS = "graph.onnx_data"
 
 _LOGGER = logging.getLogger("m2m100_onnx")
-_RECORD, _LAYOUT = "entry.json", 1
+_RECORD, _LAYOUT = "entry.json", 2
 _NAME = re.compile(r"packed-[0-9a-f]{32}")
 _PARTIAL = ".packed-"
 DAY, _UNUSED_DAYS = 86400.0, 30.0
@@ -67,9 +68,8 @@ def cache_directory(
     Args:
         given: a folder; False for none; None for the environment's: `M2M100_ONNX_CACHE`, which is a
             folder or `off`, else `m2m100-onnx` in `XDG_CACHE_HOME` or `~/.cache`.
-        precision: of the bundle. A folder that nobody named takes int8 alone: fp32 and fp16 take
-            several times the size of a bundle that is large as it is. Four bits go nowhere:
-            onnxruntime 1.31 stores their packed form without all of its scales, and then gives NaN.
+        precision: of the bundle. A folder that nobody named takes none in fp32 and fp16, which take
+            several times the size of a bundle that is large as it is.
 
     Raises:
         InvalidInputError: `given` is something else.
@@ -78,7 +78,7 @@ def cache_directory(
         given = os.environ.get(CACHE_VARIABLE) or None
         if given == "off":
             return None
-    if given is False or precision in FOUR_BITS:
+    if given is False:
         return None
     if given is None:
         if precision in ("fp32", "fp16"):
@@ -142,9 +142,14 @@ class PackedCache:
     def __init__(self, directory: Path) -> None:
         """Names the folder; it is made when the first entry is written."""
         self.directory = directory
-        self._lock = threading.Lock()  # Graphs are opened side by side.
         self._warned = False
         self._writable = True
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Takes a lock that nobody holds, as threads of another process may hold the one before."""
+        self._lock = threading.Lock()  # Graphs are opened side by side.
 
     def graph(
         self, source: Path, facts: Mapping[str, Any], write: Callable[[Path, str], None]

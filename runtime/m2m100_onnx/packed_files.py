@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["damage", "rewrite", "sync"]
 
-_PIECE, _PIECES_COMPARED = 1 << 20, 16
+_PIECE, _PIECES_COMPARED = 256 << 10, 16
 _LARGE_PAGE = 2 << 20
 _STRETCH = 4 * _LARGE_PAGE
 """Bytes written at once; of as many as fill large pages, the kernel makes large pages."""
@@ -53,7 +53,7 @@ def damage(path: Path, record: Mapping[str, Any], *, sample: bool) -> str | None
     Args:
         path: the file.
         record: what `rewrite` returned.
-        sample: whether the time of change and 16 pieces of 1 MiB do, as the file is to be mapped
+        sample: whether the time of change and 16 pieces of 256 KiB do, as the file is to be mapped
             next; it is fetched into memory then.
 
     Raises:

@@ -14,10 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from m2m100_onnx.bundle import FOUR_BITS, FUSED_FILES, Bundle, Precision, Signature
+from m2m100_onnx.bundle import Signature
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
 from m2m100_onnx.packed import PackedCache
 
+# Since 1.29 onnxruntime keeps a device id in the user's cache folder and events to send to its
+# maker, unless told before it is imported; and with its thread for that, forked processes hang when
+# they end. A program that wants it sets this itself.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime as ort
 except ImportError as error:
@@ -29,8 +33,6 @@ except ImportError as error:
 __all__ = [
     "Provider",
     "SessionFactory",
-    "check_fused",
-    "check_precision",
     "check_signature",
     "cores",
     "ort",
@@ -64,10 +66,6 @@ _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 # search on two cores and one on one core, of several models, use the same again.
 _SHARED_ARENA = {"session.use_env_allocators": "1"}
 _registering = threading.Lock()
-# The first onnxruntime with four-bit tensors (1.18 knows their opset but not their type).
-_FOUR_BITS_SINCE = (1, 19)
-# The first whose DecoderMaskedMultiHeadAttention is right on a CPU: 1.20 has it and gives NaN.
-_FUSED_SINCE = (1, 21)
 
 
 class SessionFactory:
@@ -217,49 +215,6 @@ class SessionFactory:
             return None
         _give_back()
         return session
-
-
-def check_precision(precision: Precision, device: str) -> None:
-    """Refuses four bits where onnxruntime has no kernels for them.
-
-    Raises:
-        DependencyError: this onnxruntime is too old.
-        InvalidInputError: the device is not the CPU.
-    """
-    if precision not in FOUR_BITS:
-        return
-    _require(_FOUR_BITS_SINCE, f"a bundle of precision {precision} needs")
-    if device != "cpu":
-        raise InvalidInputError(
-            f"device: a bundle of precision {precision} runs on the CPU alone, found {device!r}; "
-            "export with --precision fp16 for a GPU"
-        )
-
-
-def check_fused(bundle: Bundle, *, cpu_only: bool) -> None:
-    """Refuses fused graphs where they are missing or do not run.
-
-    Raises:
-        DependencyError: this onnxruntime is too old.
-        InvalidInputError: the bundle has none, or a provider beside the CPU's was asked for.
-    """
-    if not bundle.has_fused_graphs or not cpu_only:
-        raise InvalidInputError(
-            f"fused: expected a bundle with {' and '.join(FUSED_FILES)} and no provider but "
-            f"{_CPU}, found {bundle.directory} of precision {bundle.precision}"
-            + ("" if cpu_only else " and others")
-        )
-    _require(_FUSED_SINCE, "fused: the graphs need")
-
-
-def _require(since: tuple[int, int], what: str) -> None:
-    """Refuses an onnxruntime older than major and minor version `since`."""
-    if tuple(map(int, ort.__version__.split(".")[:2])) < since:
-        needed = ".".join(map(str, since))
-        raise DependencyError(
-            f"{what} onnxruntime {needed} or newer, found {ort.__version__}; "
-            "run `pip install --upgrade onnxruntime`"
-        )
 
 
 def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:

@@ -119,8 +119,9 @@ class Translator:
             fused: whether to use the bundle's fused graphs; None is wherever they run, on a CPU.
             sp_model_kwargs: SentencePiece options, such as subword sampling.
             cache_dir: where packed graphs are kept for later loads to map; False for nowhere; by
-                default what `M2M100_ONNX_CACHE` says (a folder, or `off`), else, for int8 bundles,
-                `m2m100-onnx` in the user's cache folder. Four-bit bundles are never kept there.
+                default what `M2M100_ONNX_CACHE` says (a folder, or `off`), else, for int8 and
+                four-bit bundles, `m2m100-onnx` in the user's cache folder. Four bits need
+                onnxruntime 1.32 for it.
             lazy: open each graph at its first use, not now.
 
         Raises:
