@@ -79,7 +79,7 @@ class Cell:
 
 def variables(cache: Path) -> dict[str, str]:
     """The environment that engines run in, with a folder for the packed cache."""
-    found = {**os.environ, "M2M100_ONNX_CACHE": str(cache)}
+    found = {**os.environ, "M2M100_ONNX_CACHE": str(cache), "ORT_DISABLE_TELEMETRY": "1"}
     # Installed packages come compiled, and so do ours from the second process on.
     found.pop("PYTHONDONTWRITEBYTECODE", None)
     return found

@@ -140,13 +140,10 @@ class Model:
             BundleError: a graph is damaged or takes other inputs than it must.
         """
         files = FUSED_FILES if self.fused else GRAPH_FILES
-        # What a thread that ends has freed stays with the process, up to several MB each, where the
-        # caller's own goes back. Beside weights in private memory that is nothing.
-        mine = 2 if self._factory.may_map else 1
+        # onnxruntime packs weights with one thread for each graph.
         with ThreadPoolExecutor(len(files)) as pool:
-            openings = [pool.submit(self.session, file) for file in files[mine:]]
-            for file in files[:mine]:
-                self.session(file)
+            openings = [pool.submit(self.session, file) for file in files[1:]]
+            self.session(files[0])
             for opening in openings:
                 opening.result()
 

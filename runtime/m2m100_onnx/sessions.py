@@ -123,11 +123,6 @@ class SessionFactory:
                 f"session_options: onnxruntime does not take {key!r}: {entry!r}: {error}"
             ) from None
 
-    @property
-    def may_map(self) -> bool:
-        """Whether graphs are looked for in the packed cache."""
-        return self._cache is not None
-
     def open(
         self, name: Path, model: str | bytes, defaults: Mapping[str, str]
     ) -> ort.InferenceSession:
