@@ -176,21 +176,36 @@ def test_steps_change_between_one_core_and_two(
     assert len(used) > 2 * 40
 
 
-def test_a_neighbour_is_told_by_the_kernel() -> None:
-    """Eight steps tell, 64 follow on one core, and then two are tried again."""
+def answers_to(rates: list[int]) -> list[bool]:
+    """What a search is told at each step, if so many switches follow it."""
     count = 0
     contention = Contention(lambda: count)
-    rates = [0] * 20 + [40] * 100 + [0] * 100
     crowded = contention.watch()
     answers = []
     for rate in rates:
         answers.append(crowded())
         count += rate
+    return answers
+
+
+def test_a_neighbour_is_told_by_the_kernel() -> None:
+    """Four steps tell, 64 follow on one core, and then two are tried again."""
+    answers = answers_to([0] * 20 + [40] * 64 + [0] * 100)
     first = answers.index(True)
-    assert 20 + 4 <= first <= 20 + 16
+    assert 20 + 2 <= first <= 20 + 8
     assert answers[first : first + 64] == [True] * 64
-    assert answers[first + 64 : first + 72] == [False] * 8
-    assert not any(answers[-27:])
+    assert not any(answers[first + 64 :])
+
+
+def test_a_neighbour_that_stays_is_looked_at_less_and_less() -> None:
+    lengths = [(k, len(list(run))) for k, run in itertools.groupby(answers_to([40] * 1100))]
+    expected = [(True, 64), (False, 4), (True, 128), (False, 4), (True, 256), (False, 4)]
+    assert lengths[1:9] == [*expected, (True, 256), (False, 4)]
+    # Who finds the core free starts from the beginning.
+    answers = answers_to([40] * 460 + [0] * 300 + [40] * 90)
+    assert not any(answers[468:760])
+    later = [len(list(run)) for alone, run in itertools.groupby(answers[760:]) if alone]
+    assert later[0] == 64
 
 
 def test_what_happens_between_searches_tells_nothing() -> None:

@@ -16,10 +16,13 @@ except ImportError:  # Windows has no such account.
 
 __all__ = ["Contention"]
 
-_WATCHED = 8
+_WATCHED = 4
 """Steps after which the account is looked at."""
-_ALONE = 64
-"""Steps on one core before two are tried again, the only way to find that they are free."""
+_ALONE, _LONGEST = 64, 256
+"""Steps on one core before two are tried again, the only way to find that they are free.
+
+Twice as many each time that they are not, since those that try take twice as long.
+"""
 _SWITCHES = 16
 """A step's involuntary context switches that tell a neighbour.
 
@@ -40,6 +43,7 @@ class Contention:
         """Takes the account; `switches` counts up."""
         self._switches = switches
         self._watched = self._alone = self._before = 0
+        self._pause = _ALONE
 
     def watch(self) -> Callable[[], bool]:
         """Begins with a search; returns what it asks before each step: whether one core is better.
@@ -56,8 +60,9 @@ class Contention:
         if self._watched == _WATCHED:
             self._watched = 0
             if self._switches() - self._before > _WATCHED * _SWITCHES:
-                self._alone = _ALONE - 1
+                self._alone, self._pause = self._pause - 1, min(2 * self._pause, _LONGEST)
                 return True
+            self._pause = _ALONE
         if self._watched == 0:
             self._before = self._switches()
         self._watched += 1
