@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import M2M100Config, M2M100ForConditionalGeneration
+from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer
 
 import packing
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle import TOKENIZER_FILES, Precision
+from m2m100_onnx.model import Model
+from m2m100_onnx.tokenizer import Tokenizer
 from m2m100_onnx_export import export
+from shell import Shell, arguments
+from tokenization import FILES, MODEL
 
 # Tests leave nothing in the home of whoever runs them; those of the cache name a folder.
 os.environ["M2M100_ONNX_CACHE"] = "off"
@@ -157,3 +162,73 @@ def filled_cache(packed_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 def packed_cache(filled_cache: Path, tmp_path: Path) -> Path:
     """A copy of the filled cache, to be damaged; times of change are as they were."""
     return Path(shutil.copytree(filled_cache, tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def environment(repository: Path) -> dict[str, str]:
+    """What a service has: the runtime, and no exporter."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**kept, "PYTHONPATH": str(repository / "runtime")}
+
+
+@pytest.fixture(scope="session")
+def command(demo_bundle: Path) -> list[str]:
+    """`translate` with its required arguments, as a process."""
+    return [sys.executable, "-m", "m2m100_onnx", *arguments(demo_bundle)]
+
+
+@pytest.fixture(scope="session")
+def answer(translator: Translator) -> str:
+    """What the library says to "Open the file." in French: the command must print the same."""
+    return translator.translate("Open the file.", source_lang="en", target_lang="fr")
+
+
+@pytest.fixture
+def shell(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs the command in this process."""
+    return Shell(capfdbinary, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def sentences(repository: Path) -> list[str]:
+    """English test sentences, from 6 to 22 words."""
+    path = repository / "demo" / "heldout" / "test.en"
+    return path.read_text(encoding="utf-8").splitlines()[:40]
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The shape of every batch the model was given."""
+    shapes: list[tuple[int, int]] = []
+    real = Model.begin
+
+    def start(
+        self: Model, input_ids: Any, attention_mask: Any, prompt: Any, *, serial: bool = False
+    ) -> Any:
+        assert input_ids.shape == attention_mask.shape
+        assert prompt.shape == (len(input_ids), 2)
+        shapes.append(input_ids.shape)
+        return real(self, input_ids, attention_mask, prompt, serial=serial)
+
+    monkeypatch.setattr(Model, "begin", start)
+    return shapes
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """The demo's."""
+    return Tokenizer(MODEL)
+
+
+@pytest.fixture(scope="session")
+def reference() -> M2M100Tokenizer:
+    """Transformers' tokenizer of the demo."""
+    return M2M100Tokenizer.from_pretrained(MODEL)
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    """A copy of the tokenizer files that a test may break."""
+    for name in FILES:
+        shutil.copy(MODEL / name, tmp_path)
+    return tmp_path

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
-from m2m100_onnx import Translator
+import pytest
+
+from m2m100_onnx import Translator, sessions
 from m2m100_onnx.packed import Entry, PackedCache
 
 TEXTS = ["Open the file and save a copy.", "Delete"]
+
+# What a process of its own does: it prints the tokens of its arguments' translations.
+CHILD = """
+import json, resource, sys
+from m2m100_onnx import Translator
+bundle, cache, limit, *texts = sys.argv[1:]
+if int(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=1)
+found = translator.translate_batch(texts, source_lang="en", target_lang="de", beam_size=2)
+print(json.dumps([result.tokens for result in found]))
+"""
 
 
 def tokens(bundle: Path, cache: Path | bool | None) -> list[tuple[int, ...]]:
@@ -30,3 +46,30 @@ def overwrite(path: Path, data: bytes, offset: int, *, stealthy: bool) -> None:
         file.write(data)
     if stealthy:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def start(bundle: Path, cache: Path, repository: Path, limit: int = 0) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ, PYTHONPATH=str(repository / "runtime"))
+    arguments = [sys.executable, "-c", CHILD, str(bundle), str(cache), str(limit), *TEXTS]
+    return subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def written(cache: Path) -> dict[str, tuple[int, int]]:
+    """Identity and time of change of every file but the records, which each use touches."""
+    files = [path for path in cache.rglob("*") if path.is_file() and path.name != "entry.json"]
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Records every graph that onnxruntime is given from now on."""
+    paths: list[str] = []
+    real = sessions.ort.InferenceSession
+
+    def spy(model: str | bytes, *rest: object, **named: object) -> object:
+        paths.append(model if isinstance(model, str) else "bytes")
+        return real(model, *rest, **named)
+
+    monkeypatch.setattr(sessions.ort, "InferenceSession", spy)
+    return paths

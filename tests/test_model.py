@@ -17,11 +17,8 @@ from transformers import M2M100ForConditionalGeneration
 from m2m100_onnx import (
     Bundle,
     BundleError,
-    DependencyError,
     InferenceError,
-    InvalidInputError,
     Translator,
-    sessions,
 )
 from m2m100_onnx import model as module
 from m2m100_onnx.bundle import FUSED_FILES, GRAPH_FILES, MANIFEST_FILE
@@ -31,7 +28,6 @@ from m2m100_onnx_export import export
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LENGTHS = (9, 4, 7)
 START, WORDS = 2, (4, 10000)
 
@@ -264,146 +260,6 @@ def test_fp16_on_a_cpu_warns(
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("m2m100_onnx", "WARNING")
     assert str(demo_bundle_fp16) in record.getMessage()
-
-
-# --- Arguments -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "device", ["gpu", "", "CPU", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "tensorrt", None, 0]
-)
-def test_unknown_device(tiny_bundle: Path, device: Any) -> None:
-    with pytest.raises(InvalidInputError) as caught:
-        Translator(tiny_bundle, device=device)
-    assert str(caught.value) == (f"device: expected cpu, cuda, cuda:N or auto, found {device!r}")
-
-
-@pytest.mark.parametrize("name", ["intra_op_num_threads", "inter_op_num_threads"])
-@pytest.mark.parametrize("value", [0, -1, "2", 1.5])
-def test_threads_out_of_range(tiny_bundle: Path, name: str, value: Any) -> None:
-    with pytest.raises(InvalidInputError, match=rf"{name}: .*at least 1, found {value!r}"):
-        Translator(tiny_bundle, **{name: value})
-
-
-def test_threads_reach_onnxruntime(tiny_bundle: Path) -> None:
-    model = Model(Bundle.open(tiny_bundle), intra_op_num_threads=1, inter_op_num_threads=2)
-    for name in GRAPH_FILES:
-        options = model.session(name).get_session_options()
-        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 2)
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_cuda_without_cuda(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    monkeypatch.setattr(module.ort, "get_available_providers", lambda: [CPU])
-    with pytest.raises(DependencyError, match=rf"no {CUDA}.*pip install 'm2m100-onnx\[gpu\]'"):
-        Translator(tiny_bundle, device=device)
-
-
-def test_auto_without_cuda_is_the_cpu(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.ort, "get_available_providers", lambda: [CPU])
-    model = Model(Bundle.open(tiny_bundle), device="auto")
-    assert (model.device, model.device_id) == ("cpu", 0)
-    assert model.session(GRAPH_FILES[0]).get_providers() == [CPU]
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Has onnxruntime list CUDA and start without it, as it does when a library is missing."""
-    seen: list[Any] = []
-    real = module.ort.InferenceSession
-
-    def session(model: Any, options: Any, *, providers: Any) -> Any:
-        seen.append(providers)
-        return real(model, options, providers=[CPU])
-
-    monkeypatch.setattr(module.ort, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(module.ort, "InferenceSession", session)
-    return seen
-
-
-@pytest.mark.parametrize(("device", "number"), [("auto", "0"), ("cuda", "0"), ("cuda:3", "3")])
-def test_cuda_that_does_not_start_is_no_cpu(
-    tiny_bundle: Path, asked: list[Any], device: str, number: str
-) -> None:
-    """A service that pays for a GPU must not run on the CPU without a word."""
-    with pytest.raises(DependencyError, match="CUDA and cuDNN libraries"):
-        Translator(tiny_bundle, device=device)
-    # The graphs are opened side by side.
-    assert asked
-    assert all(providers == [(CUDA, {"device_id": number}), CPU] for providers in asked)
-
-
-@pytest.mark.parametrize("entry", ["NoSuchProvider", ("NoSuchProvider", {})])
-def test_unknown_provider(tiny_bundle: Path, entry: Any) -> None:
-    with pytest.raises(DependencyError, match=r"no NoSuchProvider \(it has .*CPUExecution"):
-        Translator(tiny_bundle, providers=[entry])
-
-
-def test_providers_take_the_place_of_the_usual_ones(tiny_bundle: Path, asked: list[Any]) -> None:
-    given = [(CPU, {"arena_extend_strategy": "kSameAsRequested"})]
-    Translator(tiny_bundle, providers=given)
-    assert asked == [given] * len(FUSED_FILES)
-
-
-def translated(bundle: Path, **options: Any) -> list[tuple[int, ...]]:
-    translator = Translator(bundle, **options)
-    texts = ["Open the file.", "Quit"]
-    found = translator.translate_batch(texts, source_lang="en", target_lang="de")
-    return [translation.tokens for translation in found]
-
-
-@pytest.mark.parametrize("value", ["0", "1"])
-def test_session_options_are_passed_on(tiny_bundle: Path, value: str) -> None:
-    given = {"session.disable_prepacking": value, "session.intra_op.allow_spinning": "0"}
-    assert translated(tiny_bundle, session_options=given) == translated(tiny_bundle)
-    model = Model(Bundle.open(tiny_bundle), session_options=given)
-    for name in GRAPH_FILES:
-        options = model.session(name).get_session_options()
-        # Where we have a wish of our own, the caller's goes first.
-        assert {key: options.get_session_config_entry(key) for key in given} == given
-
-
-@pytest.mark.parametrize(
-    ("machine", "cpuinfo", "expected"),
-    [
-        ("x86_64", "model : 79\nflags\t\t: fpu sse avx2 avx512f\n", True),
-        ("x86_64", "model : 143\nflags\t\t: fpu avx2 avx512_vnni amx_int8\n", False),
-        ("AMD64", "flags : fpu avx2 avx_vnni\n", False),
-        ("AMD64", None, True),
-        ("x86_64", "nothing of the kind", True),
-        ("aarch64", "Features : fp asimd\n", False),
-        ("arm64", None, False),
-    ],
-)
-def test_eight_bits_are_multiplied_exactly(
-    tiny_bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    machine: str,
-    cpuinfo: str | None,
-    expected: bool,
-) -> None:
-    """Without VNNI sums saturate (seen in QEMU's Haswell: other translations)."""
-    if cpuinfo is not None:
-        (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(sessions, "_CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(sessions.platform, "machine", lambda: machine)
-    options = Model(Bundle.open(tiny_bundle)).session(FUSED_FILES[0]).get_session_options()
-    key = "session.x64quantprecision"
-    if expected:
-        assert options.get_session_config_entry(key) == "1"
-    else:  # VNNI's own kernel is twice as fast, and as exact.
-        with pytest.raises(RuntimeError, match="does not have"):
-            options.get_session_config_entry(key)
-
-
-@pytest.mark.parametrize(
-    "options", [{"": "1"}, {"k" * 2000: "1"}, {"session.disable_prepacking": 1}, {5: "1"}]
-)
-def test_bad_session_option(tiny_bundle: Path, options: Any) -> None:
-    """It is the caller's mistake, so the bundle is not blamed."""
-    with pytest.raises(InvalidInputError, match="session_options"):
-        Translator(tiny_bundle, session_options=options)
 
 
 # --- Opening -------------------------------------------------------------------------------------

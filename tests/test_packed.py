@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import binascii
 import json
-import logging
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,19 +13,7 @@ import pytest
 from m2m100_onnx import InvalidInputError, Translator, packed, packed_files, sessions
 from m2m100_onnx.bundle import FUSED_FILES, FUSED_SOURCE_FILE
 from m2m100_onnx.packed import GRAPH, WEIGHTS, PackedCache, cache_directory
-from packing import TEXTS, entries, overwrite, tokens
-
-# What a process of its own does: it prints the tokens of its arguments' translations.
-CHILD = """
-import json, resource, sys
-from m2m100_onnx import Translator
-bundle, cache, limit, *texts = sys.argv[1:]
-if int(limit):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=1)
-found = translator.translate_batch(texts, source_lang="en", target_lang="de", beam_size=2)
-print(json.dumps([result.tokens for result in found]))
-"""
+from packing import entries, opened, overwrite, start, tokens, written
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +37,6 @@ def expected(bundle: Path) -> list[tuple[int, ...]]:
     found = tokens(bundle, False)
     assert all(len(row) > 3 for row in found)
     return found
-
-
-def written(cache: Path) -> dict[str, tuple[int, int]]:
-    """Identity and time of change of every file but the records, which each use touches."""
-    files = [path for path in cache.rglob("*") if path.is_file() and path.name != "entry.json"]
-    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
-
-
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Records every graph that onnxruntime is given from now on."""
-    paths: list[str] = []
-    real = sessions.ort.InferenceSession
-
-    def spy(model: str | bytes, *rest: object, **named: object) -> object:
-        paths.append(model if isinstance(model, str) else "bytes")
-        return real(model, *rest, **named)
-
-    monkeypatch.setattr(sessions.ort, "InferenceSession", spy)
-    return paths
 
 
 def test_packed_graphs_translate_alike(
@@ -219,14 +185,6 @@ def test_entries_long_unused_go(bundle: Path, cache: Path) -> None:
     assert keep.exists()
 
 
-def start(bundle: Path, cache: Path, repository: Path, limit: int = 0) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ, PYTHONPATH=str(repository / "runtime"))
-    arguments = [sys.executable, "-c", CHILD, str(bundle), str(cache), str(limit), *TEXTS]
-    return subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
 def test_two_processes_at_once(
     bundle: Path, tmp_path: Path, expected: list[tuple[int, ...]], repository: Path
 ) -> None:
@@ -261,121 +219,6 @@ def test_the_slower_writer_takes_what_is_there(bundle: Path, tmp_path: Path) -> 
     assert found is not None
     assert found.read_text() == found.with_name(WEIGHTS).read_text() == "first"
     assert list(cache.directory.iterdir()) == [found.parent]
-
-
-def test_full_disk(
-    bundle: Path, tmp_path: Path, expected: list[tuple[int, ...]], repository: Path
-) -> None:
-    """Files may grow to 100 kB in that process, which fails as a full disk does: in the middle."""
-    cache = tmp_path / "cache"
-    process = start(bundle, cache, repository, limit=100_000)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
-    assert [tuple(row) for row in json.loads(output)] == expected
-    assert errors.count(b"packed cache") == 1, errors.decode()
-    assert list(cache.iterdir()) == []
-
-
-def test_disk_nearly_full(
-    bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    expected: list[tuple[int, ...]],
-) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    assert tokens(bundle, tmp_path / "cache") == expected
-    assert "found 1,000" in caplog.text
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_folder_that_cannot_be_made(
-    bundle: Path, tmp_path: Path, expected: list[tuple[int, ...]], caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").touch()
-    assert tokens(bundle, tmp_path / "file" / "cache") == expected
-    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1
-    assert "packed cache" in warnings[0].message
-
-
-def test_read_only_folder(
-    bundle: Path,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    expected: list[tuple[int, ...]],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """What is there is used; what is missing is not written, and damage is not run."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(30, "Read-only file system")
-
-    # Modes do not stop root, whom tests may run as.
-    for module, name in (
-        (packed.tempfile, "mkdtemp"),
-        (packed.os, "utime"),
-        (Path, "mkdir"),
-        (Path, "rename"),
-    ):
-        monkeypatch.setattr(module, name, refuse)
-    paths = opened(monkeypatch)
-    assert tokens(bundle, cache) == expected
-    assert sum(path.startswith(str(cache)) for path in paths) == len(entries(cache))
-    assert caplog.text == ""
-
-    damaged = entries(cache)[FUSED_SOURCE_FILE].directory
-    overwrite(damaged / WEIGHTS, b"damage", 0, stealthy=False)
-    paths.clear()
-    assert tokens(bundle, cache) == expected
-    assert not any(path.startswith(str(damaged)) for path in paths)
-    assert "Read-only" in caplog.text
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes are POSIX's")
-@pytest.mark.parametrize("which", ["cache", "entry"])
-@pytest.mark.parametrize("mode", [0o777, 0o770])
-def test_what_others_may_write_is_not_run(
-    which: str,
-    mode: int,
-    bundle: Path,
-    cache: Path,
-    expected: list[tuple[int, ...]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    entry = entries(cache)[FUSED_SOURCE_FILE].directory
-    before = written(entry)
-    (cache if which == "cache" else entry).chmod(mode)
-    paths = opened(monkeypatch)
-    assert tokens(bundle, cache) == expected
-    assert "chmod go-w" in caplog.text
-    if which == "cache":
-        assert not any(path.startswith(str(cache)) for path in paths)
-    else:  # The entry is made anew, in a folder of our own.
-        assert entry.stat().st_mode & 0o777 == 0o700
-        assert not written(entry).items() & before.items()
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes are POSIX's")
-def test_what_belongs_to_others_is_not_run(
-    bundle: Path,
-    cache: Path,
-    expected: list[tuple[int, ...]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    owner = cache.stat().st_uid
-    # Root's folders are believed, so the folder must not look like root's either.
-    if owner == 0:
-        os.chown(cache, 12345, -1)
-    else:
-        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    paths = opened(monkeypatch)
-    assert tokens(bundle, cache) == expected
-    assert "belongs to user" in caplog.text
-    assert not any(path.startswith(str(cache)) for path in paths)
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,53 +274,3 @@ def test_other_providers_and_unpacked_sessions_have_no_cache(bundle: Path, tmp_p
     for name in others[:1]:
         Translator(bundle, cache_dir=tmp_path / "cache", providers=[name, "CPUExecutionProvider"])
     assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.parametrize("size", [1, 1 << 20, (9 << 20) + 5])
-def test_what_is_rewritten_stays_what_it_was(tmp_path: Path, size: int) -> None:
-    path, data = tmp_path / WEIGHTS, os.urandom(size)
-    path.write_bytes(data)
-    record = packed_files.rewrite(path)
-    assert path.read_bytes() == data
-    assert [entry.name for entry in tmp_path.iterdir()] == [WEIGHTS]
-    pieces = [data[start : start + (1 << 18)] for start in range(0, size, 1 << 18)]
-    assert record["pieces"] == [binascii.crc32(piece) for piece in pieces]
-    assert packed_files.damage(path, record, sample=True) is None
-    overwrite(path, bytes([data[-1] ^ 1]), size - 1, stealthy=True)
-    assert "damaged at byte" in str(packed_files.damage(path, record, sample=True))
-
-
-def test_large_weights_are_compared_in_part(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """First and last piece at each load, another choice of the rest each time, all by `verify`."""
-    monkeypatch.setattr(packed_files, "_PIECE", 64)
-    writes = []
-
-    def write(graph: Path, weights: str) -> None:
-        writes.append(graph)
-        graph.write_bytes(b"graph")
-        graph.with_name(weights).write_bytes(os.urandom(64 * 99 + 5))
-
-    def load() -> Path:
-        found = PackedCache(tmp_path).graph(bundle / FUSED_SOURCE_FILE, {"onnxruntime": "1"}, write)
-        assert found is not None
-        return found.with_name(WEIGHTS)
-
-    weights = load()
-    for offset in (0, 64 * 99 + 4):
-        before = len(writes)
-        overwrite(weights, bytes([weights.read_bytes()[offset] ^ 1]), offset, stealthy=True)
-        load()
-        assert len(writes) == before + 1
-    before = len(writes)
-    # Whoever does not hide it is found out at once, wherever it is.
-    overwrite(weights, bytes([weights.read_bytes()[3000] ^ 1]), 3000, stealthy=False)
-    load()
-    assert len(writes) == before + 1
-    before = len(writes)
-    overwrite(weights, bytes([weights.read_bytes()[3000] ^ 1]), 3000, stealthy=True)
-    assert not entries(tmp_path)[FUSED_SOURCE_FILE].verify()
-    # A load misses it with a probability of 6 in 7.
-    assert any(load() and len(writes) > before for _ in range(300))
-    assert entries(tmp_path)[FUSED_SOURCE_FILE].verify()

@@ -1,0 +1,380 @@
+"""`m2m100 translate` as a user runs it: lines, files, pipes, terminals and exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from m2m100_onnx import Translation, Translator, cli
+from shell import GREEDY, Shell, arguments, expected, run
+
+LINES = (
+    "Open the file.",
+    "",
+    "The file already exists.",
+    "   ",
+    "one\u2028two\u0085three\x0bfour\x0cfive\u2029six",
+    "Save a copy before you close the window.",
+    "carriage\rreturn",
+    "Delete",
+)
+
+
+# translate: lines
+
+
+def test_a_line_comes_out_for_each_that_goes_in_and_in_the_same_order(
+    answer: str, translator: Translator, command: list[str], environment: dict[str, str]
+) -> None:
+    # The last line has no newline; one ends as on Windows.
+    stdin = "\n".join(LINES).replace("Delete", "Open\r\nDelete").encode()
+    result = run([*command, "--read-ahead", "3"], environment, stdin)
+    found = result.stdout.decode().split("\n")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert found.pop() == ""
+    assert found == [t.text for t in expected(translator, [*LINES[:-1], "Open", LINES[-1]])]
+    assert found[1] == found[3] == ""
+    assert found[0] == answer
+
+
+def test_the_same_lines_whatever_is_read_ahead(demo_bundle: Path, shell: Shell) -> None:
+    stdin = "\n".join(LINES).encode()
+    outputs = {
+        shell(*arguments(demo_bundle, "--read-ahead", ahead), stdin=stdin)[1]
+        for ahead in ("1", "2", "1000")
+    }
+    assert len(outputs) == 1
+
+
+def test_no_input_gives_no_output(demo_bundle: Path, shell: Shell) -> None:
+    assert shell(*arguments(demo_bundle)) == (0, b"", "")
+
+
+def test_only_newlines_give_only_newlines(demo_bundle: Path, shell: Shell) -> None:
+    assert shell(*arguments(demo_bundle), stdin=b"\n\r\n\n") == (0, b"\n\n\n", "")
+
+
+def test_texts_may_be_arguments(demo_bundle: Path, translator: Translator, shell: Shell) -> None:
+    texts = ["Open the file.", "two\nlines", ""]
+    status, output, _ = shell(*arguments(demo_bundle, *texts))
+    assert status == 0
+    assert output.decode().split("\n") == [*(t.text for t in expected(translator, texts)), ""]
+
+
+def test_a_translation_is_one_line_even_if_the_vocabulary_holds_line_breaks(
+    demo_bundle: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m2m100_onnx.tokenizer.Tokenizer.decode", lambda *_: "a\nb\r\nc\rd\u2028e")
+    assert shell(*arguments(demo_bundle, "x", "y"))[1].decode() == "a b c d\u2028e\n" * 2
+    record = json.loads(shell(*arguments(demo_bundle, "x", "--json"))[1])
+    assert record["text"] == "a\nb\r\nc\rd\u2028e"
+
+
+def test_json_holds_all_a_translation_does(
+    demo_bundle: Path, translator: Translator, shell: Shell
+) -> None:
+    argv = arguments(demo_bundle, "--json", "--beam-size", "3", "--num-hypotheses", "2")
+    status, output, _ = shell(*argv, stdin="\n".join(LINES).encode())
+    lines = output.decode().split("\n")
+    assert (status, lines.pop()) == (0, "")
+    for source, line, translation in zip(
+        LINES, lines, expected(translator, LINES, beam_size=3, num_hypotheses=2), strict=True
+    ):
+        record = json.loads(line)
+        names = ["source", "source_lang", "target_lang", "text", "score", "tokens", "hypotheses"]
+        assert list(record) == names
+        assert [record[name] for name in names[:3]] == [source, "en", "fr"]
+        assert record["text"] == translation.text
+        assert record["score"] == pytest.approx(translation.score, abs=1e-4)
+        assert record["tokens"] == list(translation.tokens)
+        assert [h["tokens"] for h in record["hypotheses"]] == [
+            list(h.tokens) for h in translation.hypotheses
+        ]
+        assert [set(h) for h in record["hypotheses"]] == [{"text", "score", "tokens"}] * len(
+            translation.hypotheses
+        )
+
+
+def test_json_leaves_text_readable(demo_bundle: Path, shell: Shell) -> None:
+    assert (
+        "打开\u2028文件" in shell(*arguments(demo_bundle, "打开\u2028文件", "--json"))[1].decode()
+    )
+
+
+def test_options_reach_the_search(
+    demo_bundle: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def record(*_: object, **options: object) -> Iterator[Translation]:
+        seen.append(options)
+        return iter(())
+
+    monkeypatch.setattr(Translator, "translate_iterable", record)
+    given = {
+        "beam_size": 4,
+        "num_hypotheses": 2,
+        "max_length": 50,
+        "min_length": 3,
+        "length_penalty": -0.5,
+        "no_repeat_ngram_size": 3,
+        "repetition_penalty": 1.5,
+        "max_batch_tokens": 99,
+    }
+    flags = [part for name, v in given.items() for part in (f"--{name.replace('_', '-')}", str(v))]
+    assert shell(*arguments(demo_bundle, *flags, "--truncate", "--read-ahead", "7"))[0] == 0
+    languages = {"source_lang": "en", "target_lang": "fr"}
+    assert seen.pop() == {**languages, **given, "truncate": True, "read_ahead": 7}
+    for value, meant in (("true", True), ("false", False), ("never", "never")):
+        shell(*arguments(demo_bundle, "--early-stopping", value))
+        assert seen.pop()["early_stopping"] == meant
+    # What is not given is the bundle's to decide.
+    shell(*[part for part in arguments(demo_bundle) if part not in GREEDY])
+    assert seen.pop() == {**languages, "truncate": False, "read_ahead": 256}
+
+
+# translate: what goes wrong
+
+
+def test_a_bad_line_is_named_after_those_before_it_are_written(
+    answer: str, command: list[str], environment: dict[str, str]
+) -> None:
+    result = run(command, environment, b"Open the file.\n\nnot \xff UTF-8\nDelete\n")
+    assert result.returncode == 2
+    assert result.stdout.decode() == f"{answer}\n\n"
+    message = result.stderr.decode()
+    assert message.startswith("m2m100: error: line 3: ")
+    assert "0xff in position 4" in message
+    assert message.count("\n") == 1
+
+
+def test_a_text_that_is_too_long_is_named_by_its_line(
+    answer: str, demo_bundle: Path, translator: Translator, shell: Shell
+) -> None:
+    long = "file " * 400
+    stdin = f"Open the file.\n{long}\nDelete\n".encode()
+    status, output, errors = shell(*arguments(demo_bundle), stdin=stdin)
+    assert (status, output.decode()) == (2, f"{answer}\n")
+    limit = translator.bundle.config.max_position_embeddings
+    assert errors.startswith("m2m100: error: line 2: the text has ")
+    assert f"at most {limit}" in errors
+    status, output, _ = shell(*arguments(demo_bundle, "--truncate", *GREEDY), stdin=stdin)
+    assert (status, output.count(b"\n")) == (0, 3)
+
+
+def test_an_argument_that_is_no_text_is_named_by_its_number(
+    answer: str, command: list[str], environment: dict[str, str]
+) -> None:
+    result = run([*command, "Open the file.", os.fsdecode(b"\xff")], environment)
+    assert (result.returncode, result.stdout) == (2, f"{answer}\n".encode())
+    assert result.stderr.startswith(b"m2m100: error: text 2: ")
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "expected_message"),
+    [
+        (("--source-lang", "EN"), "did you mean 'en'"),
+        (("--target-lang", "af"), "not trained on it"),
+        (("--beam-size", "0"), "beam_size"),
+        (("--num-hypotheses", "2"), "num_hypotheses"),
+        (("--max-length", "100000"), "max_length"),
+        (("--read-ahead", "0"), "read_ahead"),
+        (("--threads", "0"), "intra_op_num_threads"),
+        (("--device", "abacus"), "abacus"),
+        (("--input", "absent.txt"), "cannot read absent.txt: No such file"),
+        (("--output", "absent/out.txt"), "cannot write absent/out.txt: No such file"),
+        (("--input", "in.txt", "text"), "found both"),
+        (("--model", "absent"), "absent"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_read(
+    demo_bundle: Path, shell: Shell, more: tuple[str, ...], expected_message: str
+) -> None:
+    # Whatever is read of this input first would be an error of its own.
+    status, output, errors = shell(*arguments(demo_bundle, *more), stdin=b"\xff\n")
+    assert (status, output) == (2, b"")
+    assert errors.startswith("m2m100: error: ")
+    assert errors.count("\n") == 1
+    assert expected_message in errors
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (),
+        ("translate",),
+        ("dance",),
+        ("languages", "--model"),
+        ("translate", "--model", "m", "--source-lang", "en", "--target-lang", "fr", "--beam", "2"),
+        ("export", "a", "b", "--precision", "fp8"),
+    ],
+)
+def test_usage_errors_exit_with_2(argv: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+
+
+def test_a_reader_that_leaves_is_no_error(
+    command: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines"
+    lines.write_bytes(b"Delete\n" * 20_000)
+    with subprocess.Popen(
+        [*command, "--input", str(lines), "--read-ahead", "8"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_once(command: list[str], environment: dict[str, str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [*command, "Delete"], env=environment, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"m2m100: error: ")
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_an_interrupt_ends_quietly_and_what_was_answered_stays(
+    answer: str, command: list[str], environment: dict[str, str]
+) -> None:
+    with subprocess.Popen(
+        [*command, "--read-ahead", "1"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Whoever runs the tests in the background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdin.write(b"Open the file.\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == f"{answer}\n".encode()
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (130, b"")
+
+
+# translate: files
+
+
+def test_files_are_read_and_written(
+    demo_bundle: Path, translator: Translator, shell: Shell, tmp_path: Path
+) -> None:
+    text = tmp_path / "text"
+    text.write_text("\n".join(LINES), encoding="utf-8", newline="")
+    # In place, since the input is not touched before all of it is done.
+    status, output, errors = shell(
+        *arguments(demo_bundle, "--input", str(text), "--output", str(text))
+    )
+    assert (status, output, errors) == (0, b"", "")
+    found = text.read_bytes().decode().split("\n")
+    assert found == [*(t.text for t in expected(translator, LINES)), ""]
+    assert list(tmp_path.iterdir()) == [text]
+
+
+def test_a_dash_is_a_standard_stream(answer: str, demo_bundle: Path, shell: Shell) -> None:
+    argv = arguments(demo_bundle, "--input", "-", "--output", "-")
+    assert shell(*argv, stdin=b"Open the file.") == (0, f"{answer}\n".encode(), "")
+
+
+def test_a_failed_run_leaves_the_output_as_it_was(
+    demo_bundle: Path, shell: Shell, tmp_path: Path
+) -> None:
+    for name in ("new", "old"):
+        path = tmp_path / name
+        if name == "old":
+            path.write_bytes(b"precious")
+        argv = arguments(demo_bundle, "--read-ahead", "1", "--output", str(path))
+        assert shell(*argv, stdin=b"Delete\n\xff\n")[0] == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"precious"}
+
+
+def test_an_output_file_keeps_its_permissions_and_links(
+    demo_bundle: Path, shell: Shell, tmp_path: Path
+) -> None:
+    old, link, new = tmp_path / "old", tmp_path / "link", tmp_path / "new"
+    old.touch(mode=0o640)
+    link.symlink_to(old)
+    mask = os.umask(0o027)
+    try:
+        for path in (link, new):
+            assert shell(*arguments(demo_bundle, "--output", str(path), "Delete"))[0] == 0
+    finally:
+        os.umask(mask)
+    assert link.is_symlink()
+    assert old.read_bytes() == new.read_bytes() != b""
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (old, new)] == [0o640, 0o640]
+
+
+def test_a_device_is_written_and_not_replaced(demo_bundle: Path, shell: Shell) -> None:
+    assert shell(*arguments(demo_bundle, "--output", os.devnull, "Delete"))[0] == 0
+    assert Path(os.devnull).is_char_device()
+
+
+# translate: terminals
+
+
+def test_progress_shows_on_a_terminal_and_not_in_a_pipe(
+    command: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines"
+    lines.write_bytes(b"Delete\n" * 4)
+    argv = [*command, "--input", str(lines), "--read-ahead", "2"]
+    ours, theirs = pty.openpty()
+    on_terminal = subprocess.run(
+        argv, env=environment, stdout=subprocess.PIPE, stderr=theirs, check=False
+    )
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(theirs)
+    os.close(ours)
+    in_pipe = run(argv, environment)
+    assert on_terminal.returncode == in_pipe.returncode == 0
+    assert on_terminal.stdout == in_pipe.stdout
+    assert in_pipe.stderr == b""
+    assert "0 lines" in shown
+    assert "lines/s, 50%" in shown
+    assert shown.rstrip().endswith("100%")
+    assert shown.endswith("\n")
+
+
+def test_each_line_typed_is_answered_at_once(
+    answer: str, command: list[str], environment: dict[str, str]
+) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command, env=environment, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        assert process.stdout
+        assert process.stderr
+        for line, expected in ((b"Open the file.\n", f"{answer}\n".encode()), (b"\n", b"\n")):
+            os.write(ours, line)
+            assert process.stdout.readline() == expected
+        os.write(ours, b"\x04")
+        assert process.stdout.read() == b""
+        assert process.stderr.read() == b""
+    os.close(ours)
+    assert process.returncode == 0

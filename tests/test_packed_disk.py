@@ -1,0 +1,147 @@
+"""Disks and folders that a packed cache cannot use: full, read-only, or open to others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from m2m100_onnx import packed
+from m2m100_onnx.bundle import FUSED_SOURCE_FILE
+from m2m100_onnx.packed import WEIGHTS
+from packing import entries, opened, overwrite, start, tokens, written
+
+
+@pytest.fixture(scope="module")
+def bundle(packed_bundle: Path) -> Path:
+    return packed_bundle
+
+
+@pytest.fixture
+def cache(packed_cache: Path) -> Path:
+    return packed_cache
+
+
+@pytest.fixture(scope="module")
+def expected(bundle: Path) -> list[tuple[int, ...]]:
+    """What the bundle translates without a cache."""
+    return tokens(bundle, False)
+
+
+def test_full_disk(
+    bundle: Path, tmp_path: Path, expected: list[tuple[int, ...]], repository: Path
+) -> None:
+    """Files may grow to 100 kB in that process, which fails as a full disk does: in the middle."""
+    cache = tmp_path / "cache"
+    process = start(bundle, cache, repository, limit=100_000)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert [tuple(row) for row in json.loads(output)] == expected
+    assert errors.count(b"packed cache") == 1, errors.decode()
+    assert list(cache.iterdir()) == []
+
+
+def test_disk_nearly_full(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    expected: list[tuple[int, ...]],
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert tokens(bundle, tmp_path / "cache") == expected
+    assert "found 1,000" in caplog.text
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_folder_that_cannot_be_made(
+    bundle: Path, tmp_path: Path, expected: list[tuple[int, ...]], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert tokens(bundle, tmp_path / "file" / "cache") == expected
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "packed cache" in warnings[0].message
+
+
+def test_read_only_folder(
+    bundle: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected: list[tuple[int, ...]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is there is used; what is missing is not written, and damage is not run."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    # Modes do not stop root, whom tests may run as.
+    for module, name in (
+        (packed.tempfile, "mkdtemp"),
+        (packed.os, "utime"),
+        (Path, "mkdir"),
+        (Path, "rename"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+    paths = opened(monkeypatch)
+    assert tokens(bundle, cache) == expected
+    assert sum(path.startswith(str(cache)) for path in paths) == len(entries(cache))
+    assert caplog.text == ""
+
+    damaged = entries(cache)[FUSED_SOURCE_FILE].directory
+    overwrite(damaged / WEIGHTS, b"damage", 0, stealthy=False)
+    paths.clear()
+    assert tokens(bundle, cache) == expected
+    assert not any(path.startswith(str(damaged)) for path in paths)
+    assert "Read-only" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes are POSIX's")
+@pytest.mark.parametrize("which", ["cache", "entry"])
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_what_others_may_write_is_not_run(
+    which: str,
+    mode: int,
+    bundle: Path,
+    cache: Path,
+    expected: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    entry = entries(cache)[FUSED_SOURCE_FILE].directory
+    before = written(entry)
+    (cache if which == "cache" else entry).chmod(mode)
+    paths = opened(monkeypatch)
+    assert tokens(bundle, cache) == expected
+    assert "chmod go-w" in caplog.text
+    if which == "cache":
+        assert not any(path.startswith(str(cache)) for path in paths)
+    else:  # The entry is made anew, in a folder of our own.
+        assert entry.stat().st_mode & 0o777 == 0o700
+        assert not written(entry).items() & before.items()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes are POSIX's")
+def test_what_belongs_to_others_is_not_run(
+    bundle: Path,
+    cache: Path,
+    expected: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    owner = cache.stat().st_uid
+    # Root's folders are believed, so the folder must not look like root's either.
+    if owner == 0:
+        os.chown(cache, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    paths = opened(monkeypatch)
+    assert tokens(bundle, cache) == expected
+    assert "belongs to user" in caplog.text
+    assert not any(path.startswith(str(cache)) for path in paths)
