@@ -151,8 +151,8 @@ class CTranslate2:
         return len(found[0].hypotheses[0]) - 1
 
 
-# As they are by default: int8 with the packed cache, in the folder that M2M100_ONNX_CACHE names,
-# fp32 and four bits without it.
+# As they are by default: int8 and four bits with the packed cache, in the folder that
+# M2M100_ONNX_CACHE names, fp32 without it.
 ENGINES: dict[str, Callable[[], Engine]] = {
     "ours int8": lambda: Ours(),
     "ours int4": lambda: Ours(),
@@ -171,7 +171,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 }
 
 
-def memory(process: int | str | None = "self") -> dict[str, int]:
+def memory(process: int | str = "self") -> dict[str, int]:
     """Bytes of a process by kind; `private` is what no process that it did not fork could share.
 
     Pages of a mapped file count as `mapped` and once in `resident`; the page cache holds them and

@@ -1,14 +1,13 @@
 """Memory of workers forked from one process: `forked.py FOLDER COUNT` and a request on stdin.
 
 The process imports the runtime and reads the vocabulary, then forks; each worker opens the graphs
-and translates twice, all of them at once. Printed, as JSON, is the sum over them and it.
+and translates twice, all of them at once. Printed, as JSON, is what each has, itself the first.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import sys
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -26,7 +25,7 @@ def work(engine: Ours, request: dict[str, Any], measured: Barrier) -> None:
 
 
 def main() -> None:
-    """Forks, waits, adds up."""
+    """Forks, waits, measures."""
     count, request = int(sys.argv[2]), json.load(sys.stdin)
     engine = Ours(lazy=True)
     engine.load(Path(sys.argv[1]), None)
@@ -36,13 +35,13 @@ def main() -> None:
     for worker in workers:
         worker.start()
     measured.wait(timeout=300)
-    found = [memory(pid) for pid in (os.getpid(), *(worker.pid for worker in workers))]
+    found = [memory(), *(memory(str(worker.pid)) for worker in workers)]
     measured.wait(timeout=300)
     for worker in workers:
         worker.join()
         if worker.exitcode:
             raise SystemExit(f"a worker ended with {worker.exitcode}")
-    print(json.dumps({kind: sum(each[kind] for each in found) for kind in found[0]}))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

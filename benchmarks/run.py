@@ -90,11 +90,15 @@ def measure_workers(suite: Suite, cell: Cell) -> Iterator[Row]:
                     for engine in crowd:
                         engine.receive()
                 found = [engine.ask(do="memory") for engine in crowd]
-            total = {key: sum(memory[key] for memory in found) for key in found[0]}
-            yield {"engine": name, "processes": count, **total}
+            yield {"engine": name, "processes": count, **added(found)}
         if name.startswith("ours"):
-            forked = suite.forked(name, WORKERS, cell)
-            yield {"engine": name, "processes": WORKERS, "forked": True, **forked}
+            found = suite.forked(name, WORKERS, cell)
+            yield {"engine": name, "processes": WORKERS, "forked": True, **added(found)}
+
+
+def added(found: list[Row]) -> Row:
+    """The memory of several processes, kind by kind."""
+    return {kind: sum(memory[kind] for memory in found) for kind in found[0]}
 
 
 def measure_speed(suite: Suite, cells: list[Cell], names: tuple[str, ...]) -> Iterator[Row]:

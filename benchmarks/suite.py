@@ -228,14 +228,14 @@ class Suite:
                 engine.ask(do="load")
             yield found
 
-    def forked(self, name: str, count: int, cell: Cell) -> Row:
-        """Memory of workers forked from one process, and of that one, added up."""
+    def forked(self, name: str, count: int, cell: Cell) -> list[Row]:
+        """Memory of a process and of the workers that it forked."""
         command = [sys.executable, str(HERE / "forked.py"), str(self.folder(name)), str(count)]
         request, where = json.dumps(cell.request()), variables(self.work / "cache")
         answer = subprocess.run(
             command, input=request, stdout=subprocess.PIPE, text=True, check=True, env=where
         )
-        found: Row = json.loads(answer.stdout)
+        found: list[Row] = json.loads(answer.stdout)
         return found
 
     def in_turn(self, running: dict[str, Worker], cell: Cell) -> dict[str, list[float]]:

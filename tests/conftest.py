@@ -139,6 +139,12 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     return bundle
 
 
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_bundle`, of the test's own, to be changed."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
 @pytest.fixture(scope="session")
 def packed_bundle(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
@@ -148,6 +154,14 @@ def packed_bundle(
     target = tmp_path_factory.mktemp("bundles") / "packed"
     export(checkpoint, target, precision="int8", verify_outputs=False)
     return target
+
+
+@pytest.fixture(scope="session")
+def unpacked_tokens(packed_bundle: Path) -> list[tuple[int, ...]]:
+    """What `packed_bundle` translates without a cache."""
+    found = packing.tokens(packed_bundle, False)
+    assert all(len(row) > 3 for row in found)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -28,12 +28,6 @@ ENCODER, DECODER, WITH_PAST = GRAPH_FILES
 SOURCE, STEP, RANK = FUSED_FILES
 
 
-@pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle of the test's own."""
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-
-
 def test_open(bundle: Path, tiny_checkpoint: Path) -> None:
     opened = Bundle.open(str(bundle))
     assert opened.directory == bundle

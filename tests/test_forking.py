@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from m2m100_onnx import Translator
 from packing import TEXTS
+from shell import run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -47,34 +47,40 @@ print(json.dumps(before + fork(2) + [translate()]))
 """
 
 
-def in_a_process(code: str, *arguments: str, **variables: str) -> str:
-    """What a program prints."""
-    program = [sys.executable, "-c", code, *arguments]
-    environment = {**os.environ, **variables}
-    # Importing the runtime has set it here, and shall in the program.
-    environment.pop("ORT_DISABLE_TELEMETRY", None)
-    done = subprocess.run(program, capture_output=True, text=True, timeout=300, env=environment)
+def output_of(code: str, environment: dict[str, str], *arguments: str) -> str:
+    """What a program prints that has not been told to do without telemetry."""
+    done = run(
+        [sys.executable, "-c", code, *arguments],
+        {name: value for name, value in environment.items() if name != "ORT_DISABLE_TELEMETRY"},
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.decode()
 
 
 @pytest.mark.parametrize("mode", ["lazy", "opened", "used"])
 @pytest.mark.parametrize("mapped", [True, False])
 def test_children_translate_and_end(
-    packed_bundle: Path, filled_cache: Path, mode: str, mapped: bool
+    packed_bundle: Path,
+    filled_cache: Path,
+    environment: dict[str, str],
+    mode: str,
+    mapped: bool,
 ) -> None:
     plain = Translator(packed_bundle, cache_dir=False, intra_op_num_threads=1)
     results = plain.translate_batch(TEXTS, source_lang="en", target_lang="de", beam_size=2)
     expected = [[list(result.tokens), result.score] for result in results]
     cache = str(filled_cache) if mapped else ""
-    found = json.loads(in_a_process(PARENT, str(packed_bundle), cache, mode, *TEXTS))
+    arguments = (str(packed_bundle), cache, mode, *TEXTS)
+    found = json.loads(output_of(PARENT, environment, *arguments))
     child, grandchild, *ended, parent = found[1:] if mode == "used" else found
     assert ended == [0, 0]
     assert child == grandchild == parent == expected
     assert found[0] == expected
 
 
-def test_a_child_has_none_of_its_parents_calls_to_wait_for(packed_bundle: Path) -> None:
+def test_a_child_has_none_of_its_parents_calls_to_wait_for(
+    packed_bundle: Path, environment: dict[str, str]
+) -> None:
     """A call beside others keeps to one core; those that run in the parent are no others."""
     code = """if True:
         import os, sys
@@ -90,10 +96,12 @@ def test_a_child_has_none_of_its_parents_calls_to_wait_for(packed_bundle: Path) 
             generator._lock.release()
             os.wait()
     """
-    assert in_a_process(code, str(packed_bundle)) == "0 others"
+    assert output_of(code, environment, str(packed_bundle)) == "0 others"
 
 
-def test_nothing_is_kept_or_sent_by_others(packed_bundle: Path, tmp_path: Path) -> None:
+def test_nothing_is_kept_or_sent_by_others(
+    packed_bundle: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     """Such as the device id and the events that onnxruntime would leave in the user's folders."""
     code = """if True:
         import sys
@@ -105,6 +113,6 @@ def test_nothing_is_kept_or_sent_by_others(packed_bundle: Path, tmp_path: Path) 
     folders = {name: tmp_path / name for name in variables}
     for folder in folders.values():
         folder.mkdir()
-    given = {name: str(folder) for name, folder in folders.items()}
-    assert in_a_process(code, str(packed_bundle), TEXTS[0], **given).strip()
+    given = environment | {name: str(folder) for name, folder in folders.items()}
+    assert output_of(code, given, str(packed_bundle), TEXTS[0]).strip()
     assert [str(path) for path in tmp_path.rglob("*")] == [str(path) for path in tmp_path.iterdir()]

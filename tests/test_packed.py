@@ -31,19 +31,14 @@ def cache(packed_cache: Path) -> Path:
     return packed_cache
 
 
-@pytest.fixture(scope="module")
-def expected(bundle: Path) -> list[tuple[int, ...]]:
-    """What the bundle translates without a cache."""
-    found = tokens(bundle, False)
-    assert all(len(row) > 3 for row in found)
-    return found
-
-
 def test_packed_graphs_translate_alike(
-    bundle: Path, filled: Path, expected: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    bundle: Path,
+    filled: Path,
+    unpacked_tokens: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before, paths = written(filled), opened(monkeypatch)
-    assert tokens(bundle, filled) == expected
+    assert tokens(bundle, filled) == unpacked_tokens
     assert written(filled) == before
     assert len(paths) == len(FUSED_FILES)
     mapped = [path for path in paths if path.startswith(str(filled))]
@@ -73,13 +68,13 @@ def test_damage_is_mended(
     stealthy: bool,
     bundle: Path,
     cache: Path,
-    expected: list[tuple[int, ...]],
+    unpacked_tokens: list[tuple[int, ...]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     damaged = entries(cache)[FUSED_SOURCE_FILE].directory / name
     whole = damaged.read_bytes()
     overwrite(damaged, b"\x5a" * 64, len(whole) // 2, stealthy=stealthy)
-    assert tokens(bundle, cache) == expected
+    assert tokens(bundle, cache) == unpacked_tokens
     assert "packed again" in caplog.text
     assert str(damaged) in caplog.text
     assert entries(cache)[FUSED_SOURCE_FILE].verify()
@@ -89,20 +84,23 @@ def test_damage_is_mended(
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS, "entry.json"])
 @pytest.mark.parametrize("how", ["truncated", "missing"])
 def test_missing_parts_are_mended(
-    name: str, how: str, bundle: Path, cache: Path, expected: list[tuple[int, ...]]
+    name: str, how: str, bundle: Path, cache: Path, unpacked_tokens: list[tuple[int, ...]]
 ) -> None:
     path = entries(cache)[FUSED_SOURCE_FILE].directory / name
     if how == "missing":
         path.unlink()
     else:
         os.truncate(path, path.stat().st_size // 2)
-    assert tokens(bundle, cache) == expected
+    assert tokens(bundle, cache) == unpacked_tokens
     assert path.is_file()
     assert all(entry.verify() for entry in entries(cache).values())
 
 
 def test_an_entry_of_something_else_is_not_run(
-    bundle: Path, cache: Path, expected: list[tuple[int, ...]], caplog: pytest.LogCaptureFixture
+    bundle: Path,
+    cache: Path,
+    unpacked_tokens: list[tuple[int, ...]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     found = entries(cache)
     names = [entry.directory for entry in found.values()][:2]
@@ -110,13 +108,16 @@ def test_an_entry_of_something_else_is_not_run(
     names[0].rename(aside)
     names[1].rename(names[0])
     aside.rename(names[1])
-    assert tokens(bundle, cache) == expected
+    assert tokens(bundle, cache) == unpacked_tokens
     assert caplog.text.count("was made from something else") == 2
     assert all(entry.verify() for entry in entries(cache).values())
 
 
 def test_a_graph_that_cannot_be_opened_is_dropped(
-    bundle: Path, cache: Path, expected: list[tuple[int, ...]], caplog: pytest.LogCaptureFixture
+    bundle: Path,
+    cache: Path,
+    unpacked_tokens: list[tuple[int, ...]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An entry whose record fits but whose graph is none: what no check could have foreseen."""
     entry = entries(cache)[FUSED_SOURCE_FILE].directory
@@ -124,7 +125,7 @@ def test_a_graph_that_cannot_be_opened_is_dropped(
     record = json.loads((entry / "entry.json").read_text())
     record["files"][GRAPH] = packed_files.rewrite(entry / GRAPH)
     (entry / "entry.json").write_text(json.dumps(record))
-    assert tokens(bundle, cache) == expected
+    assert tokens(bundle, cache) == unpacked_tokens
     assert "cannot be opened" in caplog.text
     assert not entry.exists()
 
@@ -186,13 +187,13 @@ def test_entries_long_unused_go(bundle: Path, cache: Path) -> None:
 
 
 def test_two_processes_at_once(
-    bundle: Path, tmp_path: Path, expected: list[tuple[int, ...]], repository: Path
+    bundle: Path, tmp_path: Path, unpacked_tokens: list[tuple[int, ...]], repository: Path
 ) -> None:
     cache = tmp_path / "cache"
     for process in [start(bundle, cache, repository) for _ in range(3)]:
         output, errors = process.communicate()
         assert process.returncode == 0, errors.decode()
-        assert [tuple(row) for row in json.loads(output)] == expected
+        assert [tuple(row) for row in json.loads(output)] == unpacked_tokens
         assert errors == b""
     assert all(entry.verify() for entry in entries(cache).values())
     assert {path.name for path in cache.iterdir()} == {

@@ -16,64 +16,51 @@ from m2m100_onnx.packed import WEIGHTS
 from packing import entries, opened, overwrite, start, tokens, written
 
 
-@pytest.fixture(scope="module")
-def bundle(packed_bundle: Path) -> Path:
-    return packed_bundle
-
-
-@pytest.fixture
-def cache(packed_cache: Path) -> Path:
-    return packed_cache
-
-
-@pytest.fixture(scope="module")
-def expected(bundle: Path) -> list[tuple[int, ...]]:
-    """What the bundle translates without a cache."""
-    return tokens(bundle, False)
-
-
 def test_full_disk(
-    bundle: Path, tmp_path: Path, expected: list[tuple[int, ...]], repository: Path
+    packed_bundle: Path, tmp_path: Path, unpacked_tokens: list[tuple[int, ...]], repository: Path
 ) -> None:
     """Files may grow to 100 kB in that process, which fails as a full disk does: in the middle."""
     cache = tmp_path / "cache"
-    process = start(bundle, cache, repository, limit=100_000)
+    process = start(packed_bundle, cache, repository, limit=100_000)
     output, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
-    assert [tuple(row) for row in json.loads(output)] == expected
+    assert [tuple(row) for row in json.loads(output)] == unpacked_tokens
     assert errors.count(b"packed cache") == 1, errors.decode()
     assert list(cache.iterdir()) == []
 
 
 def test_disk_nearly_full(
-    bundle: Path,
+    packed_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    expected: list[tuple[int, ...]],
+    unpacked_tokens: list[tuple[int, ...]],
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    assert tokens(bundle, tmp_path / "cache") == expected
+    assert tokens(packed_bundle, tmp_path / "cache") == unpacked_tokens
     assert "found 1,000" in caplog.text
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_folder_that_cannot_be_made(
-    bundle: Path, tmp_path: Path, expected: list[tuple[int, ...]], caplog: pytest.LogCaptureFixture
+    packed_bundle: Path,
+    tmp_path: Path,
+    unpacked_tokens: list[tuple[int, ...]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").touch()
-    assert tokens(bundle, tmp_path / "file" / "cache") == expected
+    assert tokens(packed_bundle, tmp_path / "file" / "cache") == unpacked_tokens
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "packed cache" in warnings[0].message
 
 
 def test_read_only_folder(
-    bundle: Path,
-    cache: Path,
+    packed_bundle: Path,
+    packed_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
-    expected: list[tuple[int, ...]],
+    unpacked_tokens: list[tuple[int, ...]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What is there is used; what is missing is not written, and damage is not run."""
@@ -90,14 +77,14 @@ def test_read_only_folder(
     ):
         monkeypatch.setattr(module, name, refuse)
     paths = opened(monkeypatch)
-    assert tokens(bundle, cache) == expected
-    assert sum(path.startswith(str(cache)) for path in paths) == len(entries(cache))
+    assert tokens(packed_bundle, packed_cache) == unpacked_tokens
+    assert sum(path.startswith(str(packed_cache)) for path in paths) == len(entries(packed_cache))
     assert caplog.text == ""
 
-    damaged = entries(cache)[FUSED_SOURCE_FILE].directory
+    damaged = entries(packed_cache)[FUSED_SOURCE_FILE].directory
     overwrite(damaged / WEIGHTS, b"damage", 0, stealthy=False)
     paths.clear()
-    assert tokens(bundle, cache) == expected
+    assert tokens(packed_bundle, packed_cache) == unpacked_tokens
     assert not any(path.startswith(str(damaged)) for path in paths)
     assert "Read-only" in caplog.text
 
@@ -108,20 +95,20 @@ def test_read_only_folder(
 def test_what_others_may_write_is_not_run(
     which: str,
     mode: int,
-    bundle: Path,
-    cache: Path,
-    expected: list[tuple[int, ...]],
+    packed_bundle: Path,
+    packed_cache: Path,
+    unpacked_tokens: list[tuple[int, ...]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    entry = entries(cache)[FUSED_SOURCE_FILE].directory
+    entry = entries(packed_cache)[FUSED_SOURCE_FILE].directory
     before = written(entry)
-    (cache if which == "cache" else entry).chmod(mode)
+    (packed_cache if which == "cache" else entry).chmod(mode)
     paths = opened(monkeypatch)
-    assert tokens(bundle, cache) == expected
+    assert tokens(packed_bundle, packed_cache) == unpacked_tokens
     assert "chmod go-w" in caplog.text
     if which == "cache":
-        assert not any(path.startswith(str(cache)) for path in paths)
+        assert not any(path.startswith(str(packed_cache)) for path in paths)
     else:  # The entry is made anew, in a folder of our own.
         assert entry.stat().st_mode & 0o777 == 0o700
         assert not written(entry).items() & before.items()
@@ -129,19 +116,19 @@ def test_what_others_may_write_is_not_run(
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes are POSIX's")
 def test_what_belongs_to_others_is_not_run(
-    bundle: Path,
-    cache: Path,
-    expected: list[tuple[int, ...]],
+    packed_bundle: Path,
+    packed_cache: Path,
+    unpacked_tokens: list[tuple[int, ...]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    owner = cache.stat().st_uid
+    owner = packed_cache.stat().st_uid
     # Root's folders are believed, so the folder must not look like root's either.
     if owner == 0:
-        os.chown(cache, 12345, -1)
+        os.chown(packed_cache, 12345, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     paths = opened(monkeypatch)
-    assert tokens(bundle, cache) == expected
+    assert tokens(packed_bundle, packed_cache) == unpacked_tokens
     assert "belongs to user" in caplog.text
-    assert not any(path.startswith(str(cache)) for path in paths)
+    assert not any(path.startswith(str(packed_cache)) for path in paths)

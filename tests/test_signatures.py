@@ -24,12 +24,6 @@ ENCODER, DECODER, WITH_PAST = GRAPH_FILES
 SOURCE, STEP, RANK = FUSED_FILES
 
 
-@pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle of the test's own."""
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-
-
 def rewrite(bundle: Path, name: str, change: Callable[[onnx.GraphProto], Any]) -> None:
     model = onnx.load(bundle / name, load_external_data=False)
     change(model.graph)

@@ -31,6 +31,7 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "CPU",
     "Provider",
     "SessionFactory",
     "check_signature",
@@ -50,7 +51,7 @@ _ORT_TYPE = {
 }
 _CPUINFO = Path("/proc/cpuinfo")
 _CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
+CPU = "CPUExecutionProvider"
 # They steer threads; graphs and packed weights are the same whatever they are.
 _THREAD_OPTIONS = ("session.intra_op", "session.inter_op", "session.dynamic_block_base")
 # onnxruntime's threads wait for work spinning, by default so long that a busy neighbour, kept from
@@ -110,7 +111,7 @@ class SessionFactory:
         self.threads: int = intra_op_num_threads or cores()
         self.mapped: set[Path] = set()
         names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
-        self.cpu_only = names == {_CPU}
+        self.cpu_only = names == {CPU}
         # Only on a CPU are weights packed by the one who reads them.
         self._cache = cache if self.cpu_only else None
         self._defaults = {**_WAITING, **(_EXACT if _adds_in_16_bits() else {})}
@@ -277,9 +278,9 @@ def _parse_device(device: str) -> tuple[str, int]:
 
 def _providers(device: str, device_id: int, given: Sequence[Provider] | None) -> list[Provider]:
     available = ort.get_available_providers()
-    chosen: list[Provider] = list(given) if given is not None else [_CPU]
+    chosen: list[Provider] = list(given) if given is not None else [CPU]
     if given is None and device == "cuda":
-        chosen = [(_CUDA, {"device_id": str(device_id)}), _CPU]
+        chosen = [(_CUDA, {"device_id": str(device_id)}), CPU]
     for entry in chosen:
         name = entry if isinstance(entry, str) else entry[0]
         if name not in available:

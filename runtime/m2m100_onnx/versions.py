@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from m2m100_onnx.bundle import FOUR_BITS, FUSED_FILES, Bundle, Precision
 from m2m100_onnx.errors import DependencyError, InvalidInputError
-from m2m100_onnx.sessions import ort
+from m2m100_onnx.sessions import CPU, ort
 
 __all__ = ["check_fused", "check_precision", "stores_packed"]
 
@@ -49,7 +49,7 @@ def check_fused(bundle: Bundle, *, cpu_only: bool) -> None:
     if not bundle.has_fused_graphs or not cpu_only:
         raise InvalidInputError(
             f"fused: expected a bundle with {' and '.join(FUSED_FILES)} and no provider but "
-            f"CPUExecutionProvider, found {bundle.directory} of precision {bundle.precision}"
+            f"{CPU}, found {bundle.directory} of precision {bundle.precision}"
             + ("" if cpu_only else " and others")
         )
     _require(_FUSED_SINCE, "fused: the graphs need")
