@@ -195,8 +195,14 @@ def test_scores_that_are_not_numbers(models: tuple[Model, Model]) -> None:
     assert isinstance(state, FusedCache)
     state._source[:] = np.nan
     state.step(np.full((3, 1), 5))
-    with pytest.raises(InvalidInputError, match="NaN"):
-        state.best(Ranking(2))
+    # Of a ban's -inf and a NaN neither is the larger, and the first must not hide the second.
+    banned = np.stack([np.repeat(np.arange(3), 40), np.tile(np.arange(40), 3)], axis=1)
+    seen = np.array([[0, 5], [1, 5], [2, 5]])
+    for more in ({}, {"banned": banned}, {"banned": banned, "seen": seen}):
+        for renormalized in (False, True):
+            ranking = Ranking(2, renormalized, 1.2 if "seen" in more else 1.0, **more)
+            with pytest.raises(InvalidInputError, match="NaN"):
+                state.best(ranking)
 
 
 def test_a_token_that_does_not_exist(models: tuple[Model, Model]) -> None:

@@ -131,6 +131,26 @@ def test_a_part_that_fails_fails_the_call(
     assert sorted(translator.begun) == [(7, True), (8, True)]
 
 
+@pytest.mark.parametrize("count", [1, 15])
+def test_no_memory_is_an_error_of_ours(
+    packed_bundle: Path,
+    filled_cache: Path,
+    texts: list[str],
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    expected = translated(translator, texts[:count], **MANY)
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "_LARGE", 1)
+        # More than any machine has; without it being asked for, the first of these blocks.
+        patch.setattr(fused, "_CAPACITY", 1 << 46)
+        with pytest.raises(InferenceError, match=r"out of memory: no [\d,]+ bytes for keys"):
+            translated(translator, texts[:count], **MANY)
+    assert translated(translator, texts[:count], **MANY) == expected
+    assert not translator.generator._running
+
+
 def test_sessions_are_opened_when_they_are_needed(
     packed_bundle: Path, filled_cache: Path, texts: list[str]
 ) -> None:

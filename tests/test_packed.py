@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -220,6 +222,32 @@ def test_the_slower_writer_takes_what_is_there(bundle: Path, tmp_path: Path) -> 
     assert found is not None
     assert found.read_text() == found.with_name(WEIGHTS).read_text() == "first"
     assert list(cache.directory.iterdir()) == [found.parent]
+
+
+def test_an_entry_that_came_a_moment_later_stays(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process puts it in place when this one has just not found it."""
+    source, facts = bundle / FUSED_SOURCE_FILE, {"onnxruntime": "1"}
+    cache, faster = PackedCache(tmp_path / "cache"), PackedCache(tmp_path / "cache")
+    look = packed._problem
+
+    def write(graph: Path, weights: str) -> None:
+        graph.write_text("first")
+        graph.with_name(weights).write_text("first")
+
+    def slow_look(entry: Path, wanted: Mapping[str, Any]) -> str | None:
+        problem = look(entry, wanted)
+        monkeypatch.setattr(packed, "_problem", look)
+        assert problem is not None
+        assert faster.graph(source, facts, write) == entry / GRAPH
+        return problem
+
+    monkeypatch.setattr(packed, "_problem", slow_look)
+    found = cache.graph(source, facts, lambda *_: pytest.fail("written again"))
+    assert found is not None
+    assert found.read_text() == "first"
+    assert not caplog.records
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

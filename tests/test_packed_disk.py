@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from m2m100_onnx import packed
-from m2m100_onnx.bundle import FUSED_SOURCE_FILE
+from m2m100_onnx.bundle import FUSED_FILES, FUSED_SOURCE_FILE
 from m2m100_onnx.packed import WEIGHTS
 from packing import entries, opened, overwrite, start, tokens, written
 
@@ -41,6 +41,29 @@ def test_disk_nearly_full(
     assert tokens(packed_bundle, tmp_path / "cache") == unpacked_tokens
     assert "found 1,000" in caplog.text
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_an_entry_that_cannot_be_read_is_no_others_concern(
+    packed_bundle: Path,
+    tmp_path: Path,
+    unpacked_tokens: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Such as one that root has left behind; a file that is a link to itself refuses root too."""
+    cache = tmp_path / "cache"
+    alien = cache / f"packed-{'0' * 32}"
+    alien.mkdir(parents=True)
+    cache.chmod(0o700)
+    (alien / WEIGHTS).symlink_to(WEIGHTS)
+    with pytest.raises(OSError, match="symbolic links"):
+        (alien / WEIGHTS).stat()
+    assert tokens(packed_bundle, cache) == unpacked_tokens
+    assert len(entries(cache)) == len(FUSED_FILES)
+    assert not caplog.records
+    used = opened(monkeypatch)
+    assert tokens(packed_bundle, cache) == unpacked_tokens
+    assert all(path.startswith(str(cache)) for path in used)
 
 
 def test_folder_that_cannot_be_made(

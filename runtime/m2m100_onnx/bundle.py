@@ -191,12 +191,14 @@ class Bundle:
     config: ModelConfig
     generation: Mapping[str, Any] = field(repr=False)
     manifest: Manifest | None
+    _state: Mapping[str, tuple[int, int]] = field(repr=False, compare=False)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Bundle:
         """Checks that every file is there and as long as the manifest says, and reads the configs.
 
-        Hashes are not computed here, since that reads gigabytes; see `verify`.
+        Hashes are not computed here, since that reads gigabytes; see `verify`. A symbolic link is
+        followed now and not again, so that what is opened later is of the same bundle.
 
         Raises:
             BundleError: something is missing, truncated, broken, or of a newer format.
@@ -204,6 +206,8 @@ class Bundle:
         root = Path(directory)
         if not root.is_dir():
             raise BundleError(f"{root}: expected the folder of an exported bundle, found none")
+        root = root.resolve()
+        state = _state_of(root)
         manifest = Manifest.read(root) if (root / MANIFEST_FILE).exists() else None
         if manifest is None and not any((root / name).exists() for name in GRAPH_FILES):
             hint = ""
@@ -225,7 +229,7 @@ class Bundle:
                     "the file is truncated or was changed; copy or export the bundle again"
                 )
         config = ModelConfig.from_json(root / CONFIG_FILE)
-        return cls(root, config, _generation_defaults(root), manifest)
+        return cls(root, config, _generation_defaults(root), manifest, state)
 
     @property
     def precision(self) -> Precision:
@@ -240,6 +244,21 @@ class Bundle:
     def signature(self, file: str) -> Signature:
         """What graph `file` must take and give for the runtime to drive it."""
         return graph_signature(file, self.config, self.precision)
+
+    def check_unchanged(self) -> None:
+        """Refuses graphs and weights that are not those that were there when this was opened.
+
+        Raises:
+            BundleError: the bundle has been replaced, changed, moved or deleted since.
+        """
+        state = _state_of(self.directory)
+        names = sorted(state.keys() | self._state.keys())
+        changed = [name for name in names if state.get(name) != self._state.get(name)]
+        if changed:
+            raise BundleError(
+                f"{self.directory} is no longer the bundle that was opened; replaced, changed or "
+                f"removed since: {', '.join(changed)}; open it again"
+            )
 
     def verify(self) -> None:
         """Compares every file's SHA-256 with the manifest's, or raises `BundleError`.
@@ -259,6 +278,15 @@ class Bundle:
                 raise BundleError(
                     f"{self.directory / name}: expected SHA-256 {record.sha256}, found {found}"
                 )
+
+
+def _state_of(root: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change, in nanoseconds, of each graph and weights file; none where gone."""
+    try:
+        files = [path for path in root.iterdir() if ".onnx" in path.name]
+        return {path.name: ((s := path.stat()).st_size, s.st_mtime_ns) for path in files}
+    except OSError:
+        return {}
 
 
 _GENERATION_KEYS = (

@@ -13,7 +13,8 @@ M2M100Error
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 __all__ = [
     "BundleError",
@@ -45,6 +46,17 @@ _OFTEN_MEANT = {
 
 class M2M100Error(Exception):
     """Root of every error this project raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled as exceptions are by default, those whose constructors take other things than a
+        # message could not be read again, and a pool of processes would wait for them for ever.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[M2M100Error], args: tuple[Any, ...], state: Mapping[str, Any]) -> M2M100Error:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class BundleError(M2M100Error, ValueError):

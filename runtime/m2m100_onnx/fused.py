@@ -116,14 +116,11 @@ class FusedCache:
                 cells = np.unique(ranking.banned, axis=0)[:, 0]
                 empty = np.bincount(cells, minlength=self.rows) >= self.vocab_size
                 ranked.scores[empty] = -np.inf
-        else:
-            # After the softmax a ban needs no more than enough others to take its place.
-            count = ranking.count + ranking.most_cells(self.rows)
-            raw = replace(ranking, count=count, renormalized=False)
-            ranked = amend(*head.rank(raw), ranking)
-        if np.isnan(ranked.scores).any():
-            raise InvalidInputError("logits must be finite; found NaN")
-        return ranked
+            return _numbers(ranked)
+        # After the softmax a ban needs no more than enough others to take its place.
+        count = ranking.count + ranking.most_cells(self.rows)
+        ranked, seen_scores = head.rank(replace(ranking, count=count, renormalized=False))
+        return amend(_numbers(ranked), seen_scores, ranking)
 
     def select(self, rows: Int64Array) -> None:
         """Makes row i a copy of old row `rows[i]`.
@@ -319,7 +316,18 @@ def _block(shape: tuple[int, ...]) -> Float32Array:
     if size < _LARGE:
         return np.empty(shape, np.float32)
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
-    return np.frombuffer(mmap.mmap(-1, size, **private), np.float32).reshape(shape)
+    try:
+        block = mmap.mmap(-1, size, **private)
+    except OSError as error:
+        raise MemoryError(f"no {size:,} bytes for keys and values: {error}") from error
+    return np.frombuffer(block, np.float32).reshape(shape)
+
+
+def _numbers(ranked: Ranked) -> Ranked:
+    """The same, unless there is a score that is no number, which comparing might hide."""
+    if np.isnan(ranked.scores).any():
+        raise InvalidInputError("logits must be finite; found NaN")
+    return ranked
 
 
 def _to_front(block: Float32Array, rows: Int64Array, length: int) -> Float32Array:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from weakref import WeakSet
 
 import numpy as np
 
 from m2m100_onnx.contention import Contention
 from m2m100_onnx.decoding import Hypothesis, SearchOptions, search
+from m2m100_onnx.errors import InferenceError
 from m2m100_onnx.forking import renew_in_children
 from m2m100_onnx.model import Model
 from m2m100_onnx.ranking import Int64Array
+from m2m100_onnx.threads import side_by_side
 
 __all__ = ["Generator"]
 
@@ -28,6 +31,10 @@ Two threads share the operators of a step badly, since most are small and each e
 for the other; but with sentences of its own, each thread reads all weights. Measured in
 benchmarks/README.md.
 """
+
+
+class _Call:
+    """A call that is running; one that ends in whatever way is no longer counted."""
 
 
 class Generator:
@@ -43,7 +50,7 @@ class Generator:
     def renew(self) -> None:
         """Counts from zero: the calls that were running are not in a forked process."""
         self._lock = threading.Lock()
-        self._running = 0
+        self._running = WeakSet[_Call]()
 
     def generate(
         self,
@@ -69,7 +76,7 @@ class Generator:
 
         Raises:
             BundleError: a graph is damaged.
-            InferenceError: onnxruntime failed.
+            InferenceError: onnxruntime failed, or there is no memory.
             InvalidInputError: shapes or ids that do not fit together, or scores that are not
                 numbers.
         """
@@ -89,14 +96,12 @@ class Generator:
                 eos_id = self.model.bundle.config.eos_token_id
                 return search(state, first, eos_id=eos_id, options=options)
 
-            if parts == 1:
-                return run(0)
             found: list[list[Hypothesis]] = [[]] * len(prompt)
-            with ThreadPoolExecutor(parts - 1) as pool:
-                waiting = [pool.submit(run, part) for part in range(1, parts)]
-                found[::parts] = run(0)
-                for part, future in enumerate(waiting, 1):
-                    found[part::parts] = future.result()
+            try:
+                for part, some in enumerate(side_by_side(*(partial(run, p) for p in range(parts)))):
+                    found[part::parts] = some
+            except MemoryError as error:
+                raise InferenceError(f"out of memory: {error}") from error
             return found
 
     def _parts(self, sentences: int, beam_size: int) -> int:
@@ -109,10 +114,12 @@ class Generator:
     @contextmanager
     def _counted(self) -> Iterator[int]:
         """Counts a call, and says how many others are running."""
+        call = _Call()
         with self._lock:
-            others, self._running = self._running, self._running + 1
+            others = len(self._running)
+            self._running.add(call)
         try:
             yield others
         finally:
             with self._lock:
-                self._running -= 1
+                self._running.discard(call)

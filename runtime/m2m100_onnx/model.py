@@ -12,7 +12,6 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -33,7 +32,7 @@ from m2m100_onnx.bundle import (
     GRAPH_FILES,
     Bundle,
 )
-from m2m100_onnx.errors import DependencyError, InvalidInputError
+from m2m100_onnx.errors import BundleError, DependencyError, InvalidInputError
 from m2m100_onnx.forking import leave_behind, renew_in_children
 from m2m100_onnx.fused import FusedCache
 from m2m100_onnx.packed import PackedCache, cache_directory
@@ -45,6 +44,7 @@ from m2m100_onnx.sessions import (
     ort,
     run,
 )
+from m2m100_onnx.threads import side_by_side
 from m2m100_onnx.versions import check_fused, check_precision, stores_packed
 
 if TYPE_CHECKING:
@@ -141,11 +141,7 @@ class Model:
         """
         files = FUSED_FILES if self.fused else GRAPH_FILES
         # onnxruntime packs weights with one thread for each graph.
-        with ThreadPoolExecutor(len(files)) as pool:
-            openings = [pool.submit(self.session, file) for file in files[1:]]
-            self.session(files[0])
-            for opening in openings:
-                opening.result()
+        side_by_side(*(partial(self.session, file) for file in files))
 
     def session(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
         """The session of one graph, opened at the first call.
@@ -153,22 +149,37 @@ class Model:
         Args:
             file: the graph.
             serial: whether its runs are to stay in the thread that calls, for several to run side
-                by side; a session of its own, which costs memory unless `can_run_serially`.
+                by side; a session of its own, which costs memory unless `can_run_serially`. Where
+                the bundle is no longer what it was, the other session, as good and slower.
 
         Raises:
-            BundleError: the graph is damaged or takes other inputs than it must.
+            BundleError: the graph is damaged, takes other inputs than it must, or is no longer the
+                one that the bundle had.
         """
         key = f"{file} serial" if serial else file
         with self._locks[key]:
             if key not in self._sessions:
-                path = self.bundle.directory / file
-                four_bits = self.bundle.precision in FOUR_BITS
-                defaults = _UNPACKED if file == DECODER_FILE and not four_bits else {}
-                factory = self._serial_factory if serial else self._factory
-                session = factory.open(path, str(path), defaults)
-                check_signature(path, session, self.bundle.signature(file))
-                self._sessions[key] = session
+                try:
+                    self._sessions[key] = self._open(file, serial=serial)
+                except BundleError as error:
+                    if not serial:
+                        raise
+                    # This one is opened in the middle of work that goes on without it.
+                    _LOGGER.warning("no core of its own for a part of the work: %s", error)
+                    self._sessions[key] = self.session(file)
             return self._sessions[key]
+
+    def _open(self, file: str, *, serial: bool) -> ort.InferenceSession:
+        path = self.bundle.directory / file
+        four_bits = self.bundle.precision in FOUR_BITS
+        defaults = _UNPACKED if file == DECODER_FILE and not four_bits else {}
+        factory = self._serial_factory if serial else self._factory
+        self.bundle.check_unchanged()
+        session = factory.open(path, str(path), defaults)
+        check_signature(path, session, self.bundle.signature(file))
+        # Then it was still the old one that was read.
+        self.bundle.check_unchanged()
+        return session
 
     def renew(self) -> None:
         """Forgets all sessions, to be opened again: a forked process has none of their threads."""

@@ -173,6 +173,9 @@ class PackedCache:
             key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
             entry = self.directory / f"packed-{key}"
             problem = _problem(entry, wanted)
+            if problem is not None and entry.exists():
+                # Another process may have put it in place a moment after it was looked for.
+                problem = _problem(entry, wanted)
             if problem is not None:
                 if not self._writable:
                     return None
@@ -207,7 +210,7 @@ class PackedCache:
             try:
                 used = directory.stat().st_mtime
                 size = sum(path.stat().st_size for path in directory.iterdir())
-            except FileNotFoundError:  # Another process has just removed it.
+            except OSError:  # Another process has just removed it, or it is another user's.
                 continue
             created, stale, facts = used, True, ("", "", "")
             # What cannot be read, in the cache or in the bundle, is stale.

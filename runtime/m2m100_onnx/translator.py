@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
@@ -27,6 +27,7 @@ from m2m100_onnx.options import (
     resolve_options,
 )
 from m2m100_onnx.sessions import Provider
+from m2m100_onnx.threads import side_by_side
 from m2m100_onnx.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -144,18 +145,15 @@ class Translator:
         )
         self.generator = Generator(self.model)
         manifest = self.bundle.manifest
+        read = partial(
+            Tokenizer,
+            self.bundle.directory,
+            sp_model_kwargs=sp_model_kwargs,
+            embedding_rows=self.bundle.config.vocab_size,
+            trained_languages=manifest.languages if manifest else None,
+        )
         # onnxruntime opens graphs without holding Python up, so the vocabulary is read meanwhile.
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(
-                Tokenizer,
-                self.bundle.directory,
-                sp_model_kwargs=sp_model_kwargs,
-                embedding_rows=self.bundle.config.vocab_size,
-                trained_languages=manifest.languages if manifest else None,
-            )
-            if not lazy:
-                self.model.load()
-            self.tokenizer = reading.result()
+        self.tokenizer: Tokenizer = read() if lazy else side_by_side(self.model.load, read)[1]
 
     @property
     def languages(self) -> tuple[str, ...]:
