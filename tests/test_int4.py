@@ -39,6 +39,7 @@ from m2m100_onnx_export.quantize import pack_int4, quantize_blocks
 from m2m100_onnx_export.weights import write_weights
 from packing import entries
 from quality import chrf_lost
+from translations import assert_independent
 
 # Loss of chrF against fp32 that is accepted, on average and in the worst direction.
 MEAN_LOSS, WORST_LOSS = 1.0, 2.0
@@ -252,18 +253,23 @@ def test_quality(int4: Translator) -> None:
     assert max(losses.values()) <= WORST_LOSS, losses
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("precision", FOUR_BITS)
 def test_a_sentence_does_not_depend_on_its_neighbours(
-    bundles: dict[str, Path], precision: str
+    bundles: dict[str, Path], precision: str, fused: bool
 ) -> None:
-    translator = Translator(bundles[precision], intra_op_num_threads=1)
-    texts = golden.Case("en-fr", 1, {}, every=10).texts()[:15]
-    outlier = "Ж" * 60 + " 漢字 🎉 " + "!?" * 40
-    languages = {"source_lang": "en", "target_lang": "fr"}
-    alone = [translator.translate_batch([text], **languages)[0] for text in texts]
-    together = translator.translate_batch([*texts, outlier], **languages)[:-1]
-    assert [t.tokens for t in together] == [t.tokens for t in alone]
-    assert [t.score for t in together] == pytest.approx([t.score for t in alone], abs=5e-3)
+    assert_independent(Translator(bundles[precision], fused=fused, intra_op_num_threads=1))
+
+
+def test_a_sentence_that_once_did(int4: Translator) -> None:
+    """Alone "... for safe key is activated", beside a longer one "... safe keys activated"."""
+    text, asked = (
+        "等待安全密钥激活超时。",
+        {"source_lang": "zh", "target_lang": "en", "beam_size": 3},
+    )
+    (alone,) = int4.translate_batch([text], **asked)
+    for other in ("请" * 10, "请" * 23, "请"):
+        assert int4.translate_batch([text, other], **asked)[0] == alone
 
 
 def test_a_row_is_the_same_in_any_number_of_rows(bundles: dict[str, Path]) -> None:

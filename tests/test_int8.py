@@ -10,7 +10,6 @@ import onnxruntime as ort
 import pytest
 import torch
 
-import golden
 from conftest import LANGUAGES
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle import GRAPH_FILES, WEIGHTS_FILE, FileRecord, Signature, TensorSpec
@@ -19,6 +18,7 @@ from m2m100_onnx_export.builder import GraphBuilder
 from m2m100_onnx_export.quantize import quantize_columns
 from m2m100_onnx_export.weights import StoredTensor, WeightsFile
 from quality import chrf_lost
+from translations import assert_independent
 
 # Loss of chrF against fp32 that is accepted, on average and in the worst direction.
 MEAN_LOSS, WORST_LOSS = 0.3, 0.6
@@ -83,13 +83,9 @@ def test_quality(int8: Translator) -> None:
     assert max(losses.values()) <= WORST_LOSS, losses
 
 
-def test_a_sentence_does_not_depend_on_its_neighbours(int8: Translator) -> None:
-    texts = golden.Case("en-fr", 1, {}, every=10).texts()[:15]
-    outlier = "Ж" * 60 + " 漢字 🎉 " + "!?" * 40
-    alone = [int8.translate_batch([text], source_lang="en", target_lang="fr")[0] for text in texts]
-    together = int8.translate_batch([*texts, outlier], source_lang="en", target_lang="fr")[:-1]
-    assert [t.tokens for t in together] == [t.tokens for t in alone]
-    assert [t.score for t in together] == pytest.approx([t.score for t in alone], abs=1e-3)
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_sentence_does_not_depend_on_its_neighbours(bundle: Path, fused: bool) -> None:
+    assert_independent(Translator(bundle, fused=fused, intra_op_num_threads=1))
 
 
 @pytest.mark.parametrize("fused", [False, True])

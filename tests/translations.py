@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import golden
 from m2m100_onnx import Translation, Translator
 
 EN_DE: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
@@ -22,6 +23,23 @@ def assert_same(found: list[Translation], expected: list[Translation]) -> None:
         ]
         scores = [h.score for h in b.hypotheses]
         assert [h.score for h in a.hypotheses] == pytest.approx(scores, abs=1e-5)
+
+
+def assert_independent(translator: Translator) -> None:
+    """A text is translated the same, to the last bit of its score, alone and beside any others.
+
+    Beside one of hundreds of tokens too, and in batches of another width. Where activations are
+    rounded, the last bit of a sum can decide for another word.
+    """
+    outlier = "Ж" * 60 + " 漢字 🎉 " + "!?" * 40
+    asked: dict[str, Any] = {"max_length": 40, "max_batch_tokens": 100_000}
+    for direction, beam_size in (("en-fr", 1), ("zh-en", 3)):
+        texts = golden.Case(direction, 1, {}, every=10).texts()[:25]
+        asked["source_lang"], asked["target_lang"] = direction.split("-")
+        alone = [translator.translate_batch([t], beam_size=beam_size, **asked)[0] for t in texts]
+        for together in ([*texts, outlier], texts):
+            found = translator.translate_batch(together, beam_size=beam_size, **asked)
+            assert found[: len(texts)] == alone
 
 
 def long_text(translator: Translator, tokens: int) -> str:
