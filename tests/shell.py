@@ -15,6 +15,16 @@ from m2m100_onnx import Translation, Translator, cli
 
 GREEDY = ("--beam-size", "1")
 QUICK = ("--warmup", "0", "--loads", "1", "--threads", "1")
+LINES = (
+    "Open the file.",
+    "",
+    "The file already exists.",
+    "   ",
+    "one\u2028two\u0085three\x0bfour\x0cfive\u2029six",
+    "Save a copy before you close the window.",
+    "carriage\rreturn",
+    "Delete",
+)
 
 
 def arguments(bundle: Path, *more: str) -> list[str]:

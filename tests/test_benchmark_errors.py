@@ -40,6 +40,10 @@ from shell import QUICK
         (("--text", "lines", "--source-length", "9"), "found both"),
         (("--text", "absent", "--source-lang", "en", "--target-lang", "fr"), "cannot read absent"),
         (("--text", "gap", "--source-lang", "en", "--target-lang", "fr"), "gap: line 2: expected"),
+        (
+            ("--text", "blank", "--source-lang", "en", "--target-lang", "fr"),
+            "line 2: expected text",
+        ),
         (("--text", "latin", "--source-lang", "en", "--target-lang", "fr"), "expected UTF-8"),
         (("--text", "long", "--source-lang", "en", "--target-lang", "fr"), "line 2: the text has"),
         (
@@ -58,6 +62,7 @@ def test_wrong_requests_are_told_before_anything_is_measured(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     texts = {"lines": b"one\ntwo\n", "gap": b"one\n \ntwo\n", "latin": b"\xff\n"}
+    texts["blank"] = "one\n\u200b\n".encode()
     for name, text in {**texts, "long": b"one\n" + b"file " * 80 + b"\n"}.items():
         (tmp_path / name).write_bytes(text)
     monkeypatch.setattr(benchmark, "measure", lambda _: pytest.fail("measured"))

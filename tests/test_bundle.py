@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from m2m100_onnx import Bundle, BundleError, M2M100Error, Manifest, Translator
+from m2m100_onnx import Bundle, BundleError, InvalidInputError, M2M100Error, Manifest, Translator
 from m2m100_onnx.bundle import (
     FUSED_FILES,
     GRAPH_FILES,
@@ -161,6 +161,12 @@ def test_no_folder(tmp_path: Path, tiny_bundle: Path) -> None:
             Translator(path)
 
 
+@pytest.mark.parametrize("given", [None, 5, b"bundle", ["bundle"]], ids=repr)
+def test_what_is_no_path(given: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"bundle: .*path, found {type(given).__name__}"):
+        Translator(given)
+
+
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=rf"{tmp_path} is no bundle.*manifest\.json") as caught:
         Bundle.open(tmp_path)
@@ -303,6 +309,10 @@ def test_config_of_another_kind(bundle: Path, change: dict[str, Any], message: s
         {"max_length": 2},
         {"num_return_sequences": 6},
         {"early_stopping": "sometimes"},
+        {"max_new_tokens": "5"},
+        {"max_new_tokens": 1},
+        {"suppress_tokens": 5},
+        {"suppress_tokens": ["a"]},
     ],
     ids=repr,
 )

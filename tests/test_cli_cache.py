@@ -113,6 +113,9 @@ def test_cache_needs_a_folder(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "0 entries" in cli(capfdbinary, "list", "--cache-dir", tmp_path / "none")[1]
+    (tmp_path / "file").touch()
+    assert main(["cache", "clear", "--cache-dir", str(tmp_path / "file")]) == 2
+    assert b"file: expected the folder of a cache" in capfdbinary.readouterr().err
     assert main(["cache", "list", "--older-than", "-1", "--cache-dir", str(tmp_path)]) == 2
     monkeypatch.setenv("M2M100_ONNX_CACHE", "off")
     assert main(["cache", "list"]) == 2

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import signal
-import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,19 +13,7 @@ from pathlib import Path
 import pytest
 
 from m2m100_onnx import Translation, Translator, cli
-from shell import GREEDY, Shell, arguments, expected, run
-
-LINES = (
-    "Open the file.",
-    "",
-    "The file already exists.",
-    "   ",
-    "one\u2028two\u0085three\x0bfour\x0cfive\u2029six",
-    "Save a copy before you close the window.",
-    "carriage\rreturn",
-    "Delete",
-)
-
+from shell import GREEDY, LINES, Shell, arguments, expected, run
 
 # translate: lines
 
@@ -275,63 +262,6 @@ def test_an_interrupt_ends_quietly_and_what_was_answered_stays(
         process.send_signal(signal.SIGINT)
         errors = process.stderr.read()
     assert (process.returncode, errors) == (130, b"")
-
-
-# translate: files
-
-
-def test_files_are_read_and_written(
-    demo_bundle: Path, translator: Translator, shell: Shell, tmp_path: Path
-) -> None:
-    text = tmp_path / "text"
-    text.write_text("\n".join(LINES), encoding="utf-8", newline="")
-    # In place, since the input is not touched before all of it is done.
-    status, output, errors = shell(
-        *arguments(demo_bundle, "--input", str(text), "--output", str(text))
-    )
-    assert (status, output, errors) == (0, b"", "")
-    found = text.read_bytes().decode().split("\n")
-    assert found == [*(t.text for t in expected(translator, LINES)), ""]
-    assert list(tmp_path.iterdir()) == [text]
-
-
-def test_a_dash_is_a_standard_stream(answer: str, demo_bundle: Path, shell: Shell) -> None:
-    argv = arguments(demo_bundle, "--input", "-", "--output", "-")
-    assert shell(*argv, stdin=b"Open the file.") == (0, f"{answer}\n".encode(), "")
-
-
-def test_a_failed_run_leaves_the_output_as_it_was(
-    demo_bundle: Path, shell: Shell, tmp_path: Path
-) -> None:
-    for name in ("new", "old"):
-        path = tmp_path / name
-        if name == "old":
-            path.write_bytes(b"precious")
-        argv = arguments(demo_bundle, "--read-ahead", "1", "--output", str(path))
-        assert shell(*argv, stdin=b"Delete\n\xff\n")[0] == 2
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"precious"}
-
-
-def test_an_output_file_keeps_its_permissions_and_links(
-    demo_bundle: Path, shell: Shell, tmp_path: Path
-) -> None:
-    old, link, new = tmp_path / "old", tmp_path / "link", tmp_path / "new"
-    old.touch(mode=0o640)
-    link.symlink_to(old)
-    mask = os.umask(0o027)
-    try:
-        for path in (link, new):
-            assert shell(*arguments(demo_bundle, "--output", str(path), "Delete"))[0] == 0
-    finally:
-        os.umask(mask)
-    assert link.is_symlink()
-    assert old.read_bytes() == new.read_bytes() != b""
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (old, new)] == [0o640, 0o640]
-
-
-def test_a_device_is_written_and_not_replaced(demo_bundle: Path, shell: Shell) -> None:
-    assert shell(*arguments(demo_bundle, "--output", os.devnull, "Delete"))[0] == 0
-    assert Path(os.devnull).is_char_device()
 
 
 # translate: terminals

@@ -22,6 +22,7 @@ from m2m100_onnx import (
     ExportError,
     InvalidInputError,
     M2M100Error,
+    Translator,
     UnknownLanguageError,
 )
 from m2m100_onnx.bundle import GRAPH_FILES, WEIGHTS_FILE
@@ -326,6 +327,18 @@ def test_wrong_arguments(tiny_checkpoint: Path, tmp_path: Path, options: dict[st
     with pytest.raises(InvalidInputError, match=next(iter(options))):
         export(tiny_checkpoint, tmp_path / "bundle", verify_outputs=False, **options)
     assert tree(tmp_path) == {}
+
+
+def test_a_folder_has_no_revisions(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no revisions, found revision 'v2'"):
+        export(tiny_checkpoint, tmp_path / "bundle", revision="v2", verify_outputs=False)
+    assert tree(tmp_path) == {}
+
+
+def test_a_language_is_named_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    export(tiny_checkpoint, target, languages=["en", "de", "en"], verify_outputs=False)
+    assert Translator(target, lazy=True).languages == ("en", "de")
 
 
 def test_unknown_language(tiny_checkpoint: Path, tmp_path: Path) -> None:

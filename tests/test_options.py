@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+import torch
+from transformers import M2M100ForConditionalGeneration
 
 from m2m100_onnx import (
     Bundle,
@@ -43,6 +45,12 @@ from translations import EN_DE, GREEDY, LIMIT, assert_same
         ({"suppress_tokens": (10609,)}, "suppress"),
         ({"max_batch_tokens": 0}, "max_batch_tokens.*0"),
         ({"max_batch_tokens": "9"}, "max_batch_tokens.*'9'"),
+        ({"max_batch_tokens": True}, "max_batch_tokens.*True"),
+        ({"truncate": "no"}, "truncate.*'no'"),
+        ({"beam_size": 10**20}, r"beam_size.*at most 2\^31 - 1"),
+        ({"no_repeat_ngram_size": 10**20}, r"no_repeat_ngram_size.*at most 2\^31 - 1"),
+        ({"repetition_penalty": 10**400}, "repetition_penalty.*1e30"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty.*1e-30"),
     ],
     ids=repr,
 )
@@ -123,6 +131,51 @@ def test_every_default_can_be_set(tiny_bundle: Path, tmp_path: Path) -> None:
         no_repeat_ngram_size=2,
         repetition_penalty=1.5,
     )
+
+
+def test_defaults_give_way_to_what_is_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
+    asked = {"num_beams": 6, "num_return_sequences": 4, "min_length": 30, "max_length": 40}
+    translator = Translator(edited(tiny_bundle, tmp_path / "bundle", **asked))
+
+    def count(**options: Any) -> tuple[int, int]:
+        (found,) = translator.translate_batch(["Quit"], **EN_DE, **options)
+        return len(found.hypotheses), len(found.tokens)
+
+    assert count()[0] == 4
+    assert count(beam_size=1) == (1, count(beam_size=1)[1])
+    assert count(beam_size=2, max_length=10) == (2, 10)
+    with pytest.raises(InvalidInputError, match=r"num_hypotheses.*beam_size = 2; found 3"):
+        count(beam_size=2, num_hypotheses=3)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"max_new_tokens": 4},
+        {"max_new_tokens": 9, "max_length": 5},
+        {"max_length": 8, "suppress_tokens": "first"},
+    ],
+    ids=repr,
+)
+def test_defaults_against_transformers(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    """What a generation config may say in other words than ours, as `generate` understands it."""
+    plain = Translator(edited(tiny_bundle, tmp_path / "plain", num_beams=2, max_length=8))
+    if "suppress_tokens" in asked:
+        (found,) = plain.translate_batch(["Open the file."], **EN_DE)
+        asked = {**asked, "suppress_tokens": sorted(set(found.tokens[2:-1]))[:3]}
+    translator = Translator(edited(tiny_bundle, tmp_path / "bundle", num_beams=2, **asked))
+    model = M2M100ForConditionalGeneration.from_pretrained(tiny_checkpoint).eval()
+    ids = translator.encode("Open the file.", "en")
+    german = translator.tokenizer.language_id("de")
+    lengths = asked if "max_new_tokens" in asked else {**asked, "max_new_tokens": None}
+    (expected,) = model.generate(
+        torch.tensor([ids]), num_beams=2, early_stopping=True, forced_bos_token_id=german, **lengths
+    ).tolist()
+    (found,) = translator.translate_batch(["Open the file."], **EN_DE)
+    assert list(found.tokens) == expected
+    assert found.tokens != plain.translate_batch(["Open the file."], **EN_DE)[0].tokens
 
 
 def test_where_nothing_is_set(tiny_bundle: Path, tmp_path: Path) -> None:

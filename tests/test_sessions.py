@@ -31,9 +31,9 @@ def test_unknown_device(tiny_bundle: Path, device: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["intra_op_num_threads", "inter_op_num_threads"])
-@pytest.mark.parametrize("value", [0, -1, "2", 1.5])
+@pytest.mark.parametrize("value", [0, -1, "2", 1.5, True, 1025, 10**20])
 def test_threads_out_of_range(tiny_bundle: Path, name: str, value: Any) -> None:
-    with pytest.raises(InvalidInputError, match=rf"{name}: .*at least 1, found {value!r}"):
+    with pytest.raises(InvalidInputError, match=rf"{name}: .*from 1 to 1024, found {value!r}"):
         Translator(tiny_bundle, **{name: value})
 
 
@@ -89,6 +89,12 @@ def test_cuda_that_does_not_start_is_no_cpu(
 def test_unknown_provider(tiny_bundle: Path, entry: Any) -> None:
     with pytest.raises(DependencyError, match=r"no NoSuchProvider \(it has .*CPUExecution"):
         Translator(tiny_bundle, providers=[entry])
+
+
+@pytest.mark.parametrize("given", [CPU, [5], [(CPU, 1)], [(CPU, {}, {})], 5], ids=repr)
+def test_providers_of_another_kind(tiny_bundle: Path, given: Any) -> None:
+    with pytest.raises(InvalidInputError, match="providers: expected a list of names"):
+        Translator(tiny_bundle, providers=given)
 
 
 def test_providers_take_the_place_of_the_usual_ones(tiny_bundle: Path, asked: list[Any]) -> None:
@@ -150,7 +156,7 @@ def test_eight_bits_are_multiplied_exactly(
 
 
 @pytest.mark.parametrize(
-    "options", [{"": "1"}, {"k" * 2000: "1"}, {"session.disable_prepacking": 1}, {5: "1"}]
+    "options", [{"": "1"}, {"k" * 2000: "1"}, {"session.disable_prepacking": 1}, {5: "1"}, ["a"], 5]
 )
 def test_bad_session_option(tiny_bundle: Path, options: Any) -> None:
     """It is the caller's mistake, so the bundle is not blamed."""

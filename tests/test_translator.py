@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import M2M100ForConditionalGeneration
@@ -115,6 +116,26 @@ def test_as_many_languages_as_texts(translator: Translator, name: str, count: in
     languages: dict[str, Any] = {**EN_DE, name: ["en"] * count}
     with pytest.raises(InvalidInputError, match=rf"{name}: .*each of 2 texts, found {count}"):
         translator.translate(["Quit", "Open"], **languages)
+
+
+@pytest.mark.parametrize("given", [{"en", "de"}, {"en": 1, "de": 2}], ids=repr)
+def test_languages_have_an_order(translator: Translator, given: Any) -> None:
+    kind = type(given).__name__
+    with pytest.raises(InvalidInputError, match=rf"source_lang: .*2 texts, found {kind}"):
+        translator.translate(["Quit", "Open"], **{**EN_DE, "source_lang": given})
+
+
+def test_an_array_of_no_dimensions_is_one_text(translator: Translator) -> None:
+    texts = np.array(["Quit", "Open"])
+    assert translator.translate(texts, **EN_DE) == translator.translate(list(texts), **EN_DE)
+    with pytest.raises(InvalidInputError, match="expected several str, found one ndarray"):
+        translator.translate_batch(np.array("Quit"), **EN_DE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fused", ["no", 1, 0])
+def test_fused_is_a_bool(tiny_bundle: Path, fused: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"fused: .*found {fused!r}"):
+        Translator(tiny_bundle, fused=fused)
 
 
 def test_one_text_takes_one_language(translator: Translator) -> None:

@@ -168,7 +168,7 @@ def test_empty_stream(translator: Translator) -> None:
     )
 
 
-@pytest.mark.parametrize("read_ahead", [0, -1])
+@pytest.mark.parametrize("read_ahead", [0, -1, 2.5, "2", None, True, 10**20])
 def test_read_ahead_out_of_range(translator: Translator, read_ahead: int) -> None:
     with pytest.raises(InvalidInputError, match=rf"read_ahead.*{read_ahead}"):
         translator.translate_iterable(["Quit"], **EN_DE, read_ahead=read_ahead)

@@ -171,6 +171,11 @@ class Checkpoint:
 def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
     """The local folder of a checkpoint, downloaded if `source` is a hub id, and its commit."""
     if Path(source).is_dir():
+        if revision is not None:
+            raise BundleError(
+                f"{source}: a folder has no revisions, found revision {revision!r}; leave it out, "
+                "or name a checkpoint of the hub"
+            )
         return Path(source), None
     looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1
     if looks_local or Path(source).exists():

@@ -231,7 +231,7 @@ def _languages(tokenizer: Tokenizer, languages: Sequence[str] | None) -> tuple[s
     for code in languages:
         if code not in tokenizer.all_languages:
             raise UnknownLanguageError(code, tokenizer.all_languages)
-    return tuple(languages)
+    return tuple(dict.fromkeys(languages))
 
 
 def _put_in_place(work: Path, target: Path) -> None:

@@ -204,7 +204,10 @@ class _Prepared:
 
     def _check_text(self, number: int, text: str) -> None:
         try:
-            self._translator.encode(text, self._languages["source_lang"])
+            ids = self._translator.encode(text, self._languages["source_lang"])
+            if len(ids) <= 2:
+                # It costs nothing, so it would make every number look better.
+                raise InvalidInputError("expected text, found nothing that the model is given")
         except M2M100Error as error:
             raise InvalidInputError(f"text: line {number}: {error}") from None
 

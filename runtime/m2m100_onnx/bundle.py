@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m2m100_onnx.config import CONFIG_FILE, ModelConfig, read_json
-from m2m100_onnx.errors import BundleError
+from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.signatures import (
     DECODER_FILE,
     DECODER_WITH_PAST_FILE,
@@ -202,7 +202,11 @@ class Bundle:
 
         Raises:
             BundleError: something is missing, truncated, broken, or of a newer format.
+            InvalidInputError: `directory` is no path.
         """
+        if not isinstance(directory, (str, os.PathLike)):
+            kind = type(directory).__name__
+            raise InvalidInputError(f"bundle: expected a folder's path, found {kind}")
         root = Path(directory)
         if not root.is_dir():
             raise BundleError(f"{root}: expected the folder of an exported bundle, found none")
@@ -298,6 +302,8 @@ _GENERATION_KEYS = (
     "no_repeat_ngram_size",
     "repetition_penalty",
     "num_return_sequences",
+    "suppress_tokens",
+    "max_new_tokens",
 )
 
 

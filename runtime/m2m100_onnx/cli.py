@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from argparse, after `--help`, `--version` (0) or a wrong argument (2).
     """
+    if sys.stderr is None:
+        # Closed, as in some daemons; `print` would write to standard output instead.
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
     if not sys.stdout:
         return _complain(InvalidInputError("standard output is closed"), 2)
     try:

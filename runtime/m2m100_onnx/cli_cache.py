@@ -51,6 +51,10 @@ def cache(arguments: argparse.Namespace) -> int:
         raise InvalidInputError(
             f"the cache is switched off ({CACHE_VARIABLE}=off); name a folder with --cache-dir"
         )
+    if directory.exists() and not directory.is_dir():
+        raise InvalidInputError(
+            f"{directory}: expected the folder of a cache, found something else"
+        )
     if not arguments.older_than >= 0:
         raise InvalidInputError(
             f"--older-than: expected a number of days, found {arguments.older_than}"

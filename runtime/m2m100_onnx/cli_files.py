@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import sys
@@ -17,6 +18,10 @@ from m2m100_onnx.errors import InvalidInputError
 __all__ = ["open_output", "print_lines", "progress"]
 
 
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
+_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
+
+
 def print_lines(lines: Iterable[str]) -> None:
     """Writes lines to standard output in UTF-8, whatever the locale; a path may hold no text."""
     sys.stdout.buffer.writelines(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
@@ -28,24 +33,44 @@ def open_output(name: str | None) -> Iterator[BinaryIO]:
     if name is None or name == "-":
         yield sys.stdout.buffer
         return
+    if direct := _direct(name):
+        with direct as file:
+            yield file
+        return
     target = Path(os.path.realpath(name))  # so that a link stays a link
-    # Renaming would replace a device or a pipe, so those are written themselves.
-    direct = target.exists() and not target.is_file()
-    path = target if direct else target.with_name(f".m2m100.{time.time_ns():x}")
+    path = target.with_name(f".m2m100.{time.time_ns():x}")
     try:
-        file = path.open("wb" if direct else "xb")
+        file = path.open("xb")
     except OSError as error:
-        raise InvalidInputError(f"cannot write {name}: {error.strerror}") from None
+        raise _unwritable(name, error) from None
     try:
         with file:
-            if not direct and target.exists():
+            if target.exists():
                 shutil.copymode(target, path)
             yield file
-        if not direct:
-            path.replace(target)
+        path.replace(target)
     finally:
-        if not direct:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _direct(name: str) -> BinaryIO | None:
+    """What is open already, a device or a pipe, which a renamed file would replace; else None.
+
+    A descriptor's own name leads to a file where a shell has redirected it, perhaps to append.
+    """
+    descriptor = _DESCRIPTOR.fullmatch(name)
+    number = int(descriptor[1]) if descriptor else _STANDARD.get(name)
+    try:
+        if number is not None:
+            return os.fdopen(os.dup(number), "wb")
+        path = Path(name)
+        return path.open("wb") if path.exists() and not path.is_file() else None
+    except OSError as error:
+        raise _unwritable(name, error) from None
+
+
+def _unwritable(name: str, error: OSError) -> InvalidInputError:
+    return InvalidInputError(f"cannot write {name}: {error.strerror}")
 
 
 @contextlib.contextmanager

@@ -37,6 +37,8 @@ from m2m100_onnx.ranking import NO_CELLS, Float32Array, Int64Array, Ranked, Rank
 
 __all__ = ["DecoderState", "Hypothesis", "SearchOptions", "search"]
 
+_LARGEST = (1 << 31) - 1
+
 
 class DecoderState(Protocol):
     """The model side of a search: R rows, each a prefix the decoder has been fed."""
@@ -103,8 +105,9 @@ class SearchOptions:
         accepted = f"a number from -{bound:.3g} to {bound:.3g} (for this max_length)"
         _require(_is_number(penalty) and abs(penalty) <= bound, "length_penalty", accepted, penalty)
         penalty = self.repetition_penalty
-        valid = _is_number(penalty) and 0 < penalty < math.inf
-        _require(valid, "repetition_penalty", "a finite number above 0", penalty)
+        # Scores are float32.
+        valid = _is_number(penalty) and 1e-30 <= penalty <= 1e30
+        _require(valid, "repetition_penalty", "a number from 1e-30 to 1e30", penalty)
         stopping = self.early_stopping
         valid = isinstance(stopping, bool) or stopping == "never"
         _require(valid, "early_stopping", 'True, False or "never"', stopping)
@@ -333,6 +336,8 @@ def _check_arguments(
 
 def _require_int(name: str, value: Any, low: int, high: int | None = None, what: str = "") -> None:
     """Raise unless `value` is an int (no bool) from `low` to `high`, which is called `what`."""
+    if high is None and type(value) is int and value > _LARGEST:
+        high, what = _LARGEST, "2^31 - 1"
     accepted = f"an int, at least {low}" + (f" and at most {what} = {high}" if what else "")
     valid = type(value) is int and low <= value and (high is None or value <= high)
     _require(valid, name, accepted, value)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -110,6 +111,8 @@ class Model:
         self._factory = factory(intra_op_num_threads=intra_op_num_threads)
         self._serial_factory = factory(intra_op_num_threads=1)
         self.device, self.device_id = self._factory.device, self._factory.device_id
+        if not isinstance(fused, (bool, NoneType)):
+            raise InvalidInputError(f"fused: expected True, False or None, found {fused!r}")
         self.fused = fused is not False
         if self.fused:
             try:

@@ -72,6 +72,9 @@ def default_options(bundle: Bundle) -> SearchOptions:
     values: dict[str, Any] = dict(_FALLBACK)
     values.update({_CONFIG_NAMES.get(k, k): v for k, v in bundle.generation.items()})
     try:
+        if "max_new_tokens" in values:  # Beyond the start token, and before max_length.
+            values["max_length"] = values.pop("max_new_tokens") + 1
+        values["suppress_tokens"] = tuple(values.get("suppress_tokens", ()))
         values["max_length"] = min(values["max_length"], bundle.config.max_position_embeddings)
         return SearchOptions(**values)
     except (InvalidInputError, TypeError) as error:
@@ -94,12 +97,19 @@ def resolve_options(options: TranslateOptions, defaults: SearchOptions, position
     """
     given: dict[str, Any] = dict(options)
     max_batch_tokens = given.pop("max_batch_tokens", _MAX_BATCH_TOKENS)
-    if not isinstance(max_batch_tokens, int) or max_batch_tokens < 1:
+    if type(max_batch_tokens) is not int or max_batch_tokens < 1:
         raise InvalidInputError(f"max_batch_tokens: expected 1 or more, found {max_batch_tokens!r}")
-    truncate = bool(given.pop("truncate", False))
+    truncate = given.pop("truncate", False)
+    if not isinstance(truncate, bool):
+        raise InvalidInputError(f"truncate: expected True or False, found {truncate!r}")
     names = {field.name for field in dataclasses.fields(SearchOptions)}
     if unknown := sorted(set(given) - names):
         raise TypeError(f"unknown option {', '.join(unknown)}; see TranslateOptions")
+    # What was not asked for gives way to what was.
+    for name, limit in (("num_hypotheses", "beam_size"), ("min_length", "max_length")):
+        most = given.get(limit)
+        if name not in given and type(most) is int and most > 0:
+            given[name] = min(getattr(defaults, name), most)
     search = dataclasses.replace(defaults, **given)
     if search.max_length > positions:
         raise InvalidInputError(

@@ -12,6 +12,7 @@ import platform
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeAlias
 
 from m2m100_onnx.bundle import Signature
@@ -61,6 +62,8 @@ _WAITING = {"session.intra_op.spin_duration_us": "20"}
 # hold them. This takes another, half as fast, with which translations are those of VNNI.
 _EXACT = {"session.x64quantprecision": "1"}
 _UNPACKED = "session.disable_prepacking"
+_MOST_THREADS = 1024
+"""More than any processor has cores; of many more onnxruntime dies without a word."""
 _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 # Memory that operators work in comes from one arena for all sessions and not from one for each: a
@@ -104,9 +107,9 @@ class SessionFactory:
             "inter_op_num_threads": inter_op_num_threads,
         }
         for name, value in self._threads.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (type(value) is not int or not 1 <= value <= _MOST_THREADS):
                 raise InvalidInputError(
-                    f"{name}: expected a whole number of at least 1, found {value!r}"
+                    f"{name}: expected a whole number from 1 to {_MOST_THREADS}, found {value!r}"
                 )
         self.threads: int = intra_op_num_threads or cores()
         self.mapped: set[Path] = set()
@@ -115,6 +118,9 @@ class SessionFactory:
         # Only on a CPU are weights packed by the one who reads them.
         self._cache = cache if self.cpu_only else None
         self._defaults = {**_WAITING, **(_EXACT if _adds_in_16_bits() else {})}
+        if not isinstance(session_options, (Mapping, NoneType)):
+            kind = type(session_options).__name__
+            raise InvalidInputError(f"session_options: expected a mapping, found {kind}")
         self._options = dict(session_options or {})
         try:
             for key, entry in self._options.items():
@@ -278,6 +284,11 @@ def _parse_device(device: str) -> tuple[str, int]:
 
 def _providers(device: str, device_id: int, given: Sequence[Provider] | None) -> list[Provider]:
     available = ort.get_available_providers()
+    listed = isinstance(given, (list, tuple, NoneType))
+    if not listed or not all(map(_is_provider, given or ())):
+        raise InvalidInputError(
+            f"providers: expected a list of names, or of names with a mapping each, found {given!r}"
+        )
     chosen: list[Provider] = list(given) if given is not None else [CPU]
     if given is None and device == "cuda":
         chosen = [(_CUDA, {"device_id": str(device_id)}), CPU]
@@ -289,6 +300,14 @@ def _providers(device: str, device_id: int, given: Sequence[Provider] | None) ->
                 f"this onnxruntime has no {name} (it has {', '.join(available)}){hint}"
             )
     return chosen
+
+
+def _is_provider(entry: object) -> bool:
+    if isinstance(entry, str):
+        return True
+    if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+        return False
+    return isinstance(entry[0], str) and isinstance(entry[1], Mapping)
 
 
 def check_signature(path: Path, session: ort.InferenceSession, expected: Signature) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, overload
@@ -242,7 +243,8 @@ class Translator:
         _check_texts(texts)
         texts = list(texts)
         for name, value in (("source_lang", source_lang), ("target_lang", target_lang)):
-            found = len(value) if isinstance(value, Sized) else type(value).__name__
+            ordered = isinstance(value, Sized) and not isinstance(value, (Set, Mapping))
+            found = len(value) if ordered else type(value).__name__
             if not isinstance(value, str) and found != len(texts):
                 raise InvalidInputError(
                     f"{name}: expected one code, or one for each of {len(texts)} texts, "
@@ -290,10 +292,12 @@ class Translator:
             **options: see `TranslateOptions`.
 
         Raises:
-            InvalidInputError: `read_ahead` is below 1; otherwise as `translate`.
+            InvalidInputError: `read_ahead` is no int or below 1; otherwise as `translate`.
         """
-        if read_ahead < 1:
-            raise InvalidInputError(f"read_ahead: expected at least 1, found {read_ahead}")
+        if type(read_ahead) is not int or not 1 <= read_ahead <= sys.maxsize:
+            raise InvalidInputError(
+                f"read_ahead: expected an int of at least 1, found {read_ahead!r}"
+            )
         _check_texts(texts)
         settings = resolve_options(options, self.defaults, self._positions)
         return self._stream(_rows(texts, source_lang, target_lang), read_ahead, settings)
@@ -341,7 +345,8 @@ class Translator:
 
 
 def _check_texts(texts: object) -> None:
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+    single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
+    if single or getattr(texts, "shape", None) == ():  # an array of no dimensions
         raise InvalidInputError(f"texts: expected several str, found one {type(texts).__name__}")
 
 
