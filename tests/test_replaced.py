@@ -122,6 +122,12 @@ def test_weights_that_change_while_a_graph_is_opened(
     assert not model._sessions
 
 
+def test_a_file_that_is_added_is_of_no_concern(bundle: Path) -> None:
+    translator = Translator(bundle, cache_dir=False, lazy=True)
+    (bundle / "decoder_model_merged.onnx").write_bytes(b"another program's")
+    assert translator.translate_batch([TEXT], **ASKED)
+
+
 def test_a_relative_folder_and_another_working_directory(
     packed_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -256,8 +256,8 @@ class Bundle:
             BundleError: the bundle has been replaced, changed, moved or deleted since.
         """
         state = _state_of(self.directory)
-        names = sorted(state.keys() | self._state.keys())
-        changed = [name for name in names if state.get(name) != self._state.get(name)]
+        # Of files that have come since, none is read.
+        changed = [name for name, was in sorted(self._state.items()) if state.get(name) != was]
         if changed:
             raise BundleError(
                 f"{self.directory} is no longer the bundle that was opened; replaced, changed or "
