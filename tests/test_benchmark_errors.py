@@ -35,6 +35,8 @@ from shell import QUICK
         (("--device", "abacus"), "abacus"),
         (("--json", "absent/a.json"), "cannot write absent/a.json: No such file"),
         (("--plot", "absent/a.html"), "cannot write absent/a.html: No such file"),
+        (("--json", "-"), "standard output has the report; see --output"),
+        (("--plot", "-"), "standard output has the report; see --output"),
         (("--json", "same", "--plot", "./same"), "expected two files, found one"),
         (("--text", "lines"), "expected --source-lang and --target-lang"),
         (("--text", "lines", "--source-length", "9"), "found both"),

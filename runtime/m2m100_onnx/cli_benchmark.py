@@ -102,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     environment = benchmark.environment()
     _warn_if_busy(environment)
     named = [name for name in (arguments.json, arguments.plot) if name is not None]
+    if "-" in named:
+        raise InvalidInputError("--json and --plot: standard output has the report; see --output")
     if len({os.path.realpath(name) for name in named}) < len(named):
         raise InvalidInputError("--json and --plot: expected two files, found one")
     with contextlib.ExitStack() as stack:
