@@ -107,29 +107,19 @@ def edited(bundle: Path, folder: Path, **changes: Any) -> Bundle:
 
 
 def test_every_default_can_be_set(tiny_bundle: Path, tmp_path: Path) -> None:
-    bundle = edited(
-        tiny_bundle,
-        tmp_path / "bundle",
-        num_beams=3,
-        num_return_sequences=2,
-        max_length=20,
-        min_length=4,
-        length_penalty=0.5,
-        early_stopping="never",
-        no_repeat_ngram_size=2,
-        repetition_penalty=1.5,
-        transformers_version="4",
-        forced_bos_token_id=None,
-    )
+    named_alike: dict[str, Any] = {
+        "max_length": 20,
+        "min_length": 4,
+        "length_penalty": 0.5,
+        "early_stopping": "never",
+        "no_repeat_ngram_size": 2,
+        "repetition_penalty": 1.5,
+    }
+    renamed = {"num_beams": 3, "num_return_sequences": 2}
+    others = {"transformers_version": "4", "forced_bos_token_id": None}
+    bundle = edited(tiny_bundle, tmp_path / "bundle", **named_alike, **renamed, **others)
     assert Translator(bundle).defaults == SearchOptions(
-        beam_size=3,
-        num_hypotheses=2,
-        max_length=20,
-        min_length=4,
-        length_penalty=0.5,
-        early_stopping="never",
-        no_repeat_ngram_size=2,
-        repetition_penalty=1.5,
+        beam_size=3, num_hypotheses=2, **named_alike
     )
 
 

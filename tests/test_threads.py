@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import sys
 import threading
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +70,26 @@ def test_the_first_error_is_raised_when_all_have_ended(failing: set[int]) -> Non
         side_by_side(*(partial(end, number) for number in range(3)))
     assert sorted(ended) == [0, 1, 2]
     assert threading.active_count() == running
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_an_error_held_goes_with_it(failing: int) -> None:
+    """Without waiting for the garbage collector: it may be all the memory of a search."""
+    left: list[weakref.ref[set[int]]] = []
+
+    def fail(number: int) -> None:
+        held = {number}
+        left.append(weakref.ref(held))
+        if number == failing:
+            raise ValueError(number)
+
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            side_by_side(partial(fail, 0), partial(fail, 1))
+        assert [reference() for reference in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

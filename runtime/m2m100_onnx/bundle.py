@@ -57,6 +57,7 @@ __all__ = [
     "Precision",
     "Signature",
     "TensorSpec",
+    "file_states",
     "graph_signature",
     "read_json",
     "sha256_of",
@@ -191,7 +192,7 @@ class Bundle:
     config: ModelConfig
     generation: Mapping[str, Any] = field(repr=False)
     manifest: Manifest | None
-    _state: Mapping[str, tuple[int, int]] = field(repr=False, compare=False)
+    _state: Mapping[str, list[int]] = field(repr=False, compare=False)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Bundle:
@@ -284,11 +285,22 @@ class Bundle:
                 )
 
 
-def _state_of(root: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change, in nanoseconds, of each graph and weights file; none where gone."""
+def file_states(root: Path) -> dict[str, list[int]]:
+    """Size and time of change, in nanoseconds, of each graph and weights file of a folder.
+
+    Folders that Optimum exported have a weights file for each graph.
+
+    Raises:
+        OSError: the folder or a file of it cannot be read.
+    """
+    files = sorted(path for path in root.iterdir() if ".onnx" in path.name)
+    return {path.name: [(s := path.stat()).st_size, s.st_mtime_ns] for path in files}
+
+
+def _state_of(root: Path) -> dict[str, list[int]]:
+    """The same, and nothing where it cannot be read: what is missing is told with its name."""
     try:
-        files = [path for path in root.iterdir() if ".onnx" in path.name]
-        return {path.name: ((s := path.stat()).st_size, s.st_mtime_ns) for path in files}
+        return file_states(root)
     except OSError:
         return {}
 

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from m2m100_onnx.bundle import MANIFEST_FILE, Precision, sha256_of
+from m2m100_onnx.bundle import MANIFEST_FILE, Precision, file_states, sha256_of
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.forking import renew_in_children
 from m2m100_onnx.packed_files import damage, rewrite, sync
@@ -296,14 +296,12 @@ def _origin(source: Path) -> dict[str, Any]:
     change; the manifest, which has their SHA-256, is hashed.
     """
     manifest = source.parent / MANIFEST_FILE
-    # Folders that Optimum exported have no manifest and a weights file for each graph.
-    files = sorted(path for path in source.parent.iterdir() if ".onnx" in path.name)
     return {
         "layout": _LAYOUT,
         "bundle": str(source.parent.resolve()),
         "graph": source.name,
         "manifest": sha256_of(manifest) if manifest.is_file() else None,
-        "files": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files},
+        "files": file_states(source.parent),
     }
 
 

@@ -24,16 +24,20 @@ def side_by_side(*functions: Callable[[], Any]) -> list[Any]:
         threading.Thread(target=_settle, args=pair)
         for pair in list(zip(futures, functions, strict=True))[1:]
     ]
-    started: list[threading.Thread] = []
     try:
         for thread in threads:
             thread.start()
-            started.append(thread)
         _settle(futures[0], functions[0])
     finally:
-        for thread in started:
-            thread.join()
-    return [future.result() for future in futures]
+        for thread in threads:
+            if thread.ident is not None:  # It could be started.
+                thread.join()
+    # An error's frames, this one and `_settle`'s, must not lead back to the error: what they hold,
+    # as all keys and values of a search, would stay until the next garbage collection.
+    results = []
+    while futures:
+        results.append(futures.pop(0).result())
+    return results
 
 
 def _settle(future: Future[Any], function: Callable[[], Any]) -> None:
@@ -41,3 +45,4 @@ def _settle(future: Future[Any], function: Callable[[], Any]) -> None:
         future.set_result(function())
     except BaseException as error:
         future.set_exception(error)
+        del future
