@@ -1,7 +1,8 @@
 """Memory of workers forked from one process: `forked.py FOLDER COUNT` and a request on stdin.
 
-The process imports the runtime and reads the vocabulary, then forks; each worker opens the graphs
-and translates twice, all of them at once. Printed, as JSON, is what each has, itself the first.
+The process imports the runtime and reads the vocabulary, then forks. Each worker opens the graphs
+and translates twice, all of them at once. Printed, as JSON, is what each has, the first process's
+memory before the workers'.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import json
 import multiprocessing
 import sys
 from multiprocessing.synchronize import Barrier
-from pathlib import Path
 from typing import Any
 
-from engines import Ours, memory
+from engines import ours
+from m2m100_onnx.cli.benchmark.worker import Translate, memory
 
 
-def work(engine: Ours, request: dict[str, Any], measured: Barrier) -> None:
-    """What a worker does: it translates, and stays until it has been measured."""
+def work(translate: Translate, request: dict[str, Any], measured: Barrier) -> None:
+    """Translates, and stays until the first process has measured."""
     for _ in range(2):
-        engine.translate(request["source"], request["beam_size"], request["tokens"])
+        for batch in request["batches"]:
+            translate(batch, **request["options"])
     measured.wait()
     measured.wait()
 
@@ -27,11 +29,12 @@ def work(engine: Ours, request: dict[str, Any], measured: Barrier) -> None:
 def main() -> None:
     """Forks, waits, measures."""
     count, request = int(sys.argv[2]), json.load(sys.stdin)
-    engine = Ours(lazy=True)
-    engine.load(Path(sys.argv[1]), None)
+    translate = ours(lazy=True)(folder=sys.argv[1], threads=None)
     context = multiprocessing.get_context("fork")
     measured = context.Barrier(count + 1)
-    workers = [context.Process(target=work, args=(engine, request, measured)) for _ in range(count)]
+    workers = [
+        context.Process(target=work, args=(translate, request, measured)) for _ in range(count)
+    ]
     for worker in workers:
         worker.start()
     measured.wait(timeout=300)

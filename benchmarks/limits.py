@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from m2m100_onnx.bundle import FUSED_RANK_FILE, FUSED_STEP_FILE
-from suite import Cell, Row, Suite
+from m2m100_onnx.bundle.graphs import FUSED_RANK_FILE, FUSED_STEP_FILE
+from suite import Cell, Row, Suite, seconds
 
 _BUSY = (
     "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(flush=True)\n"
     "while True: pass"
 )
 READ_BYTES = 2**30
-# A step is timed as the difference of two calls, so that encoder and prompt cancel out.
+# The time of a step is the difference of two calls, in which encoder and prompt cancel out.
 SHORT, LONG = 16, 48
 
 
 @contextmanager
 def busy_neighbour() -> Iterator[None]:
-    """A foreign process that keeps the first core busy."""
+    """Runs a foreign process that keeps the first core busy."""
     process = subprocess.Popen([sys.executable, "-c", _BUSY], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -39,7 +39,7 @@ def busy_neighbour() -> Iterator[None]:
 
 
 def measure_busy(suite: Suite) -> Iterator[Row]:
-    """Seconds of one sentence beside a busy neighbour and alone, by turns."""
+    """Yields the seconds of one sentence beside a busy neighbour and alone, measured by turns."""
     names = suite.chosen(("ours int8", "ours int4", "ctranslate2 int8"))
     with suite.running(names) as running:
         for beam_size in (1, 5):
@@ -47,23 +47,21 @@ def measure_busy(suite: Suite) -> Iterator[Row]:
             quiet: dict[str, list[float]] = {name: [] for name in names}
             busy: dict[str, list[float]] = {name: [] for name in names}
             for engine in running.values():
-                engine.seconds(cell)
+                seconds(engine, cell)
             for _ in range(suite.repetitions):
                 for name, engine in running.items():
-                    # Not timed: ours keeps to one core for some steps after the neighbour is gone.
-                    engine.seconds(cell)
-                    quiet[name].append(engine.seconds(cell))
+                    quiet[name].append(seconds(engine, cell))
                 with busy_neighbour():
                     for name, engine in running.items():
-                        busy[name].append(engine.seconds(cell))
+                        busy[name].append(seconds(engine, cell))
             for name in names:
                 row = {"engine": name, "beam_size": beam_size}
                 yield {**row, "quiet": quiet[name], "busy": busy[name]}
 
 
 def read_bandwidth(numbers: np.ndarray, threads: int = 2) -> float:
-    """Bytes a second that `threads` threads read together, each its own part."""
-    # The maximum needs the least arithmetic of numpy's reductions, and none of them writes.
+    """Returns the bytes a second that `threads` threads read together, each its own part."""
+    # Of numpy's reductions, which write nothing, the maximum needs the least arithmetic.
     parts = [
         threading.Thread(target=np.max, args=(part,)) for part in np.array_split(numbers, threads)
     ]
@@ -76,9 +74,9 @@ def read_bandwidth(numbers: np.ndarray, threads: int = 2) -> float:
 
 
 def step_bytes(graph: Path) -> int:
-    """Bytes of weights that every run of a graph reads whole, as its file stores them.
+    """Returns the bytes, as stored, of the weights that each run of a graph reads whole.
 
-    Rows that are looked up in a table are not counted.
+    Tables of which a run reads only some rows do not count.
     """
     model = onnx.load(graph, load_external_data=False)
     read = {
@@ -98,7 +96,7 @@ def step_bytes(graph: Path) -> int:
 
 
 def measure_bandwidth(suite: Suite) -> Iterator[Row]:
-    """A greedy step of one sentence, beside what reading its weights takes at the least."""
+    """Yields the time of a greedy step of one sentence, and the least time to read its weights."""
     names = suite.chosen(("ours int8", "ours int4", "ctranslate2 int8"))
     numbers = np.ones(READ_BYTES // 4, np.float32)
     steps: dict[str, list[float]] = {name: [] for name in names}
@@ -107,7 +105,7 @@ def measure_bandwidth(suite: Suite) -> Iterator[Row]:
         for repetition in range(suite.repetitions + 1):
             bandwidth += [read_bandwidth(numbers) for _ in range(3)]
             for name, engine in running.items():
-                short, long = (engine.seconds(Cell(target_length=n)) for n in (SHORT, LONG))
+                short, long = (seconds(engine, Cell(target_length=n)) for n in (SHORT, LONG))
                 if repetition:
                     steps[name].append((long - short) / (LONG - SHORT))
     for name in names:

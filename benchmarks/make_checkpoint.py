@@ -1,8 +1,9 @@
 """Makes a checkpoint of a real M2M100's shape with random weights, for speed and memory alone.
 
 Weights are written tensor by tensor, so the 1.2B shape needs little memory. The tokenizer has as
-many pieces as the published one, since it is a good part of what a process loads and holds; like
-that, it merges pairs (BPE). The demo checkpoint's pieces come first, others are made of them.
+many pieces as the published one, since it is a large part of what a process loads and holds, and
+merges pairs (BPE) like that one. The demo checkpoint's pieces come first; the others are pairs of
+them.
 
     python benchmarks/make_checkpoint.py 418M OUTPUT
 """
@@ -31,7 +32,7 @@ LONGEST_PIECE = 16
 
 
 def tensors(width: int, layers: int, ffn: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every parameter's name and shape."""
+    """Yields the name and the shape of every parameter."""
     yield "model.shared.weight", (VOCABULARY, width)
     for side in ("encoder", "decoder"):
         attentions = ("self_attn",) if side == "encoder" else ("self_attn", "encoder_attn")
@@ -53,7 +54,7 @@ def tensors(width: int, layers: int, ffn: int) -> Iterator[tuple[str, tuple[int,
 
 
 def values(name: str, shape: tuple[int, ...], numbers: np.random.Generator) -> np.ndarray:
-    """Numbers of the size an untrained model starts with."""
+    """Returns numbers of the size that an untrained model starts with."""
     if len(shape) == 1:
         return np.full(shape, float(name.endswith("norm.weight")), np.float32)
     scale = shape[1] ** -0.5 if name == "model.shared.weight" else (2 / sum(shape)) ** 0.5
@@ -121,7 +122,7 @@ def make(shape: str, output: Path, seed: int = 0) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("output", type=Path)

@@ -2,9 +2,9 @@
 
     python benchmarks/quality.py WORK [--peers PYTHON] [--lines N] [--precisions fp32,int8,...]
 
-Translates the demo model's held-out test set in all directions and compares each precision, and
-CTranslate2 if the environment of PEERS has it, with our fp32: chrF lost, and the share of sentences
-that stay the same. WORK holds the exported bundles, made anew. Half an hour on two cores.
+Translates the demo model's held-out test set in all directions. Compares each precision, and
+CTranslate2 if PEERS is given, with our fp32: the loss of chrF, and the share of sentences that stay
+the same. WORK gets the exported bundles, which replace older ones. Takes half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import sacrebleu
 
 from m2m100_onnx import Translator
-from m2m100_onnx.bundle import PRECISIONS
+from m2m100_onnx.bundle.graphs import PRECISIONS
 from suite import RESULTS, all_versions, convert_for_ctranslate2, export_once, save
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
@@ -32,7 +32,7 @@ DIRECTIONS = (
     *(direction for code in PIVOTS for direction in (f"en-{code}", f"{code}-en")),
     *("de-fr", "ru-es", "zh-de"),
 )
-# What runs in the peers' environment: pieces in, pieces out, as the converted model names them.
+# Runs in the peers' environment: ids in, ids out, between the converted model's pieces.
 _CTRANSLATE2 = """
 import ctranslate2, json, sys
 folder, compute_type, beam_size = sys.argv[1:]
@@ -53,7 +53,7 @@ Translate = Callable[[list[str], str, str], list[str]]
 
 
 def ours(bundle: Path, beam_size: int) -> Translate:
-    """This project's runtime on a bundle."""
+    """Returns this project's runtime on a bundle."""
     # The model is so small that a second thread costs more than it brings.
     translator = Translator(bundle, intra_op_num_threads=1)
     return lambda texts, source, target: translator.translate(
@@ -62,7 +62,7 @@ def ours(bundle: Path, beam_size: int) -> Translate:
 
 
 def ctranslate2(python: str, model: Path, bundle: Path, compute: str, beam_size: int) -> Translate:
-    """CTranslate2 on a converted model, between our tokenizer's encoding and decoding."""
+    """Returns CTranslate2 on a converted model, between our tokenizer's encoding and decoding."""
     tokenizer = Translator(bundle, intra_op_num_threads=1).tokenizer
     command = [python, "-c", _CTRANSLATE2, str(model), compute, str(beam_size)]
 
@@ -80,7 +80,7 @@ def ctranslate2(python: str, model: Path, bundle: Path, compute: str, beam_size:
 def score(
     engine: str, translate: Translate, texts: dict[str, list[str]], base: dict[str, list[str]]
 ) -> list[dict[str, Any]]:
-    """One row a direction; `base` keeps the first engine's translations."""
+    """Returns a row a direction; `base` keeps the first engine's translations."""
     rows = []
     for direction in DIRECTIONS:
         source, target = direction.split("-")
@@ -96,14 +96,14 @@ def score(
 
 
 def summary(rows: list[dict[str, Any]], size: int) -> dict[str, Any]:
-    """What an engine's directions come to."""
+    """Returns the means over an engine's directions, and its largest loss."""
     mean = {k: sum(row[k] for row in rows) / len(rows) for k in ("chrf", "lost", "identical")}
     most = max(row["lost"] for row in rows)
     return {"engine": rows[0]["engine"], **mean, "most_lost": most, "bytes": size}
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--peers", help="python of the environment with ctranslate2")

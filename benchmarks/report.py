@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [--check] [--print] [--results FOLDER]
 
---check fails if a table or a plot is not what the results say; --print fills no README but prints
+--check fails if a table or a plot is not of these results; --print fills no README but prints
 the tables. A part that was not measured is left out.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plots import line_chart
+from plots import drawn_from, line_chart
 from targets import PEER, Data, bandwidth_share, cell_of, slowdown, speed_ratio, targets
 
 HERE = Path(__file__).resolve().parent
@@ -25,7 +25,7 @@ NAMES = (
     *("speed", "speed_fp32", "load", "memory", "workers", "busy", "bandwidth", "curves"),
     *("export", "quality"),
 )
-# What one step along a curve is, on the plot's axis.
+# The label of each curve's axis.
 CURVES = {
     "batch": "sentences in a batch",
     "source": "source tokens",
@@ -38,7 +38,7 @@ Results = dict[str, Data | None]
 
 
 def read(folder: Path) -> Results:
-    """Every result file, None where there is none; both halves of the speed as one."""
+    """Returns every result file, None where one is missing; both halves of the speed are one."""
     paths = {name: folder / f"{name}.json" for name in NAMES}
     found = {n: json.loads(p.read_text()) if p.exists() else None for n, p in paths.items()}
     larger = found.pop("speed_fp32")
@@ -50,16 +50,16 @@ def read(folder: Path) -> Results:
 
 
 def table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
-    """A Markdown table."""
+    """Yields the lines of a Markdown table."""
     yield "| " + " | ".join(header) + " |"
     yield "| " + " | ".join(["---"] * len(header)) + " |"
     yield from ("| " + " | ".join(row) + " |" for row in rows)
 
 
 def conditions(data: Data) -> str:
-    """Where and with what a result was taken."""
+    """Returns where and with which versions a result was measured."""
     machine = data["machine"]
-    # Both environments have torch and transformers; where peers were measured, theirs count.
+    # Both environments have torch and transformers. Where peers were measured, theirs count.
     peers = data["versions"].get("peers", {})
     packages = {**peers, **data["versions"]["ours"]}
     packages.update({name: peers[name] for name in ("torch", "transformers") if name in peers})
@@ -72,13 +72,13 @@ def conditions(data: Data) -> str:
 
 
 def middle(samples: list[float], digits: int = 2) -> str:
-    """Median (least to most) in seconds."""
+    """Returns the median (least to most) in seconds."""
     spread = f"{min(samples):.{digits}f}-{max(samples):.{digits}f}"
     return f"{statistics.median(samples):.{digits}f} s ({spread})"
 
 
 def target_table(results: Results) -> Iterator[str]:
-    """What was aimed for, and what was reached."""
+    """Yields the targets, and whether they are reached."""
     found = list(targets(results))
     yield "### Targets"
     yield ""
@@ -86,7 +86,7 @@ def target_table(results: Results) -> Iterator[str]:
 
 
 def export_table(data: Data) -> Iterator[str]:
-    """Export cost."""
+    """Yields the cost of exports."""
     yield "### Export, without verification"
     yield ""
     rows = [
@@ -105,7 +105,7 @@ def export_table(data: Data) -> Iterator[str]:
 
 
 def memory_table(data: Data) -> Iterator[str]:
-    """Memory, and how long opening the model takes."""
+    """Yields the memory of each engine, and the time to open its model."""
     yield "### Memory of the 418M shape after one beam-5 translation, and time to open the model"
     yield ""
     kinds = ("private", "mapped", "resident", "peak")
@@ -121,7 +121,7 @@ def memory_table(data: Data) -> Iterator[str]:
 
 
 def load_table(data: Data) -> Iterator[str]:
-    """Fresh processes."""
+    """Yields the time of fresh processes to their first token."""
     yield "### From the start of a process to its first token"
     yield ""
     yield (
@@ -133,7 +133,7 @@ def load_table(data: Data) -> Iterator[str]:
 
 
 def workers_table(data: Data) -> Iterator[str]:
-    """Processes side by side."""
+    """Yields the memory of processes side by side."""
     yield "### Memory of processes that translate the same at once"
     yield ""
     rows = []
@@ -141,7 +141,7 @@ def workers_table(data: Data) -> Iterator[str]:
     for row in data["rows"]:
         total, forked = row["proportional"], row.get("forked", False)
         processes = f"{row['processes']} forked" if forked else str(row["processes"])
-        # Forked processes have anonymous memory in common, so that adding it up says nothing.
+        # Forked processes have anonymous memory in common, so its sum means nothing.
         private = "" if forked else f"{row['private'] / MIB:,.0f}"
         ratio = f"{total / one[row['engine']]['proportional']:.2f} x"
         rows.append([row["engine"], processes, f"{total / MIB:,.0f}", private, ratio])
@@ -156,21 +156,21 @@ def workers_table(data: Data) -> Iterator[str]:
 
 
 def column(cell: tuple[int, int, int, int]) -> str:
-    """What was translated, as a heading."""
+    """Returns the heading of a cell."""
     batch_size, beam_size, source, target = cell
     lengths = "" if (source, target) == (32, 48) else f", {source} to {target}"
     return f"B={batch_size} beam {beam_size}{lengths}"
 
 
 def by_cell(data: Data) -> tuple[list[str], list[tuple[int, int, int, int]], dict[Any, Any]]:
-    """The engines, the cells, and the samples of each pair of them."""
+    """Returns the engines, the cells, and the samples of each pair of them."""
     samples = {(row["engine"], cell_of(row)): row["samples"] for row in data["rows"]}
     engines = list(dict.fromkeys(engine for engine, _ in samples))
     return engines, list(dict.fromkeys(cell for _, cell in samples)), samples
 
 
 def speed_table(data: Data) -> Iterator[str]:
-    """Seconds a batch, and ratios to one engine."""
+    """Yields the seconds a batch, and the ratios to one engine."""
     engines, cells, samples = by_cell(data)
     base = PEER if PEER in engines else engines[0]
     yield "### Speed of the 418M shape"
@@ -194,7 +194,7 @@ def speed_table(data: Data) -> Iterator[str]:
 
 
 def busy_table(data: Data) -> Iterator[str]:
-    """Beside a neighbour."""
+    """Yields the time beside a busy neighbour."""
     yield "### Beside a foreign process that keeps one core busy, one sentence"
     yield ""
     rows = [
@@ -211,7 +211,7 @@ def busy_table(data: Data) -> Iterator[str]:
 
 
 def bandwidth_table(data: Data) -> Iterator[str]:
-    """A step beside the time its weights take to be read."""
+    """Yields the time of a step, and the time to read its weights."""
     rates = data["rows"][0]["bandwidth"]
     yield "### A greedy step of one sentence, and the memory's bandwidth"
     yield ""
@@ -234,7 +234,7 @@ def bandwidth_table(data: Data) -> Iterator[str]:
 
 
 def curves_part(data: Data) -> Iterator[str]:
-    """The plots, and what was skipped."""
+    """Yields the plots, and the points that were skipped."""
     yield "### How speed grows with one size at a time"
     yield ""
     yield "Greedy, one sentence of 32 to 48 tokens but for the size that varies."
@@ -251,7 +251,7 @@ def curves_part(data: Data) -> Iterator[str]:
 
 
 def plots(data: Data | None) -> dict[str, str]:
-    """File name to SVG."""
+    """Returns each plot's file name and its SVG."""
     rows = [row for row in data["rows"] if "samples" in row] if data else []
     found = {}
     for name in dict.fromkeys(row["curve"] for row in rows):
@@ -267,7 +267,7 @@ def plots(data: Data | None) -> dict[str, str]:
 
 
 def quality_table(data: Data) -> Iterator[str]:
-    """What each precision costs."""
+    """Yields the loss of quality of each precision."""
     settings = data["settings"]
     yield "### Quality of the demo model, all directions"
     yield ""
@@ -305,7 +305,7 @@ PARTS = {
 
 
 def tables(results: Results) -> list[str]:
-    """All that was measured, the targets first."""
+    """Returns all tables, the targets first."""
     lines = list(target_table(results))
     for name, part in PARTS.items():
         data = results[name]
@@ -315,7 +315,7 @@ def tables(results: Results) -> list[str]:
 
 
 def comparison(results: Results) -> list[str]:
-    """The short table of the project's README; nothing without speed and memory."""
+    """Returns the short table of the project's README; nothing without speed and memory."""
     speed, memory = results["speed"], results["memory"]
     if not speed or not memory:
         return []
@@ -333,15 +333,23 @@ def comparison(results: Results) -> list[str]:
 
 
 def filled(path: Path, name: str, lines: list[str]) -> str:
-    """A file's text with its marked part replaced."""
+    """Returns a file's text with its marked part replaced."""
     head, rest = path.read_text(encoding="utf-8").split(f"<!-- {name}:begin -->\n")
     _, tail = rest.split(f"<!-- {name}:end -->")
     body = "\n".join(lines)
     return f"{head}<!-- {name}:begin -->\n{body}\n<!-- {name}:end -->{tail}"
 
 
+def same(path: Path, text: str) -> bool:
+    """Returns whether a file has a text, or is a chart of the same numbers."""
+    if not path.exists():
+        return False
+    found = path.read_text(encoding="utf-8")
+    return drawn_from(found) == drawn_from(text) if path.suffix == ".svg" else found == text
+
+
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--print", action="store_true", dest="to_stdout")
@@ -358,9 +366,10 @@ def main() -> None:
             path = HERE.parent / "README.md"
             files[path] = filled(path, "comparison", short)
     for path, text in files.items():
-        if arguments.check and (not path.exists() or path.read_text(encoding="utf-8") != text):
+        if arguments.check and not same(path, text):
             sys.exit(f"{path.name} is not what results/*.json say; run report.py")
-        path.write_text(text, encoding="utf-8")
+        if not arguments.check:
+            path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python benchmarks/run.py WORK --peers PYTHON [--only PARTS] [--engines ENGINES]
 
-WORK holds the random-weight checkpoints, the bundles and the packed cache (about 12 GB) and is
-filled as needed. PEERS is the Python of an environment with transformers, ctranslate2 and
-optimum-onnx; without it ours alone are measured. Run it on an idle machine: each result file
-carries the load average its part began with. It is written after each row and holds one run alone.
+WORK gets the random-weight checkpoints, the bundles and the weights cache as they are needed (about
+12 GB). PEERS is the Python of an environment with transformers, ctranslate2 and optimum-onnx;
+without it, only our engines are measured. Run it on an idle machine: each result file carries the
+load average at the start of its part. A file is written after each row and holds one run alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ from typing import Any
 
 from limits import measure_bandwidth, measure_busy
 from scaling import CURVES, measure_curves
-from suite import CORE, QUANTIZED, RESULTS, SLOW, Cell, Row, Suite, save, size_of
+from suite import (
+    CORE,
+    QUANTIZED,
+    RESULTS,
+    SLOW,
+    Cell,
+    Row,
+    Suite,
+    save,
+    seconds,
+    seconds_of,
+    size_of,
+)
 
 WORKERS = 4
 PRECISIONS = "fp32,fp16,int8,int4,int4-int8"
@@ -30,7 +42,7 @@ CELLS = "1x1,1x5,8x1,8x5,1x5x256x64"
 
 
 def measure_export(suite: Suite, shapes: list[str], precisions: list[str]) -> Iterator[Row]:
-    """Time, peak memory and size of exports."""
+    """Yields time, peak memory and size of exports."""
     for shape in shapes:
         size = (suite.checkpoint(shape) / "model.safetensors").stat().st_size
         for precision in precisions:
@@ -39,25 +51,25 @@ def measure_export(suite: Suite, shapes: list[str], precisions: list[str]) -> It
 
 
 def measure_memory(suite: Suite, cell: Cell) -> Iterator[Row]:
-    """Memory after a beam-5 translation, each engine in a fresh process."""
+    """Yields the memory after a translation, each engine in a fresh process."""
     for name in suite.chosen((*CORE, "ours fp32 mapped", "ours fp16", *SLOW)):
         if name.startswith("ours int"):
-            # Packing happens once in a bundle's life, and its memory is not what is asked for.
+            # Filling the weights cache happens once in a bundle's life, and is not measured.
             with suite.running([name]) as running:
-                running[name].seconds(Cell(target_length=1))
+                seconds(running[name], Cell(target_length=1))
         with suite.start(name) as engine:
-            load = engine.ask(do="load")["seconds"]
-            loaded = engine.ask(do="memory")
-            engine.seconds(cell)
-            used = engine.ask(do="memory")
+            load = suite.load(name, engine)
+            loaded = engine.ask("memory")
+            seconds(engine, cell)
+            used = engine.ask("memory")
         disk = size_of(suite.folder(name))
         yield {"engine": name, "load": load, "loaded": loaded, "used": used, "disk": disk}
 
 
 def measure_load(suite: Suite, cell: Cell) -> Iterator[Row]:
-    """From the start of a process to the answer with the first token: imports, load, one step.
+    """Yields the time from the start of a process to its first token: imports, load, one step.
 
-    The first round, which is left out, fills the page cache and the packed cache.
+    The first round fills the page cache and the weights cache, and does not count.
     """
     names = suite.chosen((*CORE, "ours fp32 mapped", *SLOW))
     taken: dict[str, list[float]] = {name: [] for name in names}
@@ -68,8 +80,8 @@ def measure_load(suite: Suite, cell: Cell) -> Iterator[Row]:
             suite.folder(name)
             started = time.perf_counter()
             with suite.start(name) as engine:
-                engine.ask(do="load")
-                engine.seconds(cell)
+                suite.load(name, engine)
+                seconds(engine, cell)
                 if repetition:
                     taken[name].append(time.perf_counter() - started)
     for name in names:
@@ -77,7 +89,7 @@ def measure_load(suite: Suite, cell: Cell) -> Iterator[Row]:
 
 
 def measure_workers(suite: Suite, cell: Cell) -> Iterator[Row]:
-    """Memory of processes that translate with the same model, against that of one alone.
+    """Yields the memory of one process, and of several that translate with the same model.
 
     `proportional` divides a page by the processes that share it, so that a sum counts it once.
     """
@@ -88,8 +100,8 @@ def measure_workers(suite: Suite, cell: Cell) -> Iterator[Row]:
                     for engine in crowd:
                         engine.send(**cell.request())
                     for engine in crowd:
-                        engine.receive()
-                found = [engine.ask(do="memory") for engine in crowd]
+                        seconds_of(engine.receive(), cell)
+                found = [engine.ask("memory") for engine in crowd]
             yield {"engine": name, "processes": count, **added(found)}
         if name.startswith("ours"):
             found = suite.forked(name, WORKERS, cell)
@@ -97,12 +109,12 @@ def measure_workers(suite: Suite, cell: Cell) -> Iterator[Row]:
 
 
 def added(found: list[Row]) -> Row:
-    """The memory of several processes, kind by kind."""
+    """Returns the sum of several processes' memory, kind by kind."""
     return {kind: sum(memory[kind] for memory in found) for kind in found[0]}
 
 
 def measure_speed(suite: Suite, cells: list[Cell], names: tuple[str, ...]) -> Iterator[Row]:
-    """Seconds a batch; the engines are all loaded and take turns."""
+    """Yields the seconds a batch; all engines are loaded and take turns."""
     with suite.running(suite.chosen(names)) as running:
         for cell in cells:
             for name, samples in suite.in_turn(running, cell).items():
@@ -120,10 +132,10 @@ def take(suite: Suite, name: str, measure: Callable[[Suite], Iterator[Row]]) -> 
         for row in measure(suite):
             rows.append(row)
             print(row, flush=True)
-            seconds = round(time.perf_counter() - started)
-            save(suite.results / f"{name}.json", rows, load_average, **more, seconds=seconds)
+            more["seconds"] = round(time.perf_counter() - started)
+            save(suite.results / f"{name}.json", rows, load_average, **more)
     except Exception:
-        # Half an hour of other parts is not lost to one engine that fails.
+        # An engine that fails must not cost the other parts their half hour.
         traceback.print_exc()
         return False
     print(f"== {name}: {time.perf_counter() - started:.0f} s", flush=True)
@@ -131,12 +143,12 @@ def take(suite: Suite, name: str, measure: Callable[[Suite], Iterator[Row]]) -> 
 
 
 def parse_cell(text: str) -> Cell:
-    """`BATCHxBEAM` or `BATCHxBEAMxSOURCExTARGET`."""
+    """Reads `BATCHxBEAM` or `BATCHxBEAMxSOURCExTARGET`."""
     return Cell(*map(int, text.split("x")))
 
 
 def parse_curve(text: str) -> tuple[str, list[int]]:
-    """`NAME=SIZE,SIZE,...`."""
+    """Reads `NAME=SIZE,SIZE,...`."""
     name, _, sizes = text.partition("=")
     if name not in CURVES:
         raise argparse.ArgumentTypeError(f"{name}: expected one of {', '.join(CURVES)}")
@@ -144,7 +156,7 @@ def parse_curve(text: str) -> tuple[str, list[int]]:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--peers", help="python of the environment with the other engines")

@@ -24,9 +24,9 @@ REPETITIONS = 3
 def measure_curves(
     suite: Suite, curves: Mapping[str, Sequence[int]], longest: float
 ) -> Iterator[Row]:
-    """Seconds a batch along each curve; points that would take longer than `longest` are skipped.
+    """Yields the seconds a batch along each curve; skips points that would take over `longest`.
 
-    What a point would take is told from the line through the two before it.
+    The line through the two points before it predicts what a point would take.
     """
     suite = replace(suite, repetitions=min(suite.repetitions, REPETITIONS))
     names = suite.chosen(("ours int8", "ours int4", "ctranslate2 int8"))
@@ -37,8 +37,8 @@ def measure_curves(
             points: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
             for size in sorted(sizes):
                 cell = replace(BASE, **{FIELDS[curve]: size})
-                told = {name: _told(points[name], size) for name in names}
-                fitting = {n: engine for n, engine in running.items() if told[n] <= longest}
+                predicted = {name: _predicted(points[name], size) for name in names}
+                fitting = {n: engine for n, engine in running.items() if predicted[n] <= longest}
                 taken = suite.in_turn(fitting, cell)
                 for name in names:
                     row: Row = {"engine": name, "curve": curve, "size": size, **vars(cell)}
@@ -46,7 +46,7 @@ def measure_curves(
                         points[name].append((size, statistics.median(taken[name])))
                         yield {**row, "samples": taken[name]}
                     else:
-                        yield {**row, "skipped": told[name]}
+                        yield {**row, "skipped": predicted[name]}
     for threads in curves.get("threads", ()):
         with suite.running(names, threads) as running:
             for name, samples in suite.in_turn(running, BASE).items():
@@ -54,8 +54,8 @@ def measure_curves(
                 yield {**row, **vars(BASE), "samples": samples}
 
 
-def _told(points: Sequence[tuple[int, float]], size: int) -> float:
-    """Seconds that the next point should take; 0 where too few are known to tell."""
+def _predicted(points: Sequence[tuple[int, float]], size: int) -> float:
+    """Returns the seconds that the next point should take; 0 where too few points are known."""
     if len(points) < 2:
         return 0.0
     (size0, seconds0), (size1, seconds1) = points[-2:]

@@ -1,4 +1,4 @@
-"""What every part of the benchmark stands on: engines in processes, their models, and results."""
+"""What every part of the benchmark uses: engines in processes, their models, and result files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import platform
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,11 +16,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import m2m100_onnx
 import m2m100_onnx_export
-from m2m100_onnx.benchmark import environment
+from m2m100_onnx.cli.benchmark.client import Worker
+from m2m100_onnx.cli.benchmark.measure import environment
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -41,7 +41,7 @@ BUNDLES = {
 CONVERTED = {"ctranslate2 int8": "int8", "ctranslate2 float32": "float32"}
 QUANTIZED = ("ours int8", "ours int4", "ours int4-int8", "ctranslate2 int8")
 CORE = (*QUANTIZED, "ours fp32")
-# A call of these takes up to half a minute, so they are repeated less often.
+# One call of these takes up to half a minute, so they have fewer repetitions.
 SLOW = (
     "ctranslate2 float32",
     "transformers fp32",
@@ -50,8 +50,8 @@ SLOW = (
     "optimum int8",
 )
 SLOW_REPETITIONS = 2
-# Of the runtime, only its contract with the exporter shapes a bundle.
-CONTRACT = ("bundle.py", "config.py", "signatures.py")
+# What shapes a bundle: the exporter, and of the runtime its contract with the exporter.
+SHAPING = (Path(m2m100_onnx.__path__[0], "bundle"), Path(m2m100_onnx_export.__path__[0]))
 LOAD_AT_START = os.getloadavg()[0]
 
 Row = dict[str, Any]
@@ -67,65 +67,47 @@ class Cell:
     target_length: int = 48
 
     def request(self) -> Row:
-        """The request to an engine. Sources are: language token, pieces, `</s>`."""
+        """Returns the request to an engine. Sources are: language token, pieces, `</s>`."""
         ids = random.Random(0)
         pieces = range(self.source_length - 2)
         source = [
             [10501, *(ids.randrange(4, 10000) for _ in pieces), 2] for _ in range(self.batch_size)
         ]
-        settings = {"beam_size": self.beam_size, "tokens": self.target_length}
-        return {"do": "translate", "source": source, **settings}
+        options = {"beam_size": self.beam_size, "tokens": self.target_length}
+        return {"do": "translate", "batches": [source], "options": options}
 
 
 def variables(cache: Path) -> dict[str, str]:
-    """The environment that engines run in, with a folder for the packed cache."""
-    found = {**os.environ, "M2M100_ONNX_CACHE": str(cache), "ORT_DISABLE_TELEMETRY": "1"}
-    # Installed packages come compiled, and so do ours from the second process on.
+    """Returns the variables that engines run with.
+
+    Args:
+        cache: folder of the weights cache.
+    """
+    runtime = str(Path(m2m100_onnx.__path__[0]).parent)
+    found = {
+        **os.environ,
+        "M2M100_ONNX_CACHE": str(cache),
+        "ORT_DISABLE_TELEMETRY": "1",
+        # The other engines' environment has no m2m100_onnx, whose loop serves them.
+        "PYTHONPATH": runtime,
+    }
+    # Installed packages are compiled, and so is ours from the second process on.
     found.pop("PYTHONDONTWRITEBYTECODE", None)
     return found
 
 
-class Worker:
-    """An engine in a process of its own."""
+def seconds(engine: Worker, cell: Cell) -> float:
+    """Returns how long an engine takes for a cell; it must give as many tokens as asked for."""
+    engine.send(**cell.request())
+    return seconds_of(engine.receive(), cell)
 
-    def __init__(self, python: str, arguments: list[str], cache: Path, errors: TextIO) -> None:
-        self.errors = errors
-        self.process = subprocess.Popen(
-            [python, str(HERE / "engines.py"), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=variables(cache),
-        )
 
-    def send(self, **request: Any) -> None:
-        """Sends a request."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-
-    def receive(self) -> Row:
-        """Waits for the answer."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            raise RuntimeError(f"{self.process.args} died:\n{self.errors.read()[-2000:]}")
-        answer: Row = json.loads(line)
-        return answer
-
-    def ask(self, **request: Any) -> Row:
-        """Sends a request and waits for its answer."""
-        self.send(**request)
-        return self.receive()
-
-    def seconds(self, cell: Cell) -> float:
-        """How long the engine takes for a cell, having given as many tokens as asked for."""
-        answer = self.ask(**cell.request())
-        if answer["tokens"] != cell.target_length:
-            raise RuntimeError(f"{self.process.args}: {answer} for {cell}")
-        return float(answer["seconds"])
+def seconds_of(answer: Row, cell: Cell) -> float:
+    """Returns the seconds of the one call in an answer."""
+    ((began, ended, tokens),) = answer["calls"]
+    if tokens != cell.batch_size * cell.target_length:
+        raise RuntimeError(f"found {tokens} tokens for {cell}")
+    return float(ended - began)
 
 
 @dataclass(frozen=True)
@@ -133,7 +115,7 @@ class Suite:
     """What is measured, where, and how often.
 
     Attributes:
-        work: holds checkpoints, bundles and the packed cache; filled as needed.
+        work: gets checkpoints, bundles and the weights cache as they are needed.
         peers: the Python of the environment with the other engines, if there is one.
         shape: of the checkpoint.
         engines: which may take part, or None for all.
@@ -149,20 +131,20 @@ class Suite:
     results: Path = RESULTS
 
     def chosen(self, names: tuple[str, ...]) -> list[str]:
-        """Those of the engines that may take part and can run here."""
+        """Returns those of the engines that may take part and can run here."""
         able = [name for name in names if self.peers or name.startswith("ours")]
         return [name for name in able if self.engines is None or name in self.engines]
 
     def repetitions_of(self, name: str) -> int:
-        """How often an engine is measured."""
+        """Returns how often an engine is measured."""
         return min(self.repetitions, SLOW_REPETITIONS) if name in SLOW else self.repetitions
 
     def python(self, name: str) -> str:
-        """The interpreter an engine runs in."""
+        """Returns the interpreter that an engine runs in."""
         return sys.executable if name.startswith("ours") or not self.peers else self.peers
 
     def folder(self, name: str) -> Path:
-        """The model an engine opens, made if it is missing."""
+        """Returns the model that an engine opens; makes it if it is missing."""
         if name in BUNDLES:
             return self.bundle(BUNDLES[name])
         source = self.checkpoint(self.shape)
@@ -174,7 +156,7 @@ class Suite:
         return folder
 
     def checkpoint(self, shape: str) -> Path:
-        """The random-weight checkpoint of a shape."""
+        """Returns the random-weight checkpoint of a shape; makes it if it is missing."""
         folder = self.work / f"checkpoint-{shape}"
         if not (folder / "model.safetensors").exists():
             maker = [sys.executable, str(HERE / "make_checkpoint.py"), shape, str(folder)]
@@ -182,7 +164,7 @@ class Suite:
         return folder
 
     def bundle(self, precision: str) -> Path:
-        """The exported bundle, made anew when the exporter has changed since."""
+        """Returns the exported bundle; makes it again if the exporter has changed."""
         folder = self.work / f"bundle-{self.shape}-{precision}"
         stamp = self.work / f"{folder.name}.exporter"
         if not stamp.exists() or stamp.read_text() != exporter_digest():
@@ -191,45 +173,45 @@ class Suite:
         return folder
 
     def export(self, shape: str, precision: str) -> Row:
-        """Exports and says what it cost."""
+        """Exports, and returns what it cost."""
         folder = self.work / f"bundle-{shape}-{precision}"
         found = export_once(self.checkpoint(shape), folder, precision)
         (self.work / f"{folder.name}.exporter").write_text(exporter_digest())
         return found
 
     @contextmanager
-    def start(self, name: str, threads: int | None = None) -> Iterator[Worker]:
-        """An engine's process, with nothing loaded, that is gone afterwards."""
-        arguments = [name, str(self.folder(name)), *([] if threads is None else [str(threads)])]
-        with tempfile.TemporaryFile("w+") as errors:
-            found = Worker(self.python(name), arguments, self.work / "cache", errors)
-            try:
-                yield found
-            finally:
-                found.process.kill()
-                found.process.communicate()
+    def start(self, name: str) -> Iterator[Worker]:
+        """Starts an engine's process with nothing loaded; it is gone afterwards."""
+        command = [self.python(name), str(HERE / "engines.py"), name]
+        with Worker(name, command, variables(self.work / "cache")) as engine:
+            yield engine
+
+    def load(self, name: str, engine: Worker, threads: int | None = None) -> float:
+        """Opens an engine's model in its process; returns the seconds that it took."""
+        answer = engine.ask("load", folder=str(self.folder(name)), threads=threads)
+        return float(answer["seconds"])
 
     @contextmanager
     def running(self, names: list[str], threads: int | None = None) -> Iterator[dict[str, Worker]]:
-        """Loaded engines, each in its own process."""
+        """Starts engines with their models loaded, each in its own process."""
         with ExitStack() as stack:
             found = {}
             for name in names:
-                found[name] = stack.enter_context(self.start(name, threads))
-                found[name].ask(do="load")
+                found[name] = stack.enter_context(self.start(name))
+                self.load(name, found[name], threads)
             yield found
 
     @contextmanager
     def crowd(self, name: str, count: int) -> Iterator[list[Worker]]:
-        """Loaded processes of one engine."""
+        """Starts several processes of one engine, with its model loaded."""
         with ExitStack() as stack:
             found = [stack.enter_context(self.start(name)) for _ in range(count)]
             for engine in found:
-                engine.ask(do="load")
+                self.load(name, engine)
             yield found
 
     def forked(self, name: str, count: int, cell: Cell) -> list[Row]:
-        """Memory of a process and of the workers that it forked."""
+        """Returns the memory of a process and of the workers that it forked."""
         command = [sys.executable, str(HERE / "forked.py"), str(self.folder(name)), str(count)]
         request, where = json.dumps(cell.request()), variables(self.work / "cache")
         answer = subprocess.run(
@@ -239,42 +221,41 @@ class Suite:
         return found
 
     def in_turn(self, running: dict[str, Worker], cell: Cell) -> dict[str, list[float]]:
-        """Seconds for a cell by engine, one warm-up each left out.
+        """Returns each engine's seconds for a cell, without one warm-up.
 
-        The engines take turns within each repetition, so that a change of the machine's speed
-        hits all alike, and the i-th numbers of two engines make a pair. An engine's turn begins
-        with one token that is not timed: while the others had theirs, a machine with little memory
-        to spare may have taken away pages that it now fetches again.
+        The engines take turns within each repetition. So a change of the machine's speed hits all
+        of them alike, and the i-th numbers of two engines are a pair. A turn begins with one token
+        that is not timed: it brings back pages that a machine with little memory took away during
+        the other engines' turns.
         """
         first = replace(cell, target_length=1)
         taken: dict[str, list[float]] = {name: [] for name in running}
         for repetition in range(self.repetitions + 1):
             for name, engine in running.items():
                 if repetition <= self.repetitions_of(name):
-                    engine.seconds(first)
-                    seconds = engine.seconds(cell)
+                    seconds(engine, first)
+                    sample = seconds(engine, cell)
                     if repetition:
-                        taken[name].append(seconds)
+                        taken[name].append(sample)
         return taken
 
     def versions(self) -> dict[str, dict[str, str]]:
-        """Package versions of each environment that takes part."""
+        """Returns the package versions of each environment that takes part."""
         return all_versions(self.peers)
 
 
 @cache
 def exporter_digest() -> str:
-    """What the exporter is made of, in 64 digits."""
+    """Returns a hash of the code that shapes a bundle."""
     found = hashlib.sha256()
-    for package in (m2m100_onnx, m2m100_onnx_export):
-        for path in sorted(Path(package.__path__[0]).glob("*.py")):
-            if package is m2m100_onnx_export or path.name in CONTRACT:
-                found.update(path.name.encode() + path.read_bytes())
+    for folder in SHAPING:
+        for path in sorted(folder.rglob("*.py")):
+            found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return found.hexdigest()
 
 
 def export_once(source: Path, folder: Path, precision: str) -> Row:
-    """Exports in a process of its own and says what it cost."""
+    """Exports in a process of its own, and returns what it cost."""
     code = (
         "import json, resource, sys; from m2m100_onnx_export import export\n"
         "source, folder, precision = sys.argv[1:]\n"
@@ -299,13 +280,13 @@ def convert_for_ctranslate2(python: str, source: Path, folder: Path, compute_typ
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of a folder's files."""
+    """Returns the bytes of a folder's files."""
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
 @cache
 def versions(python: str) -> dict[str, str]:
-    """What the environment of `python` has of the packages that matter."""
+    """Returns the versions of `PACKAGES` in the environment of `python`."""
     code = (
         "import json, sys; from importlib import metadata as m\n"
         "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
@@ -319,15 +300,15 @@ def versions(python: str) -> dict[str, str]:
 
 
 def all_versions(peers: str | None) -> dict[str, dict[str, str]]:
-    """Package versions of our environment and the peers'."""
+    """Returns the package versions of our environment and the peers'."""
     ours = {"m2m100-onnx": metadata.version("m2m100-onnx"), **versions(sys.executable)}
     return {"ours": ours, **({"peers": versions(peers)} if peers else {})}
 
 
 def machine(load_average: float) -> Row:
-    """Processor and cores, and the load when the run and when the measurement began.
+    """Returns processor and cores, and the load at the start of the run and of the measurement.
 
-    The second has the part before in it, which the run itself was.
+    The load at the start of the measurement includes the part before it.
     """
     return {
         "processor": environment()["processor"],

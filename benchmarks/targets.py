@@ -1,4 +1,4 @@
-"""The targets of the fast path, and whether the result files reach them."""
+"""The targets for speed and memory, and whether the result files reach them."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ class Target:
     reached: bool = False
 
     def cells(self) -> list[str]:
-        """The table's cells."""
+        """Returns the table's cells."""
         if self.measured is None:
             return [self.name, self.bound, "not measured", ""]
         return [self.name, self.bound, self.measured, "reached" if self.reached else "**missed**"]
 
 
 def cell_of(row: Data) -> tuple[int, int, int, int]:
-    """What a row of speed.json measured."""
+    """Returns what a row of speed.json measured."""
     return (row["batch_size"], row["beam_size"], row["source_length"], row["target_length"])
 
 
 def speed_ratio(samples: list[float], base: list[float]) -> float:
-    """How many times as fast as the base, the median of pairs that were taken side by side."""
+    """Returns how many times as fast as the base it is: the median of pairs in time."""
     return statistics.median(b / a for a, b in zip(samples, base, strict=False))
 
 
 def targets(results: Mapping[str, Data | None]) -> Iterator[Target]:
-    """Every target, with what the result files say of it."""
+    """Yields every target, with what the result files say of it."""
     yield from _speeds(_rows(results, "speed"))
     yield from _bandwidth(_rows(results, "bandwidth"))
     yield _load(_rows(results, "load"))
@@ -98,7 +98,7 @@ def _fp32(rows: list[Data]) -> Iterator[Target]:
 
 
 def bandwidth_share(row: Data) -> float:
-    """Time the step's weights take to be read at the least, over the time the step takes."""
+    """Returns the least time to read a step's weights over the time of the step."""
     return row["bytes"] / max(row["bandwidth"]) / statistics.median(row["steps"])
 
 
@@ -154,7 +154,7 @@ def _sizes(rows: list[Data]) -> Iterator[Target]:
 
 
 def slowdown(row: Data) -> float:
-    """How many times as long it takes beside a busy neighbour."""
+    """Returns how many times as long it takes beside a busy neighbour."""
     return speed_ratio(row["quiet"], row["busy"])
 
 

@@ -1,4 +1,4 @@
-"""Makes variants of a checkpoint folder for the tests, and says what a folder holds."""
+"""Makes variants of a checkpoint folder, and lists the contents of a folder, for the tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from m2m100_onnx.bundle import WEIGHTS_FILE
+from m2m100_onnx.bundle.bundle import WEIGHTS_FILE
 from m2m100_onnx_export import export
 
 SAFETENSORS = "model.safetensors"
@@ -18,7 +18,7 @@ PICKLE = "pytorch_model.bin"
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Everything below a folder: relative path to hash; folders count too."""
+    """Returns the hash of every file below a folder, by relative path; folders count too."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         if path.is_file()

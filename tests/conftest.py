@@ -16,9 +16,10 @@ from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tok
 
 import packing
 from m2m100_onnx import Translator
-from m2m100_onnx.bundle import TOKENIZER_FILES, Precision
-from m2m100_onnx.model import Model
-from m2m100_onnx.tokenizer import Tokenizer
+from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
+from m2m100_onnx.bundle.graphs import Precision
+from m2m100_onnx.model.model import Model
+from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export import export
 from shell import Shell, arguments
 from tokenization import FILES, MODEL

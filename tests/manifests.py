@@ -1,4 +1,4 @@
-"""What the tests of bundles share: changing their JSON files."""
+"""Changes the JSON files of a bundle, for the tests of bundles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from m2m100_onnx.bundle import MANIFEST_FILE
+from m2m100_onnx.bundle.manifest import MANIFEST_FILE
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -17,7 +17,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def accept(bundle: Path) -> None:
-    """Corrects the sizes in the manifest, so that only the content of a file is wrong."""
+    """Corrects the sizes in the manifest, so that a changed file is wrong by its content alone."""
 
     def change(manifest: dict[str, Any]) -> None:
         for name, record in manifest["files"].items():

@@ -1,4 +1,4 @@
-"""What the tests of the packed cache share: translating through it, and damaging it."""
+"""What the tests of the weights cache share: translating through it, and damaging it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from m2m100_onnx import Translator, sessions
-from m2m100_onnx.packed import Entry, PackedCache
+from m2m100_onnx import Translator
+from m2m100_onnx.model import support
+from m2m100_onnx.model.weights_cache import Entry, WeightsCache
 
 TEXTS = ["Open the file and save a copy.", "Delete"]
 
@@ -35,7 +36,7 @@ def tokens(bundle: Path, cache: Path | bool | None) -> list[tuple[int, ...]]:
 
 def entries(cache: Path) -> dict[str, Entry]:
     """The entries of a cache, by graph."""
-    return {entry.graph: entry for entry in PackedCache(cache).entries()}
+    return {entry.graph: entry for entry in WeightsCache(cache).entries()}
 
 
 def overwrite(path: Path, data: bytes, offset: int, *, stealthy: bool) -> None:
@@ -65,11 +66,11 @@ def written(cache: Path) -> dict[str, tuple[int, int]]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Records every graph that onnxruntime is given from now on."""
     paths: list[str] = []
-    real = sessions.ort.InferenceSession
+    real = support.ort.InferenceSession
 
     def spy(model: str | bytes, *rest: object, **named: object) -> object:
         paths.append(model if isinstance(model, str) else "bytes")
         return real(model, *rest, **named)
 
-    monkeypatch.setattr(sessions.ort, "InferenceSession", spy)
+    monkeypatch.setattr(support.ort, "InferenceSession", spy)
     return paths

@@ -1,15 +1,53 @@
-"""What the tests of the search share: ids, names of options, when hypotheses are the same."""
+"""What the tests of the search share: ids, a driver, names of options, equality."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from m2m100_onnx.decoding import Hypothesis, SearchOptions
+from m2m100_onnx.options import SearchOptions
+from m2m100_onnx.search.beam import BeamSearch, Hypothesis
+from m2m100_onnx.search.ranking import rank
+from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranked, Ranking
 
 EOS, PAD = 2, 1
+
+
+class Logits(Protocol):
+    """A decoder whose step returns `(R, V)` logits."""
+
+    def step(self, tokens: Int64Array) -> Float32Array: ...
+    def select(self, rows: Int64Array) -> None: ...
+
+
+class LogitsState:
+    """Makes a `DecoderState` of a decoder that returns logits, and of those after the prompt."""
+
+    def __init__(self, decoder: Logits, logits: Float32Array) -> None:
+        self.decoder, self.logits = decoder, logits
+        self.vocab_size: int = logits.shape[-1]
+
+    def best(self, ranking: Ranking) -> Ranked:
+        return rank(self.logits, ranking)
+
+    def step(self, tokens: Int64Array) -> None:
+        self.logits = self.decoder.step(tokens)
+
+    def select(self, rows: Int64Array) -> None:
+        self.decoder.select(rows)
+        self.logits = self.logits[rows]
+
+
+def search(
+    state: DecoderState, prompt: Int64Array, *, eos_id: int, options: SearchOptions
+) -> list[list[Hypothesis]]:
+    """Drives a search to its end."""
+    run = BeamSearch(state, prompt, eos_id=eos_id, options=options)
+    while run.live:
+        run.step()
+    return [run.hypotheses(sentence) for sentence in range(len(prompt))]
 
 
 def describe(value: Any) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from m2m100_onnx import Translation, Translator, cli
+from m2m100_onnx import Translation, Translator
+from m2m100_onnx.cli.main import main
 
 GREEDY = ("--beam-size", "1")
 QUICK = ("--warmup", "0", "--loads", "1", "--threads", "1")
@@ -65,6 +66,6 @@ class Shell:
 
     def __call__(self, *argv: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
         self._patch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin)))
-        status = cli.main(argv)
+        status = main(argv)
         output, errors = self._capture.readouterr()
         return status, output, errors.decode()

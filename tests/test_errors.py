@@ -12,10 +12,13 @@ import pytest
 from m2m100_onnx import errors
 from m2m100_onnx.errors import InputTooLongError, M2M100Error, UnknownLanguageError
 
-OTHERS = sorted(set(errors.__all__) - {"InputTooLongError", "UnknownLanguageError"})
+STOPPED = {"StoppedError", "DeadlineExceeded", "Cancelled"}
+OTHERS = sorted(set(errors.__all__) - {"InputTooLongError", "UnknownLanguageError"} - STOPPED)
 RAISED = [
     InputTooLongError(limit=8, length=9, text="a" * 70),
-    UnknownLanguageError("en-us", ["en", "de"], known=["fr"]),
+    UnknownLanguageError("en-us", ["en", "de"], ["en"]),
+    UnknownLanguageError("fr", ["en", "de"], untrained=True),
+    *(getattr(errors, name)("why", {1: "a translation"}) for name in sorted(STOPPED)),
     *(getattr(errors, name)("what was expected and what was found") for name in OTHERS),
 ]
 
@@ -27,6 +30,23 @@ def test_errors_are_copied_and_pickled_whole(error: M2M100Error) -> None:
             assert type(again) is type(error)
             assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
     assert str(error)
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+def test_errors_are_rebuilt_from_their_arguments(error: M2M100Error) -> None:
+    """As Celery's JSON backend does."""
+    again = type(error)(*error.args)
+    assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+def test_an_error_about_one_text_says_which(error: M2M100Error) -> None:
+    whole = str(error)
+    placed = copy.copy(error)
+    placed.position = 7
+    assert str(placed) == f"texts[7]: {whole}"
+    assert placed.message == whole
+    assert str(pickle.loads(pickle.dumps(placed))) == str(placed)
 
 
 def refuse() -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import torch
-from transformers import M2M100ForConditionalGeneration
+from transformers import GenerationConfig, M2M100ForConditionalGeneration
 
 from m2m100_onnx import (
+    OPTIONS,
     Bundle,
+    BundleError,
     InvalidInputError,
     SearchOptions,
     TranslateOptions,
     Translator,
 )
+from m2m100_onnx.options import CallOptions, Option
 from translations import EN_DE, GREEDY, LIMIT, assert_same
 
 # --- Options -------------------------------------------------------------------------------------
@@ -41,16 +47,22 @@ from translations import EN_DE, GREEDY, LIMIT, assert_same
         ({"early_stopping": "always"}, "early_stopping"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
-        ({"suppress_tokens": [5]}, "suppress_tokens"),
+        ({"suppress_tokens": {5}}, "suppress_tokens.*list or tuple"),
+        ({"suppress_tokens": "5"}, "suppress_tokens.*list or tuple"),
         ({"suppress_tokens": (10609,)}, "suppress"),
         ({"max_batch_tokens": 0}, "max_batch_tokens.*0"),
         ({"max_batch_tokens": "9"}, "max_batch_tokens.*'9'"),
         ({"max_batch_tokens": True}, "max_batch_tokens.*True"),
         ({"truncate": "no"}, "truncate.*'no'"),
-        ({"beam_size": 10**20}, r"beam_size.*at most 2\^31 - 1"),
-        ({"no_repeat_ngram_size": 10**20}, r"no_repeat_ngram_size.*at most 2\^31 - 1"),
-        ({"repetition_penalty": 10**400}, "repetition_penalty.*1e30"),
-        ({"repetition_penalty": 1e-300}, "repetition_penalty.*1e-30"),
+        ({"beam_size": 2_000_000_000}, "beam_size: expected an int from 1 to 1,024"),
+        ({"beam_size": 10**20}, "beam_size: expected an int from 1 to 1,024"),
+        ({"no_repeat_ngram_size": 10**20}, "no_repeat_ngram_size.*1,048,576"),
+        ({"repetition_penalty": 10**400}, r"repetition_penalty.*1e\+30"),
+        ({"repetition_penalty": 1e-300}, r"repetition_penalty.*1e-30"),
+        ({"max_batch_bytes": 0}, "max_batch_bytes.*0"),
+        ({"timeout": -1}, "timeout.*-1"),
+        ({"timeout": float("nan")}, "timeout.*nan"),
+        ({"timeout": "1"}, "timeout.*'1'"),
     ],
     ids=repr,
 )
@@ -62,16 +74,119 @@ def test_option_out_of_range(translator: Translator, options: dict[str, Any], me
         list(translator.translate_iterable(["Quit"], **EN_DE, **options))
 
 
-def test_unknown_option_is_named(translator: Translator) -> None:
-    wrong: dict[str, Any] = {"num_beams": 4, "beams": 2}
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("num_beams", "use beam_size"),
+        ("num_return_sequences", "use num_hypotheses"),
+        ("max_new_tokens", "use max_length = max_new_tokens + 1"),
+        ("do_sample", "no sampling"),
+        ("src_lang", "use source_lang"),
+        ("tgt_lang", "use target_lang"),
+        ("forced_bos_token_id", "use target_lang"),
+        ("max_decoding_length", "use max_length"),
+        ("target_prefix", "use target_lang"),
+        ("sampling_topk", "no sampling"),
+        ("beamsize", "did you mean beam_size"),
+    ],
+)
+def test_names_of_other_tools_get_ours(translator: Translator, name: str, ours: str) -> None:
+    wrong: dict[str, Any] = {name: 4}
     for call in (translator.translate, translator.translate_batch, translator.translate_iterable):
-        with pytest.raises(TypeError, match=r"unknown option beams, num_beams"):
+        with pytest.raises(TypeError, match=rf"unknown option: {name} \(.*{re.escape(ours)}"):
             call(["Quit"], **EN_DE, **wrong)
 
 
-def test_options_are_those_of_the_search() -> None:
-    names = set(get_type_hints(SearchOptions))
-    assert set(TranslateOptions.__annotations__) == names | {"max_batch_tokens", "truncate"}
+def test_all_unknown_options_are_named(translator: Translator) -> None:
+    wrong: dict[str, Any] = {"num_beams": 4, "colour": 2}
+    with pytest.raises(TypeError, match=r"unknown option: colour, num_beams \(use beam_size\)"):
+        translator.translate("Quit", **EN_DE, **wrong)
+
+
+def test_what_is_written_for_type_checkers_is_the_table() -> None:
+    """A `TypedDict` cannot be made from a table, as checkers read the source."""
+    written = {name: str(kind) for name, kind in get_type_hints(TranslateOptions).items()}
+    both = {**get_type_hints(SearchOptions), **get_type_hints(CallOptions)}
+    table = {name: str(kind) for name, kind in both.items()}
+    # A list serves as well as a tuple, and becomes one.
+    assert table["suppress_tokens"] == "tuple[int, ...]"
+    table["suppress_tokens"] = "tuple[int, ...] | list[int]"
+    assert written == table
+    assert list(written) == list(OPTIONS)
+
+
+def test_the_table_names_generation_configs_options() -> None:
+    """What the table takes for transformers' names and defaults is transformers' own."""
+    config = GenerationConfig()
+    filled = config._get_default_generation_params()
+    for row in OPTIONS.values():
+        if row.transformers is not None:
+            assert hasattr(config, row.transformers)
+            default = filled.get(row.transformers, getattr(config, row.transformers))
+            assert row.silent == (() if default is None else default), row.name
+
+
+@pytest.mark.parametrize("row", OPTIONS.values(), ids=lambda row: row.name)
+def test_every_option_is_described_and_bounded(row: Option) -> None:
+    assert row.check(row.default) == row.default
+    assert row.help.endswith(".")
+    for bound in (row.low, row.high):
+        if bound is not None:
+            assert row.check(bound) == bound
+    if row.high is not None:
+        with pytest.raises(
+            InvalidInputError, match=re.escape(f"{row.name}: expected {row.accepted}")
+        ):
+            row.check(type(row.high)(row.high * 2))
+
+
+def test_numpy_numbers_and_lists_serve_alike(translator: Translator) -> None:
+    plain = {"beam_size": 2, "max_length": 12, "length_penalty": 0.5, "suppress_tokens": (5, 6)}
+    numpys: dict[str, Any] = {
+        "beam_size": np.int64(2),
+        "max_length": np.int32(12),
+        "length_penalty": np.float32(0.5),
+        "suppress_tokens": [np.int64(5), 6],
+        "early_stopping": np.bool_(True),
+    }
+    assert SearchOptions(**numpys) == SearchOptions(**plain)
+    assert all(
+        type(value) is type(plain[name])
+        for name, value in vars(SearchOptions(**numpys)).items()
+        if name in plain
+    )
+    (found,) = translator.translate_batch(["Open the file."], **EN_DE, **numpys)
+    (expected,) = translator.translate_batch(["Open the file."], **EN_DE, **plain)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("beam_size", value) for value in (0, -1, 2.0, True, "5", None)],
+        *[("num_hypotheses", value) for value in (0, 6, 1.0, True)],
+        *[("max_length", value) for value in (2, -1, 20.0, True, None)],
+        *[("min_length", value) for value in (-1, 201, 1.5, False)],
+        *[("length_penalty", value) for value in (math.inf, math.nan, 100.0, "1", None, True)],
+        *[("early_stopping", value) for value in ("always", 1, 0, None)],
+        *[("no_repeat_ngram_size", value) for value in (-1, 2.0, True, None)],
+        *[("repetition_penalty", value) for value in (0, 0.0, -1.0, math.inf, math.nan, "1", True)],
+        *[("suppress_tokens", value) for value in ({1}, (1.0,), (-1,), (True,), 3, None)],
+    ],
+)
+def test_invalid_options(name: str, value: object) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        SearchOptions(**{name: value})  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert message.startswith(f"{name}: expected ")
+    assert message.endswith(f"found {value!r}")
+
+
+def test_valid_extremes() -> None:
+    options = SearchOptions(beam_size=1, max_length=3, min_length=3, length_penalty=-2)
+    assert options.length_penalty == -2
+    several = SearchOptions(num_hypotheses=5, repetition_penalty=2, suppress_tokens=(0,))
+    assert several.beam_size == 5
 
 
 def test_longest_translation(translator: Translator) -> None:
@@ -134,7 +249,7 @@ def test_defaults_give_way_to_what_is_asked_for(tiny_bundle: Path, tmp_path: Pat
     assert count()[0] == 4
     assert count(beam_size=1) == (1, count(beam_size=1)[1])
     assert count(beam_size=2, max_length=10) == (2, 10)
-    with pytest.raises(InvalidInputError, match=r"num_hypotheses.*beam_size = 2; found 3"):
+    with pytest.raises(InvalidInputError, match=r"num_hypotheses.*beam_size = 2, found 3"):
         count(beam_size=2, num_hypotheses=3)
 
 
@@ -168,9 +283,39 @@ def test_defaults_against_transformers(
     assert found.tokens != plain.translate_batch(["Open the file."], **EN_DE)[0].tokens
 
 
-def test_where_nothing_is_set(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_silent_generation_config_is_transformers_defaults(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A greedy model's file: transformers leaves out what is its default."""
+    translator = Translator(edited(tiny_bundle, tmp_path / "bundle", max_length=30))
+    model = M2M100ForConditionalGeneration.from_pretrained(tiny_checkpoint).eval()
+    model.generation_config = GenerationConfig(
+        max_length=30, decoder_start_token_id=2, eos_token_id=2, pad_token_id=1, bos_token_id=0
+    )
+    for text in ("Open the file.", "Quit", "Select a folder."):
+        ids = torch.tensor([translator.encode(text, "en")])
+        german = translator.tokenizer.language_id("de")
+        expected = model.generate(ids, forced_bos_token_id=german)[0].tolist()
+        (found,) = translator.translate_batch([text], **EN_DE)
+        assert list(found.tokens) == expected
+    assert translator.defaults == SearchOptions(beam_size=1, max_length=30, early_stopping=False)
+    silent = Translator(edited(tiny_bundle, tmp_path / "silent"))
+    assert (
+        silent.defaults.max_length
+        == GenerationConfig()._get_default_generation_params()["max_length"]
+    )
+
+
+def test_where_there_is_no_generation_config(tiny_bundle: Path, tmp_path: Path) -> None:
     """What every published checkpoint of the family sets, within the 64 positions of this one."""
-    bundle = edited(tiny_bundle, tmp_path / "bundle", max_length=None)
-    assert Translator(bundle).defaults == SearchOptions(
+    bundle = edited(tiny_bundle, tmp_path / "bundle")
+    (bundle.directory / "generation_config.json").unlink()
+    assert Translator(bundle.directory).defaults == SearchOptions(
         beam_size=5, max_length=64, early_stopping=True
     )
+
+
+def test_a_generation_config_that_cannot_be(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = edited(tiny_bundle, tmp_path / "bundle", num_beams=2_000_000_000)
+    with pytest.raises(BundleError, match=r"generation_config.json: beam_size: .*1,024"):
+        Translator(bundle)

@@ -1,4 +1,4 @@
-"""What the tests of the tokenizer share: the demo's files, texts, and changing a file."""
+"""The demo's tokenizer files, texts, and changes to a file, for the tests of the tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export M2M100 checkpoints to ONNX bundles that m2m100_onnx runs; needs torch and transformers."""
+"""Exports M2M100 checkpoints to ONNX bundles for m2m100_onnx; needs torch and transformers."""
 
 from m2m100_onnx_export.exporter import Export, export
 

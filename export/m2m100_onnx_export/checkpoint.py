@@ -1,7 +1,6 @@
-"""Weights and config from a local folder or a hub id, one tensor at a time.
+"""Weights and config of a checkpoint, from a local folder or the hub, one tensor at a time.
 
-Knows the file formats a checkpoint comes in and the names transformers gives its tensors; knows
-nothing of graphs.
+Knows the file formats of checkpoints and transformers' names of tensors. Refuses to know graphs.
 """
 
 from __future__ import annotations
@@ -13,14 +12,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from m2m100_onnx.bundle import CONFIG_FILE, TOKENIZER_FILES, ModelConfig, read_json
+from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
+from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig, read_json
 from m2m100_onnx.errors import BundleError
 
 __all__ = ["Checkpoint"]
 
 _SAFETENSORS = "model.safetensors"
 _PICKLE = "pytorch_model.bin"
-# What a checkpoint calls the one embedding that encoder, decoder and LM head share.
+# Names of the one embedding that encoder, decoder and LM head share.
 _SHARED_NAMES = (
     "model.shared.weight",
     "model.encoder.embed_tokens.weight",
@@ -32,7 +32,7 @@ _ROWS_AT_ONCE = 8192
 
 
 class Checkpoint:
-    """A checkpoint whose tensors are read when asked for.
+    """A checkpoint, which reads a tensor when it is asked for.
 
     Attributes:
         source: the checkpoint as the caller named it.
@@ -42,14 +42,14 @@ class Checkpoint:
     """
 
     def __init__(self, source: str | os.PathLike[str], *, revision: str | None = None) -> None:
-        """Finds the folder, or downloads it, and checks that it is an M2M100 checkpoint.
+        """Opens a local folder, or downloads it, and checks that it is an M2M100 checkpoint.
 
         Args:
             source: a local folder, or a hub id such as `facebook/m2m100_418M`.
             revision: branch, tag or commit on the hub.
 
         Raises:
-            BundleError: the folder is no checkpoint, or of another architecture, or broken.
+            BundleError: the folder is no checkpoint, has another architecture, or is broken.
         """
         self.source = os.fspath(source)
         self.directory, self.revision = _locate(self.source, revision)
@@ -61,31 +61,25 @@ class Checkpoint:
         self.config = ModelConfig.from_json(self.directory / CONFIG_FILE)
         self._pickles: dict[Path, dict[str, torch.Tensor]] = {}
         self._where: dict[str, tuple[Path, tuple[int, ...]]] = {}
-        self.weight_files = _weight_files(self.directory)
-        for path in self.weight_files:
+        for path in _weight_files(self.directory):
             self._index(path)
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the files that hold the tensors."""
-        return sum(path.stat().st_size for path in self.weight_files)
-
     def tokenizer_files(self) -> list[Path]:
-        """The tokenizer's files that exist; vocab.json and the SentencePiece model must.
+        """Returns the tokenizer's files, of which two must exist.
 
         Raises:
-            BundleError: one of the two is missing.
+            BundleError: vocab.json or the SentencePiece model is missing.
         """
         for name in TOKENIZER_FILES[:2]:
             if not (self.directory / name).is_file():
                 raise BundleError(
-                    f"{self.directory / name} is missing; an M2M100 checkpoint carries its "
-                    f"tokenizer as {' and '.join(TOKENIZER_FILES[:2])}"
+                    f"{self.directory / name} is missing; the tokenizer of an M2M100 checkpoint "
+                    f"needs {' and '.join(TOKENIZER_FILES[:2])}"
                 )
         return [path for name in TOKENIZER_FILES if (path := self.directory / name).is_file()]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor.
+        """Returns the shape of a tensor.
 
         Raises:
             BundleError: the checkpoint has no such tensor.
@@ -93,17 +87,16 @@ class Checkpoint:
         return self._find(name)[1]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Rows `[start, stop)` of a tensor, in the checkpoint's own type.
+        """Returns rows `[start, stop)` of a tensor, in the checkpoint's type.
 
         Raises:
-            BundleError: the checkpoint has no such tensor, or its file is damaged.
+            BundleError: the checkpoint has no such tensor, or the file is damaged.
         """
         path = self._find(name)[0]
         if path in self._pickles:
             return self._pickles[path][name][start:stop]
         try:
-            # Opened anew for each tensor: closing unmaps the pages, which would otherwise count as
-            # resident until the whole file had been read.
+            # Closing the file unmaps its pages. Kept open, the whole file would end up in memory.
             with safe_open(path, framework="pt") as file:
                 rows: torch.Tensor = file.get_slice(name)[start:stop]
                 return rows.clone()
@@ -111,10 +104,10 @@ class Checkpoint:
             raise BundleError(f"{path}: damaged safetensors file: {error}") from None
 
     def shared_embedding(self) -> str:
-        """The name under which this checkpoint keeps the shared embedding.
+        """Returns this checkpoint's name of the shared embedding.
 
         Raises:
-            BundleError: it has none.
+            BundleError: the checkpoint has no shared embedding.
         """
         for name in _SHARED_NAMES:
             if name in self._where:
@@ -122,7 +115,7 @@ class Checkpoint:
         raise BundleError(f"{self.directory}: expected a tensor {_SHARED_NAMES[0]!r}, found none")
 
     def untied_lm_head(self) -> str | None:
-        """The LM head's name if it holds other numbers than the embedding, else None."""
+        """Returns the LM head's name if its numbers differ from the embedding's, else None."""
         shared = self.shared_embedding()
         if _LM_HEAD not in self._where or self._equal(shared, _LM_HEAD):
             return None
@@ -132,7 +125,8 @@ class Checkpoint:
         """Checks that encoder and decoder have no embeddings of their own.
 
         Raises:
-            BundleError: one has, as transformers 5 saves with `tie_word_embeddings` off.
+            BundleError: one of them has. transformers 5 saves such checkpoints without
+                `tie_word_embeddings`.
         """
         shared = self.shared_embedding()
         for name in _SHARED_NAMES[1:3]:
@@ -169,12 +163,12 @@ class Checkpoint:
 
 
 def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
-    """The local folder of a checkpoint, downloaded if `source` is a hub id, and its commit."""
+    """Returns the folder of a checkpoint and its hub commit; downloads a hub id."""
     if Path(source).is_dir():
         if revision is not None:
             raise BundleError(
                 f"{source}: a folder has no revisions, found revision {revision!r}; leave it out, "
-                "or name a checkpoint of the hub"
+                "or give a hub id"
             )
         return Path(source), None
     looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1
@@ -187,7 +181,7 @@ def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
     try:
         info = HfApi().model_info(source, revision=revision)
         names = {entry.rfilename for entry in info.siblings or ()}
-        # One format is enough, and the hub's other copies (TensorFlow, Flax, rust) are gigabytes.
+        # The hub also has copies for TensorFlow, Flax and Rust, of gigabytes each.
         weights = (
             "*.safetensors"
             if any(n.endswith(".safetensors") for n in names)
@@ -196,10 +190,10 @@ def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
         folder = snapshot_download(
             source, revision=info.sha, allow_patterns=["*.json", "*.model", weights]
         )
-    # Its client's errors share no base class, and change with the HTTP library beneath.
+    # The errors of huggingface_hub have no common base class and differ by HTTP library.
     except Exception as error:
         raise BundleError(
-            f"{source}: no such local folder, and the hub did not give it"
+            f"{source}: found no such local folder, and could not download it from the hub"
             f"{f' at revision {revision!r}' if revision else ''}: {error}"
         ) from error
     return Path(folder), info.sha
@@ -213,7 +207,7 @@ def _listing(directory: Path) -> str:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The files that hold the tensors; safetensors are preferred over pickles."""
+    """Returns the files that hold the tensors, safetensors rather than pickles."""
     for single in (_SAFETENSORS, _PICKLE):
         index = directory / f"{single}.index.json"
         if index.is_file():
@@ -236,7 +230,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """Opens a pickled state dict without running code from it, memory-mapped where it can be."""
+    """Opens a pickled state dict, memory-mapped if possible, and runs no code from it."""
     errors = (RuntimeError, ValueError, pickle.UnpicklingError, EOFError, OSError, KeyError)
     try:
         try:
@@ -244,7 +238,7 @@ def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
-            # Files written before torch 1.6 are no zip archives and cannot be mapped.
+            # Files of torch before 1.6 are no zip archives, and torch cannot map them.
             state = torch.load(path, map_location="cpu", weights_only=True)
     except errors as error:
         raise BundleError(f"{path}: damaged or unsafe pytorch file: {error}") from None

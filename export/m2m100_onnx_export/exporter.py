@@ -1,4 +1,7 @@
-"""The recipe: load, build the graphs, save, verify, and only then put the bundle in place."""
+"""The recipe of an export: load, write, verify, and only then put the bundle in place.
+
+Knows the files of a bundle and the order of the work. Refuses to know tensors and nodes.
+"""
 
 from __future__ import annotations
 
@@ -11,51 +14,53 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from m2m100_onnx import __version__
-from m2m100_onnx.bundle import (
-    CONFIG_FILE,
+from m2m100_onnx.bundle.bundle import GENERATION_CONFIG_FILE, WEIGHTS_FILE
+from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig, read_json
+from m2m100_onnx.bundle.graphs import (
     FUSED_FILES,
-    GENERATION_CONFIG_FILE,
     GRAPH_FILES,
-    MANIFEST_FILE,
     PRECISIONS,
-    WEIGHTS_FILE,
-    FileRecord,
-    Manifest,
-    ModelConfig,
     Precision,
     graph_signature,
-    read_json,
-    sha256_of,
 )
-from m2m100_onnx.errors import ExportError, InvalidInputError, UnknownLanguageError
-from m2m100_onnx.tokenizer import Tokenizer
-from m2m100_onnx_export.builder import GraphBuilder, opset_of
+from m2m100_onnx.bundle.manifest import MANIFEST_FILE, FileRecord, Manifest, sha256_of
+from m2m100_onnx.errors import ExportError, InvalidInputError
+from m2m100_onnx.options import OPTIONS
+from m2m100_onnx.text.languages import unknown_language
+from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export.checkpoint import Checkpoint
-from m2m100_onnx_export.fused import FusedGraphs
-from m2m100_onnx_export.graphs import PortableGraphs
+from m2m100_onnx_export.graphs.builder import GraphBuilder, opset_of
+from m2m100_onnx_export.graphs.fused import FusedGraphs
+from m2m100_onnx_export.graphs.portable import PortableGraphs
 from m2m100_onnx_export.verify import Report, verify
 from m2m100_onnx_export.weights import WeightsFile, write_weights
 
 __all__ = ["Export", "export"]
 
-# What transformers' M2M100 checkpoints decode with where they bring no generation_config.json.
-_GENERATION_DEFAULTS = {"num_beams": 5, "max_length": 200, "early_stopping": True}
-_SPECIAL_IDS = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+# What a new generation_config.json takes from config.json besides the options of the table.
+_KEPT = (
+    "bos_token_id",
+    "pad_token_id",
+    "eos_token_id",
+    "decoder_start_token_id",
+    "max_new_tokens",
+)
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
         bundle: the bundle's folder.
-        seconds: time for everything but verification.
+        seconds: time of the export without verification.
         weight_bytes: size of the weights file.
-        report: what verification measured, or None if it was not asked for.
+        report: what verification measured, or None without verification.
     """
 
     bundle: Path
@@ -75,28 +80,28 @@ def export(
     verify_outputs: bool = True,
     progress: Callable[[str], object] | None = None,
 ) -> Export:
-    """Turns a checkpoint into a bundle that is there whole, or not at all.
+    """Exports a checkpoint to a bundle, whole or not at all.
 
     Args:
         checkpoint: a local folder, or a hub id such as `facebook/m2m100_418M`.
-        bundle: the folder to make.
-        precision: how weights are stored and multiplied, one of `PRECISIONS`; `int4-int8` keeps the
-            embedding, which is the LM head too, in eight bits.
+        bundle: the folder to write.
+        precision: how weights are stored and multiplied, one of `PRECISIONS`. `int4-int8` keeps
+            eight bits in the embedding, which is also the LM head.
         revision: branch, tag or commit on the hub.
-        languages: codes the checkpoint was trained on; the runtime then offers these alone.
-        overwrite: replace an existing folder.
-        verify_outputs: compare the graphs and whole translations with PyTorch.
-        progress: is told what is being done, a phrase at a time.
+        languages: the codes that the checkpoint was trained on. The runtime then accepts no other.
+        overwrite: replaces an existing bundle.
+        verify_outputs: compares the graphs and whole translations with PyTorch.
+        progress: receives a phrase at the start of each stage.
 
     Raises:
-        BundleError: `checkpoint` is no M2M100 checkpoint, or a file of it is damaged.
+        BundleError: `checkpoint` is no M2M100 checkpoint, or one of its files is damaged.
         ExportError: `bundle` exists, the disk is full, or verification failed.
         InvalidInputError: an argument is out of range.
         UnknownLanguageError: one of `languages` has no token.
     """
     if precision not in PRECISIONS:
         raise InvalidInputError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
-    tell = progress or str
+    tell = progress or (lambda _: None)
     target = Path(bundle)
     _check_target(target, overwrite=overwrite)
     source = Checkpoint(checkpoint, revision=revision)
@@ -116,9 +121,9 @@ def export(
 
 @contextlib.contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, so that putting it there is one rename in a file system.
+    """Makes an empty folder beside `target`, from where one rename puts the bundle in place.
 
-    Of what this makes, nothing stays but what then lies at `target`.
+    Removes the folder, and the parents that it made, unless the bundle lies there afterwards.
     """
     missing = [folder for folder in target.parents if not folder.exists()]
     try:
@@ -130,23 +135,27 @@ def _workplace(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise ExportError(f"{target}: could not write the bundle: {error}") from error
     finally:
-        for folder in missing:  # innermost first; one that holds the bundle does not go
+        for folder in missing:  # innermost first; a folder that holds the bundle is not empty
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not overwrite:
-        raise ExportError(f"{target} exists; choose another folder, or ask for --overwrite")
+        raise ExportError(
+            f"{target} exists; choose another folder, or overwrite it (overwrite=True, --overwrite)"
+        )
     replaceable = not target.exists() or (
         target.is_dir() and (not any(target.iterdir()) or _is_bundle(target))
     )
     if not replaceable:
-        raise ExportError(f"{target} is no bundle, so it is not overwritten; remove it yourself")
+        raise ExportError(
+            f"{target} is no bundle, so overwrite does not replace it; remove it yourself"
+        )
 
 
 def _is_bundle(folder: Path) -> bool:
-    # Web pages and browser extensions have a manifest.json too.
+    # manifest.json alone proves nothing: web pages and browser extensions have one too.
     return all((folder / name).exists() for name in (MANIFEST_FILE, *GRAPH_FILES))
 
 
@@ -157,18 +166,18 @@ def _write(
     languages: Sequence[str] | None,
     tell: Callable[[str], object],
 ) -> FileRecord:
-    """Writes every file of the bundle, the manifest last."""
+    """Writes every file of the bundle, the manifest last, and returns the weights file's record."""
     for path in source.tokenizer_files():
         shutil.copyfile(path, work / path.name)
     _write_configs(source, work, precision)
-    # A check, too, that tokenizer and model fit together.
+    # Refuses a tokenizer that does not fit the model, before the long part of the work.
     tokenizer = Tokenizer(work, embedding_rows=source.config.vocab_size)
     tokenizer.write_table()
     trained = _languages(tokenizer, languages)
     tell("writing weights")
     weights = write_weights(source, work / WEIGHTS_FILE, precision)
     tell("writing graphs")
-    # onnxruntime's attention operators for the CPU are float32 only.
+    # onnxruntime's attention operators for the CPU take float32 only.
     names = GRAPH_FILES if precision == "fp16" else (*GRAPH_FILES, *FUSED_FILES)
     for name in names:
         graph = build_graph(name, source.config, weights, precision)
@@ -195,10 +204,16 @@ def _write(
 def build_graph(
     file: str, config: ModelConfig, weights: WeightsFile, precision: Precision
 ) -> onnx.ModelProto:
-    """Builds one graph, by its file name in the bundle.
+    """Builds one graph.
+
+    Args:
+        file: the graph's file name in the bundle.
+        config: the model's sizes.
+        weights: the weights file that the graph refers to.
+        precision: the weights' precision.
 
     Raises:
-        BundleError: the checkpoint uses an activation function that no member of the family has.
+        BundleError: config.json names an activation function that no family has.
     """
     fused = file in FUSED_FILES
     graph = GraphBuilder(weights, precision, WEIGHTS_FILE, fused=fused)
@@ -210,32 +225,51 @@ def _write_configs(source: Checkpoint, work: Path, precision: Precision) -> None
     config = read_json(source.directory / CONFIG_FILE)
     config.pop("torch_dtype", None)
     config["dtype"] = "float16" if precision == "fp16" else "float32"
+    _write_json(work / CONFIG_FILE, config)
     path = source.directory / GENERATION_CONFIG_FILE
     if path.is_file():
-        generation = read_json(path)
+        read_json(path)  # refuses a broken file
+        shutil.copyfile(path, work / GENERATION_CONFIG_FILE)
     else:
-        kept = {key: config[key] for key in _SPECIAL_IDS if key in config}
-        options = {key: config.get(key, value) for key, value in _GENERATION_DEFAULTS.items()}
-        generation = {**kept, **options}
-    for name, value in ((CONFIG_FILE, config), (GENERATION_CONFIG_FILE, generation)):
-        text = json.dumps(value, indent=2, ensure_ascii=False)
-        (work / name).write_text(text + "\n", encoding="utf-8")
+        _write_json(work / GENERATION_CONFIG_FILE, _generation_config(config))
+
+
+def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the generation config of a checkpoint that has no such file.
+
+    Such a checkpoint names its options in config.json, and M2M100's defaults hold for the others.
+    An option is left out where transformers' own default is the same.
+    """
+    found = {key: config[key] for key in _KEPT if config.get(key) is not None}
+    for row in OPTIONS.values():
+        if row.transformers is not None:
+            named = config.get(row.transformers)
+            value = row.default if named is None else named
+            if value != row.silent:
+                found[row.transformers] = value
+    return found
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _languages(tokenizer: Tokenizer, languages: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The trained languages, each of which must have a token."""
+    """Returns the trained languages, each once; each must have a token."""
     if languages is None:
         return None
-    if not languages:
-        raise InvalidInputError("languages: expected at least one code, or None for all")
+    if not languages or isinstance(languages, str):
+        raise InvalidInputError(
+            f"languages: expected a list of codes, or None for all, found {languages!r}"
+        )
     for code in languages:
         if code not in tokenizer.all_languages:
-            raise UnknownLanguageError(code, tokenizer.all_languages)
+            raise unknown_language(code, tokenizer.all_languages)
     return tuple(dict.fromkeys(languages))
 
 
 def _put_in_place(work: Path, target: Path) -> None:
-    """Renames `work` to `target`; an old bundle there is gone only once the new one is in place."""
+    """Renames `work` to `target`; removes an old bundle there only after that."""
     if not target.exists():
         work.rename(target)
         return

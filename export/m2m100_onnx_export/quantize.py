@@ -1,4 +1,4 @@
-"""Weight formats: how a matrix becomes eight or four bits a number. Knows no names and no files."""
+"""Quantization: rounds a matrix to eight or four bits a number. Refuses to know names and files."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 
 __all__ = ["INT4_BLOCK", "INT8_MAX", "pack_int4", "quantize_blocks", "quantize_columns"]
 
-# Symmetric: -128 is left out, so that a weight and its negative round alike.
+# Symmetric, without -128: a weight and its negative round alike.
 INT8_MAX = 127
-# Numbers of a column that share a scale. With 64 or 128, onnxruntime's AVX-512 kernel adds up a row
-# in another order beside a second row than alone. A difference of 1e-7 is enough to round an
-# activation the other way, and one sentence in thirty then depended on its neighbours.
+# Numbers of a column that share a scale. With 64 or 128, onnxruntime's AVX-512 kernel sums a row in
+# another order if there is a second row. A difference of 1e-7 can round an activation to the other
+# side, and one sentence in thirty then depended on the sentences beside it.
 INT4_BLOCK = 32
-# What the largest number of a block is divided by, as candidates for its scale. Negative, so that
-# it falls on the side that has eight levels and not seven; beyond -8 it is clipped. More of them,
-# or positive ones as well, lower the error by less than a hundredth.
+# Candidates for a scale: the largest number of the block divided by one of these. They are negative
+# because four bits have eight levels below zero and seven above. Beyond -8 the largest number is
+# clipped. More candidates, or positive ones, lower the error by less than one percent.
 _INT4_STEPS = (-6.5, -7.0, -7.5, -8.0, -8.5, -9.0, -9.5, -10.0)
-# Few enough for the processor's cache, through which each candidate goes once.
+# These fit into the processor's cache, and each candidate reads them once.
 _NUMBERS_AT_ONCE = 1 << 16
 
 
 def quantize_columns(
     matrix: torch.Tensor,
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Rounds a matrix to eight bits with one scale a column.
+    """Rounds a matrix to eight bits with one scale for each column.
 
     Symmetric per-channel quantization as in section 3 of "Quantizing deep convolutional networks
     for efficient inference" (Krishnamoorthi, 2018): `scale = max |column| / 127`, and
@@ -47,21 +47,21 @@ def quantize_columns(
 def quantize_blocks(
     matrix: torch.Tensor, block: int = INT4_BLOCK
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
-    """Rounds a matrix to four bits with the scale of least squared error for each block.
+    """Rounds a matrix to four bits with one scale for each block, of least squared error.
 
-    A block is `block` numbers of a column, at its end perhaps fewer; `matrix ~ quantized * scale`.
-    Scales are searched over clipping ratios, as in section 4 of AWQ (Lin et al., 2023), but for the
-    error of the weights alone and with a closed form as in llama.cpp's `make_qx_quants`: the best
-    scale for a block `x` rounded to `q` is `<x, q> / <q, q>`, and the best `q` the one with the
-    largest `<x, q>^2 / <q, q>`. Deterministic.
+    A block is `block` numbers of a column, fewer at its end; `matrix ~ quantized * scale`. The
+    search tries clipping ratios, as section 4 of AWQ (Lin et al., 2023) does, but counts the error
+    of the weights alone. It has a closed form, as llama.cpp's `make_qx_quants` has: the best scale
+    of a block `x` rounded to `q` is `<x, q> / <q, q>`, and the best `q` has the largest
+    `<x, q>^2 / <q, q>`. Deterministic.
 
     Args:
         matrix: `(in, out)` in any float type.
         block: numbers that share a scale.
 
     Returns:
-        The `(in, out)` integers from -8 to 7, and the `(ceil(in / block), out)` scales, which may
-        be negative, and infinite where numbers are beyond 500,000. A block of zeros has scale 0.
+        The `(in, out)` integers from -8 to 7, and the `(ceil(in / block), out)` scales. A scale may
+        be negative, and is infinite where numbers exceed 500,000. A block of zeros has scale 0.
     """
     size, count = matrix.shape
     blocks = -(-size // block)
@@ -71,7 +71,7 @@ def quantize_blocks(
     for start in range(0, count, step):
         columns = slice(start, start + step)
         part = matrix[:, columns]
-        # numpy, since torch's threads wait longer for each other than such small pieces take.
+        # For pieces this small, torch's threads would wait longer than they work.
         padded = np.zeros((blocks * block, part.shape[1]), np.float32)
         padded[:size] = part.float().numpy()
         x = padded.reshape(blocks, block, -1)
@@ -83,7 +83,7 @@ def quantize_blocks(
 
 
 def _best_scales(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The scales of least squared error, `(blocks, out)`, of `(blocks, block, out)` numbers."""
+    """Returns the best scales, `(blocks, out)`, of `(blocks, block, out)` numbers."""
     high, low = x.max(1), x.min(1)
     end = np.where(high > -low, high, low)
     gain = np.zeros_like(end)
@@ -110,7 +110,7 @@ def _round_int4(
 
 
 def pack_int4(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Packs integers from -8 to 7 as ONNX stores them: two a byte, the first in the lower half."""
+    """Packs integers from -8 to 7 as ONNX does: two a byte, the first in the lower half."""
     flat = values.reshape(-1).view(np.uint8)
     packed = np.zeros((flat.size + 1) // 2, np.uint8)
     packed[: flat.size // 2] = flat[1::2] << 4

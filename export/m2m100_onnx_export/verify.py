@@ -1,14 +1,15 @@
-"""PyTorch against ONNX: each graph's numbers, then whole translations token by token.
+"""Verification: compares a bundle with PyTorch, graph by graph and by whole translations.
 
-The reference is transformers' model on the same checkpoint; the other side is the bundle as a user
-would run it.
+The reference is transformers' model on the same checkpoint. The other side is the bundle as a user
+runs it. Refuses to know how graphs are built.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import torch
 import transformers
 from transformers import M2M100ForConditionalGeneration
 
-from m2m100_onnx.bundle import (
+from m2m100_onnx.bundle.graphs import (
     DECODER_FILE,
     DECODER_WITH_PAST_FILE,
     ENCODER_FILE,
@@ -26,8 +27,9 @@ from m2m100_onnx.bundle import (
     Precision,
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError
-from m2m100_onnx.fused import FusedCache
-from m2m100_onnx.ranking import Ranking
+from m2m100_onnx.model.fused import FusedState
+from m2m100_onnx.options import OPTIONS, SearchOptions
+from m2m100_onnx.search.state import Ranking
 from m2m100_onnx.translator import Translator
 from m2m100_onnx_export.checkpoint import Checkpoint
 
@@ -41,10 +43,12 @@ _TOLERANCE: dict[Precision, float] = {
     "int4": 0.6,
     "int4-int8": 0.6,
 }
-# Two hypotheses whose scores are closer than this are a tie, which rounding may decide. Quantized
-# weights decide more than ties: there translations are counted and not judged.
+# Two hypotheses whose scores are closer than this are a tie, and rounding may decide it. Quantized
+# weights change more than ties, so their translations are counted and never fail.
 _TIE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2}
 _MAX_LENGTH = 48
+# Target tokens that a decoder takes at once, and tokens in all.
+_PREFILL, _TARGET_LENGTH = 4, 7
 _SAMPLES = {
     "en": "Open the file and save a copy before you close the window.",
     "de": "Die Datei wurde nicht gefunden.",
@@ -57,13 +61,13 @@ _SAMPLES = {
 
 @dataclass(frozen=True)
 class TranslationCheck:
-    """How many whole translations of one search method equal transformers'.
+    """The number of translations of a search method that equal transformers'.
 
     Attributes:
         method: `greedy` or `beam N`.
-        total: translations compared.
-        identical: those with the same tokens.
-        ties: those with other tokens and the same score, within rounding.
+        total: the translations compared.
+        identical: the translations with the same tokens.
+        ties: the translations with other tokens and, within rounding, the same score.
     """
 
     method: str
@@ -74,12 +78,12 @@ class TranslationCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """What verification measured.
+    """The measurements of a verification.
 
     Attributes:
-        differences: largest absolute difference from PyTorch, by graph.
-        tolerances: the largest that is accepted, by graph.
-        translations: one entry a search method.
+        differences: the largest absolute difference from PyTorch, by graph.
+        tolerances: the largest accepted difference, by graph.
+        translations: one check for each search method.
     """
 
     differences: dict[str, float]
@@ -87,17 +91,18 @@ class Report:
     translations: tuple[TranslationCheck, ...]
 
     def raise_if_failed(self) -> None:
-        """Raises.
+        """Raises an error if the bundle differs from PyTorch by more than rounding.
 
         Raises:
-            ExportError: a graph or a translation differs from PyTorch's by more than rounding.
+            ExportError: a graph or a translation differs too much; the message names all of them.
         """
         failed = [
-            f"{graph}: largest difference {self.differences[graph]:.3g}, accepted {limit:.3g}"
+            f"{graph}: largest difference {self.differences[graph]:.3g}, accepted up to {limit:.3g}"
             for graph, limit in self.tolerances.items()
             if not self.differences[graph] <= limit
         ] + [
-            f"{check.method}: {check.identical} of {check.total} translations are transformers'"
+            f"{check.method}: expected {check.total} translations to equal transformers', "
+            f"found {check.identical}"
             for check in self.translations
             if check.identical + check.ties < check.total
         ]
@@ -105,7 +110,7 @@ class Report:
             raise ExportError("verification against PyTorch failed: " + "; ".join(failed))
 
     def lines(self) -> list[str]:
-        """The report for people, a line each."""
+        """Returns the report as text, one line for each measurement."""
         return [
             f"{graph}: largest difference from PyTorch {difference:.2e}"
             for graph, difference in self.differences.items()
@@ -116,20 +121,35 @@ class Report:
         ]
 
 
+_Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The input of the graph comparison: `(B, S)` padded sources, their mask, `(B, T)` targets."""
+
+    ids: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.int64]
+    target: npt.NDArray[np.int64]
+
+
 def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report:
-    """Compares a bundle with PyTorch on the checkpoint it was made from; judges nothing."""
+    """Measures the differences between a bundle and PyTorch on the bundle's checkpoint.
+
+    The report says whether they are acceptable; see `Report.raise_if_failed`.
+    """
     transformers.utils.logging.disable_progress_bar()
     model = M2M100ForConditionalGeneration.from_pretrained(
         checkpoint.directory, dtype=torch.float32
     )
     if precision == "fp16":
-        # The weights' rounding is what was asked for; what is checked is the arithmetic after it.
+        # The reference has rounded weights too, so the comparison is of the arithmetic alone.
         model = model.half()
     model = model.float().eval()
     translator = Translator(bundle)
     differences, tolerances = _compare_graphs(model, translator, _TOLERANCE[precision])
     if any(not differences[name] <= limit for name, limit in tolerances.items()):
-        # What such graphs translate says nothing more, and a search refuses what is not finite.
+        # Translations of wrong graphs tell no more, and a search refuses NaN.
         return Report(differences, tolerances, ())
     checks = tuple(
         _compare_translations(model, translator, beam_size, _TIE.get(precision, math.inf))
@@ -140,115 +160,141 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
 
 def _samples(translator: Translator) -> dict[str, str]:
     found = {code: text for code, text in _SAMPLES.items() if code in translator.languages}
-    # A checkpoint of other languages is still checked: what the text says does not matter.
+    # For other languages any text will do: both sides read the same tokens.
     return found or {translator.languages[0]: _SAMPLES["en"]}
 
 
 def _compare_graphs(
     model: M2M100ForConditionalGeneration, translator: Translator, tolerance: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Runs the graphs on a padded batch, with more than one token at a time and with two beams."""
-    sources = [translator.tokenizer.encode(t, c) for c, t in _samples(translator).items()]
-    config = translator.bundle.config
-    length = max(map(len, sources))
-    ids = np.array([s + [config.pad_token_id] * (length - len(s)) for s in sources], np.int64)
-    mask = np.array([[1] * len(s) + [0] * (length - len(s)) for s in sources], np.int64)
-    start, size = 4, 7
-    target = np.random.default_rng(0).integers(4, len(translator.tokenizer), (len(ids), size))
-    target[:, 0] = config.decoder_start_token_id
-
-    real = translator.model.real
-    encoder = _run(translator, ENCODER_FILE, input_ids=ids, attention_mask=mask)
-    hidden = encoder["last_hidden_state"]
-    first = _run(
-        translator,
-        DECODER_FILE,
-        encoder_attention_mask=mask,
-        input_ids=target[:, :start],
-        encoder_hidden_states=hidden.astype(real),
-    )
-    past = {k.replace("present", "past_key_values"): v for k, v in first.items() if k != "logits"}
-    beams = {k: np.repeat(v, 2, axis=0) if ".decoder." in k else v for k, v in past.items()}
-    then = _run(
-        translator,
-        DECODER_WITH_PAST_FILE,
-        encoder_attention_mask=mask,
-        input_ids=np.repeat(target[:, start:], 2, axis=0),
-        **beams,
-    )
-
-    with torch.inference_mode():
-        attention = torch.from_numpy(mask)
-        encoded = model.model.encoder(torch.from_numpy(ids), attention).last_hidden_state
-        decoded = model.model.decoder(
-            torch.from_numpy(target),
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=attention,
-        ).last_hidden_state
-        expected = model.lm_head(decoded).numpy()
-        keys = [
-            layer.encoder_attn.k_proj(encoded).unflatten(-1, (config.decoder_attention_heads, -1))
-            for layer in model.model.decoder.layers
-        ]
-    # What the encoder puts at padding is never read, and differs with the kernel.
-    pairs = {
-        ENCODER_FILE: (hidden * mask[..., None], encoded.numpy() * mask[..., None]),
-        DECODER_FILE: (first["logits"], expected[:, :start]),
-        DECODER_WITH_PAST_FILE: (then["logits"], np.repeat(expected[:, start:], 2, axis=0)),
-    }
+    """Returns each graph's largest difference from PyTorch, and the largest accepted one."""
+    batch = _make_batch(translator)
+    expected = _run_pytorch(model, batch)
+    found = _run_portable(translator, batch)
     if translator.model.fused:
-        file, places = FUSED_SOURCE_FILE, mask[:, None, :, None]
-        found = _run(translator, file, input_ids=ids, attention_mask=mask)
-        ours = np.stack([found[f"present.{i}.encoder.key"] for i in range(len(keys))]) * places
-        pairs[file] = ours, torch.stack(keys).transpose(2, 3).numpy() * places
-        log_probs = torch.from_numpy(expected).log_softmax(-1).numpy()[:, start - 1 :]
-        hidden_states, found_probs = _fused_steps(translator, ids, mask, target, start)
-        pairs[FUSED_STEP_FILE] = hidden_states, decoded.numpy()[:, start - 1 :]
-        pairs[FUSED_RANK_FILE] = found_probs, log_probs
-    differences = {f: float(np.abs(a.astype(np.float32) - b).max()) for f, (a, b) in pairs.items()}
-    tolerances = {f: tolerance * max(1.0, float(np.abs(b).max())) for f, (_, b) in pairs.items()}
+        found |= _run_fused(translator, batch)
+    differences = {
+        file: float(np.abs(ours.astype(np.float32) - expected[file]).max())
+        for file, ours in found.items()
+    }
+    tolerances = {file: tolerance * max(1.0, float(np.abs(expected[file]).max())) for file in found}
     return differences, tolerances
 
 
-def _fused_steps(
-    translator: Translator,
-    ids: npt.NDArray[np.int64],
-    mask: npt.NDArray[np.int64],
-    target: npt.NDArray[np.int64],
-    start: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Of a beam that changes its row at every step, what follows token `start` and the later ones.
+def _make_batch(translator: Translator) -> _Batch:
+    """Makes a batch with padded sources; the targets are random tokens."""
+    tokenizer, config = translator.tokenizer, translator.bundle.config
+    sources = [tokenizer.encode(text, code) for code, text in _samples(translator).items()]
+    length = max(map(len, sources))
+    ids = np.array([s + [config.pad_token_id] * (length - len(s)) for s in sources], np.int64)
+    mask = np.array([[1] * len(s) + [0] * (length - len(s)) for s in sources], np.int64)
+    shape = (len(ids), _TARGET_LENGTH)
+    target = np.random.default_rng(0).integers(4, len(tokenizer), shape)
+    target[:, 0] = config.decoder_start_token_id
+    return _Batch(ids, mask, target)
+
+
+def _run_pytorch(model: M2M100ForConditionalGeneration, batch: _Batch) -> dict[str, _Floats]:
+    """Returns what each graph should compute, with 0 at padding, which no graph reads."""
+    heads = model.config.decoder_attention_heads
+    with torch.inference_mode():
+        attention = torch.from_numpy(batch.mask)
+        encoded = model.model.encoder(torch.from_numpy(batch.ids), attention).last_hidden_state
+        decoded = model.model.decoder(
+            torch.from_numpy(batch.target),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=attention,
+        ).last_hidden_state
+        logits = model.lm_head(decoded)
+        log_probs = logits.log_softmax(-1).numpy()
+        source = torch.stack(
+            [
+                projection(encoded).unflatten(-1, (heads, -1)).transpose(1, 2)
+                for layer in model.model.decoder.layers
+                for projection in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
+            ]
+        )
+    return {
+        ENCODER_FILE: encoded.numpy() * batch.mask[..., None],
+        DECODER_FILE: logits.numpy()[:, :_PREFILL],
+        DECODER_WITH_PAST_FILE: np.repeat(logits.numpy()[:, _PREFILL:], 2, axis=0),
+        FUSED_SOURCE_FILE: source.numpy() * batch.mask[:, None, :, None],
+        FUSED_STEP_FILE: decoded.numpy()[:, _PREFILL - 1 :],
+        FUSED_RANK_FILE: log_probs[:, _PREFILL - 1 :],
+    }
+
+
+def _run_portable(translator: Translator, batch: _Batch) -> dict[str, _Floats]:
+    """Runs the portable graphs: a prefix, then the other tokens at once with two beams."""
+    encoded = _run(translator, ENCODER_FILE, input_ids=batch.ids, attention_mask=batch.mask)
+    hidden = encoded["last_hidden_state"]
+    first = _run(
+        translator,
+        DECODER_FILE,
+        encoder_attention_mask=batch.mask,
+        input_ids=batch.target[:, :_PREFILL],
+        encoder_hidden_states=hidden,
+    )
+    past = {k.replace("present", "past_key_values"): v for k, v in first.items() if k != "logits"}
+    then = _run(
+        translator,
+        DECODER_WITH_PAST_FILE,
+        encoder_attention_mask=batch.mask,
+        input_ids=np.repeat(batch.target[:, _PREFILL:], 2, axis=0),
+        **{k: np.repeat(v, 2, axis=0) if ".decoder." in k else v for k, v in past.items()},
+    )
+    return {
+        ENCODER_FILE: hidden * batch.mask[..., None],
+        DECODER_FILE: first["logits"],
+        DECODER_WITH_PAST_FILE: then["logits"],
+    }
+
+
+def _run_fused(translator: Translator, batch: _Batch) -> dict[str, _Floats]:
+    """Runs the fused graphs: a prefix, then one token at a time."""
+    found = _run(translator, FUSED_SOURCE_FILE, input_ids=batch.ids, attention_mask=batch.mask)
+    source = np.stack(list(found.values())) * batch.mask[:, None, :, None]
+    hidden_states, log_probs = _fused_steps(translator, batch)
+    return {
+        FUSED_SOURCE_FILE: source,
+        FUSED_STEP_FILE: hidden_states,
+        FUSED_RANK_FILE: log_probs,
+    }
+
+
+def _fused_steps(translator: Translator, batch: _Batch) -> tuple[_Floats, _Floats]:
+    """Feeds the targets to two beams, which change places at every step.
 
     Returns:
-        `(B, T, D)` outputs of the last layer and `(B, T, V)` log-probabilities.
+        `(B, T, D)` outputs of the last layer and `(B, T, V)` log-probabilities, both after the
+        prefix and after each later token.
     """
-    state = translator.model.begin(ids, mask, target[:, :start])
-    assert isinstance(state, FusedCache)
-    sentences = np.arange(len(ids))
-    hidden_states, found = [], []
-    for position in range(start, target.shape[1] + 1):
+    target, sentences = batch.target, np.arange(len(batch.ids))
+    state = translator.model.begin(batch.ids, batch.mask, target[:, :_PREFILL])
+    assert isinstance(state, FusedState)
+    hidden_states, log_probs = [], []
+    for position in range(_PREFILL, _TARGET_LENGTH + 1):
         try:
             ranked = state.best(Ranking(count=state.vocab_size))
-        except InvalidInputError:  # not a number; no difference is as large
-            nothing = np.full((len(ids), target.shape[1] + 1 - start, 1), np.nan, np.float32)
+        except InvalidInputError:  # a score is NaN, which no tolerance accepts
+            nothing = np.full((len(sentences), 1, 1), np.nan, np.float32)
             return nothing, nothing
         scores = np.empty_like(ranked.scores)
         np.put_along_axis(scores, ranked.tokens, ranked.scores, axis=1)
-        rows_a_sentence = len(scores) // len(ids)
-        found.append(scores[::rows_a_sentence])
-        hidden_states.append(state.hidden_states[::rows_a_sentence].copy())
-        if position < target.shape[1]:
-            swapped = [1, 0] if position > start else [0, 0]
-            beams = 2 if position > start else 1
-            state.select((sentences[:, None] * beams + swapped).reshape(-1))
+        beams = len(scores) // len(sentences)
+        log_probs.append(scores[::beams])
+        hidden_states.append(state.hidden_states[::beams].copy())
+        if position < _TARGET_LENGTH:
+            parents = [1, 0] if beams == 2 else [0, 0]
+            state.select((sentences[:, None] * beams + parents).reshape(-1))
             state.step(np.repeat(target[:, position : position + 1], 2, axis=0))
-    return np.stack(hidden_states, axis=1), np.stack(found, axis=1)
+    return np.stack(hidden_states, axis=1), np.stack(log_probs, axis=1)
 
 
 def _run(
     translator: Translator, file: str, **inputs: npt.NDArray[np.generic]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    session = translator.model.session(file)
+    session = translator.model.sessions.get(file)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
 
@@ -259,52 +305,59 @@ def _compare_translations(
     samples = _samples(translator)
     codes = list(samples)
     targets = codes[1:] + codes[:1]
-    defaults = translator.defaults
-    max_length = min(_MAX_LENGTH, defaults.max_length)
-    found = translator.translate_batch(
-        list(samples.values()),
-        source_lang=codes,
-        target_lang=targets,
+    max_length = min(_MAX_LENGTH, translator.defaults.max_length)
+    options = replace(
+        translator.defaults,
         beam_size=beam_size,
         num_hypotheses=1,
         max_length=max_length,
+        min_length=min(translator.defaults.min_length, max_length),
+    )
+    found = translator.translate_batch(
+        list(samples.values()), source_lang=codes, target_lang=targets, **asdict(options)
     )
     identical = ties = 0
     for code, target, ours in zip(codes, targets, found, strict=True):
         ids = torch.tensor([translator.tokenizer.encode(samples[code], code)])
-        with torch.inference_mode():
-            reference = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                forced_bos_token_id=translator.tokenizer.language_id(target),
-                num_beams=beam_size,
-                do_sample=False,
-                max_length=max_length,
-                min_length=defaults.min_length,
-                length_penalty=defaults.length_penalty,
-                early_stopping=defaults.early_stopping if beam_size > 1 else False,
-                no_repeat_ngram_size=defaults.no_repeat_ngram_size,
-                repetition_penalty=defaults.repetition_penalty,
-                return_dict_in_generate=True,
-                output_scores=True,
-            )
-        if tuple(reference.sequences[0].tolist()) == ours.tokens:
+        language = translator.tokenizer.language_id(target)
+        tokens, score = _generate(model, ids, language, options)
+        if tokens == ours.tokens:
             identical += 1
-            continue
-        score = _score(model, reference, beam_size, defaults.length_penalty)
-        ties += abs(score - ours.score) <= tie
+        else:
+            ties += abs(score - ours.score) <= tie
     method = "greedy" if beam_size == 1 else f"beam {beam_size}"
     return TranslationCheck(method, len(codes), identical, ties)
 
 
-def _score(
-    model: M2M100ForConditionalGeneration, output: object, beam_size: int, length_penalty: float
-) -> float:
-    if beam_size > 1:
+def _generate(
+    model: M2M100ForConditionalGeneration, ids: torch.Tensor, language: int, options: SearchOptions
+) -> tuple[tuple[int, ...], float]:
+    """Returns the tokens and the score of transformers' translation."""
+    named = {row.transformers: row.name for row in OPTIONS.values() if row.transformers}
+    settings = {theirs: getattr(options, ours) for theirs, ours in named.items()}
+    # transformers takes a list here, and None where there is nothing to suppress.
+    settings["suppress_tokens"] = list(options.suppress_tokens) or None
+    if options.beam_size == 1:
+        settings["early_stopping"] = False  # transformers warns of it in a greedy search
+    with torch.inference_mode():
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            forced_bos_token_id=language,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **settings,
+        )
+    return tuple(output.sequences[0].tolist()), _score(model, output, options)
+
+
+def _score(model: M2M100ForConditionalGeneration, output: object, options: SearchOptions) -> float:
+    if options.beam_size > 1:
         return float(output.sequences_scores[0])  # type: ignore[attr-defined]
     steps = model.compute_transition_scores(
         output.sequences,  # type: ignore[attr-defined]
         output.scores,  # type: ignore[attr-defined]
         normalize_logits=True,
     )[0]
-    return float(steps.sum() / len(steps) ** length_penalty)
+    return float(steps.sum() / len(steps) ** options.length_penalty)

@@ -1,8 +1,8 @@
-"""The one weights file: which parameters it holds, in which layout, and where each one starts.
+"""The weights file: its parameters, their layout and their offsets.
 
-Knows how transformers' parameters become ours (transposed for `MatMul`, queries, keys and values
-side by side) and how to stream them to disk; knows nothing of nodes. All graphs refer to this file,
-so each number is stored once.
+All graphs refer to this one file, so each number is stored once. Knows how transformers' parameters
+become ours (transposed for `MatMul`, with queries, keys and values side by side) and streams them
+to disk. Refuses to know nodes.
 """
 
 from __future__ import annotations
@@ -18,38 +18,39 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from m2m100_onnx.bundle import FileRecord, ModelConfig, Precision
+from m2m100_onnx.bundle.config import ModelConfig
+from m2m100_onnx.bundle.families import first_position
+from m2m100_onnx.bundle.graphs import Precision
+from m2m100_onnx.bundle.manifest import FileRecord
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.quantize import pack_int4, quantize_blocks, quantize_columns
 
 __all__ = ["StoredTensor", "WeightsFile", "sinusoidal_positions", "write_weights"]
 
-# How matrices are stored where they are quantized: those of the layers, and the embedding with the
-# LM head. Everything else stays float32 there.
+# The types of quantized matrices: first those of the layers, then the embedding and the LM head.
+# Other parameters stay float32.
 _QUANTIZED: dict[Precision, tuple[str, str]] = {
     "int8": ("int8", "int8"),
     "int4": ("int4", "int4"),
     "int4-int8": ("int4", "int8"),
 }
 _BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
-# Large tensors start on a page, so that the runtime can map them from the file.
+# The runtime maps large tensors from the file, so they start on a page.
 _PAGE = 4096
 _ALIGNMENT = 64
 _ROWS_AT_ONCE = 8192
-# Positions are counted from pad_token_id + 1, so the table starts with rows that no token has.
-_POSITION_OFFSET = 2
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a parameter lies in the weights file.
+    """The place of a parameter in the weights file.
 
     Attributes:
-        shape: its shape there.
-        dtype: its element type: `float32`, `float16`, `int8` or `int4` (two a byte).
-        offset: byte offset in the file.
-        length: bytes.
+        shape: its shape in the file.
+        dtype: its element type in the file: `float32`, `float16`, `int8` or `int4` (two a byte).
+        offset: its first byte.
+        length: its size in bytes.
     """
 
     shape: tuple[int, ...]
@@ -60,7 +61,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The written file: its tensors by our names, and its size and hash."""
+    """A written weights file: its tensors by name, and its size and hash."""
 
     tensors: dict[str, StoredTensor]
     record: FileRecord
@@ -68,10 +69,15 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class _Parameter:
-    """One of our parameters: its name, its shape and how to read it, in row chunks.
+    """A parameter to write.
 
-    A matrix that activations are multiplied by can be quantized. `transposed` says that it is read
-    and, but for four bits, stored as `(out, in)`, as an embedding is: its rows are gathered too.
+    Attributes:
+        name: its name in the graphs.
+        shape: its shape as `chunks` reads it.
+        chunks: reads it, some rows at a time.
+        matrix: whether activations are multiplied by it, so that it can be quantized.
+        transposed: whether it is read as `(out, in)`. So is an embedding, whose rows the graphs
+            gather. It is also stored so, except in four bits.
     """
 
     name: str
@@ -82,14 +88,15 @@ class _Parameter:
 
 
 def sinusoidal_positions(config: ModelConfig) -> torch.Tensor:
-    """The `(max_position_embeddings + 2, d_model)` position table, bit for bit transformers'.
+    """Returns the position table, bit for bit as transformers computes it.
 
+    Its `(max_position_embeddings + first_position, d_model)` rows start with those of no token.
     Source: tensor2tensor's variant of section 3.5 of "Attention Is All You Need", as
     `M2M100SinusoidalPositionalEmbedding` computes it: sines in the first half of the columns,
     cosines in the second, the row of the padding token zero.
     """
     half = config.d_model // 2
-    count = config.max_position_embeddings + _POSITION_OFFSET
+    count = _count_positions(config)
     rate = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
     angle = torch.arange(count).float().unsqueeze(1) * rate.unsqueeze(0)
     table = torch.zeros(count, config.d_model)
@@ -99,12 +106,16 @@ def sinusoidal_positions(config: ModelConfig) -> torch.Tensor:
     return table
 
 
+def _count_positions(config: ModelConfig) -> int:
+    return config.max_position_embeddings + first_position(config.pad_token_id)
+
+
 def write_weights(checkpoint: Checkpoint, path: Path, precision: Precision) -> WeightsFile:
-    """Streams every parameter to `path`, one tensor in memory at a time.
+    """Streams every parameter to `path` with one tensor in memory at a time.
 
     Raises:
-        BundleError: a tensor is missing or of another shape than config.json says, or a value is
-            too large for float16.
+        BundleError: a tensor is missing or has another shape than config.json says, or a value is
+            not finite in the precision.
         OSError: the disk is full or cannot be written.
     """
     tensors: dict[str, StoredTensor] = {}
@@ -133,7 +144,7 @@ _Encoded = tuple[str, tuple[int, ...], str, Iterator[npt.NDArray[np.generic]]]
 def _encode(
     parameter: _Parameter, precision: Precision, checkpoint: Checkpoint
 ) -> Iterator[_Encoded]:
-    """The tensors a parameter is stored as: their names, shapes, types and contents."""
+    """Yields the tensors that store a parameter: name, shape, type and contents of each."""
     kind = torch.float16 if precision == "fp16" else torch.float32
     not_finite = BundleError(
         f"{checkpoint.directory}: parameter {parameter.name!r} has values that are not finite in "
@@ -153,7 +164,7 @@ def _encode(
         return
     dtype = _QUANTIZED[precision][parameter.transposed]
     quantize = quantize_blocks if dtype == "int4" else quantize_columns
-    # Four bits are stored (in, out), for MatMulNBits takes no other layout.
+    # MatMulNBits, which multiplies four bits, takes (in, out) only.
     turned = parameter.transposed and dtype == "int4"
     values = np.empty(parameter.shape[::-1] if turned else parameter.shape, np.int8)
     columns = values.T if parameter.transposed and not turned else values
@@ -173,21 +184,21 @@ def _encode(
 
 
 def _packed(values: npt.NDArray[np.int8]) -> Iterator[npt.NDArray[np.uint8]]:
-    # An even number of rows ends on a whole byte, however long a row is.
+    # An even number of rows ends on a whole byte.
     for start in range(0, len(values), 64):
         yield pack_int4(values[start : start + 64])
 
 
 def _in_file_order(parameters: list[_Parameter]) -> list[_Parameter]:
-    """Matrices before vectors: they fill whole pages, so that alignment costs next to nothing."""
+    """Puts matrices before vectors: they fill whole pages, so alignment costs next to nothing."""
     return sorted(parameters, key=lambda p: len(p.shape) == 1)
 
 
 def _parameters(checkpoint: Checkpoint) -> list[_Parameter]:
-    """Every parameter of the model, under our names.
+    """Returns every parameter of the model.
 
     A linear layer `name` becomes `name.weight`, `(in, out)` as `MatMul` takes it, and `name.bias`.
-    Layers that read the same input stand side by side in one: `self_attn.qkv`, `encoder_attn.kv`.
+    Layers that read the same input become one: `self_attn.qkv`, `encoder_attn.kv`.
     """
     config = checkpoint.config
     embedding = checkpoint.shared_embedding()
@@ -196,7 +207,7 @@ def _parameters(checkpoint: Checkpoint) -> list[_Parameter]:
         _embedding(checkpoint, "shared.weight", embedding),
         _Parameter(
             "positions.weight",
-            (config.max_position_embeddings + _POSITION_OFFSET, config.d_model),
+            (_count_positions(config), config.d_model),
             lambda: iter([sinusoidal_positions(config)]),
         ),
     ]
@@ -232,7 +243,7 @@ def _layer(checkpoint: Checkpoint, layer: str, ffn: int) -> list[_Parameter]:
 def _linear(
     checkpoint: Checkpoint, scope: str, name: str, parts: tuple[str, ...], rows: int, columns: int
 ) -> list[_Parameter]:
-    """One linear layer `(rows) -> (len(parts) * columns)` made of the checkpoint's `parts`."""
+    """Joins the checkpoint's `parts` to one linear layer, `rows` to `len(parts) * columns`."""
     sources = [f"model.{scope}.{part}" for part in parts]
     for source in sources:
         _check(checkpoint, f"{source}.weight", (columns, rows))
@@ -266,7 +277,7 @@ def _embedding(checkpoint: Checkpoint, name: str, source: str) -> _Parameter:
 
 
 def _stored(checkpoint: Checkpoint, name: str, source: str, shape: tuple[int, ...]) -> _Parameter:
-    """A parameter stored as the checkpoint has it, read in chunks of rows."""
+    """Returns a parameter in the checkpoint's layout, which is read in chunks of rows."""
     _check(checkpoint, source, shape)
 
     def chunks() -> Iterator[torch.Tensor]:

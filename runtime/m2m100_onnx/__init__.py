@@ -10,27 +10,35 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from m2m100_onnx.bundle import Bundle, Manifest
-    from m2m100_onnx.decoding import SearchOptions
+    from m2m100_onnx.bundle.bundle import Bundle
+    from m2m100_onnx.bundle.manifest import Manifest
+    from m2m100_onnx.engine.stopping import Cancellation
     from m2m100_onnx.errors import (
         BundleError,
+        Cancelled,
+        DeadlineExceeded,
         DependencyError,
         ExportError,
         InferenceError,
         InputTooLongError,
         InvalidInputError,
         M2M100Error,
+        StoppedError,
         UnknownLanguageError,
     )
-    from m2m100_onnx.options import TranslateOptions
-    from m2m100_onnx.tokenizer import Tokenizer
+    from m2m100_onnx.options import OPTIONS, SearchOptions, TranslateOptions
+    from m2m100_onnx.text.tokenizer import Tokenizer
     from m2m100_onnx.translator import Hypothesis, Translation, Translator
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "OPTIONS",
     "Bundle",
     "BundleError",
+    "Cancellation",
+    "Cancelled",
+    "DeadlineExceeded",
     "DependencyError",
     "ExportError",
     "Hypothesis",
@@ -40,6 +48,7 @@ __all__ = [
     "M2M100Error",
     "Manifest",
     "SearchOptions",
+    "StoppedError",
     "Tokenizer",
     "TranslateOptions",
     "Translation",
@@ -48,19 +57,21 @@ __all__ = [
     "__version__",
 ]
 
+_ERRORS = ("Cancelled", "DeadlineExceeded", *(n for n in __all__ if n.endswith("Error")))
 _HOMES = {
-    "bundle": ("Bundle", "Manifest"),
-    "decoding": ("SearchOptions",),
-    "errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "tokenizer": ("Tokenizer",),
-    "options": ("TranslateOptions",),
+    "bundle.bundle": ("Bundle",),
+    "bundle.manifest": ("Manifest",),
+    "engine.stopping": ("Cancellation",),
+    "errors": _ERRORS,
+    "options": ("OPTIONS", "SearchOptions", "TranslateOptions"),
+    "text.tokenizer": ("Tokenizer",),
     "translator": ("Hypothesis", "Translation", "Translator"),
 }
 
 
 def __getattr__(name: str) -> object:
-    # Imported at first use: numpy and onnxruntime take half a second that `m2m100 --help` does
-    # not need, and an error class must be importable where onnxruntime is missing.
+    # Each name is imported at its first use. numpy and onnxruntime take half a second, which
+    # `m2m100 --help` does not need; and errors can be imported where onnxruntime is missing.
     for module, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)

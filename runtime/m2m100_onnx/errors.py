@@ -1,137 +1,167 @@
-"""The exception tree. This file knows names and no behaviour.
+"""The tree of errors. This file knows names and messages, and no behaviour.
 
 M2M100Error
-├── BundleError           a bundle (or a checkpoint) that cannot be used
-├── UnknownLanguageError  a language code the model has no token for, or was not trained on
-├── InputTooLongError     more tokens than the model has positions
-├── InvalidInputError     an argument or a text of the wrong kind or out of range
-├── DependencyError       a package that is needed and not installed
-├── InferenceError        onnxruntime failed while it ran a graph, for instance out of memory
-└── ExportError           an export that could not be completed or did not verify
+├── BundleError           a bundle or a checkpoint that cannot be used
+├── UnknownLanguageError  a language that the model has no token for, or was not trained on
+├── InputTooLongError     a text of more tokens than the model has positions
+├── InvalidInputError     an argument or a text of the wrong type or out of range
+├── DependencyError       a package that is needed and not installed, or too old
+├── InferenceError        onnxruntime failed during a run, for instance out of memory
+├── StoppedError          a call that ended between two steps of its search
+│   ├── DeadlineExceeded  because its `timeout` was over
+│   └── Cancelled         because its `Cancellation` was cancelled
+└── ExportError           an export that failed or did not pass its verification
+
+Every error can be pickled, and rebuilt as `type(error)(*error.args)`.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
     "BundleError",
+    "Cancelled",
+    "DeadlineExceeded",
     "DependencyError",
     "ExportError",
     "InferenceError",
     "InputTooLongError",
     "InvalidInputError",
     "M2M100Error",
+    "StoppedError",
     "UnknownLanguageError",
 ]
 
 
-# Countries' and older codes for languages; by spelling alone, `jp` is nearest to `pt`.
-_OFTEN_MEANT = {
-    "cn": "zh",
-    "cz": "cs",
-    "dk": "da",
-    "gr": "el",
-    "iw": "he",
-    "jp": "ja",
-    "kr": "ko",
-    "nb": "no",
-    "se": "sv",
-    "ua": "uk",
-    "vn": "vi",
-}
-
-
 class M2M100Error(Exception):
-    """Root of every error this project raises on purpose."""
+    """Root of every error that this project raises on purpose.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled as exceptions are by default, those whose constructors take other things than a
-        # message could not be read again, and a pool of processes would wait for them for ever.
-        return _again, (type(self), self.args, self.__dict__)
+    Attributes:
+        position: index of the text in the call's texts, where the error is about one text or its
+            language; else None.
+    """
 
+    position: int | None = None
 
-def _again(kind: type[M2M100Error], args: tuple[Any, ...], state: Mapping[str, Any]) -> M2M100Error:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(state)
-    return error
+    @property
+    def message(self) -> str:
+        """The message without the text's position."""
+        return Exception.__str__(self)
+
+    def __str__(self) -> str:
+        place = "" if self.position is None else f"texts[{self.position}]: "
+        return place + self.message
 
 
 class BundleError(M2M100Error, ValueError):
-    """A bundle or checkpoint is unusable; the message names file, expectation and finding."""
+    """A bundle or checkpoint cannot be used; the message names the file, expected and found."""
 
 
 class InvalidInputError(M2M100Error, ValueError):
-    """An argument is of the wrong kind or out of range; the message says what is accepted."""
+    """An argument or a text has the wrong type or is out of range; the message says which."""
 
 
 class DependencyError(M2M100Error, ImportError):
-    """A package is needed that is not installed; the message says the command that installs it."""
+    """A needed package is missing or too old; the message has the command that installs it."""
+
+    # ImportError keeps a message of its own beside `args`.
+    __str__ = M2M100Error.__str__
 
 
 class ExportError(M2M100Error, RuntimeError):
-    """An export could not be completed or did not verify; nothing was left behind."""
+    """An export failed or did not pass its verification; it leaves nothing behind."""
 
 
 class InferenceError(M2M100Error, RuntimeError):
-    """onnxruntime failed while it ran a graph; the message is its own."""
+    """onnxruntime failed during a run; the message is onnxruntime's."""
 
 
 class InputTooLongError(M2M100Error, ValueError):
     """A text has more tokens than the model has positions.
 
     Attributes:
-        limit: the most tokens the model takes, language token and `</s>` included.
-        length: the tokens the text came to.
+        limit: the most tokens that the model takes, language token and `</s>` included.
+        length: the tokens of the text.
+        text: the text.
     """
 
-    def __init__(self, *, limit: int, length: int, text: str) -> None:
-        shown = text if len(text) <= 60 else text[:57] + "..."
-        super().__init__(
-            f"the text has {length} tokens, the model takes at most {limit}: {shown!r}; "
-            "split it into sentences, or ask to truncate (truncate=True, --truncate)"
+    def __init__(self, limit: int, length: int, text: str) -> None:
+        super().__init__(limit, length, text)
+        self.limit, self.length, self.text = limit, length, text
+
+    @property
+    def message(self) -> str:
+        """The message without the text's position."""
+        shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return (
+            f"the text has {self.length} tokens, the model takes at most {self.limit}: {shown!r}; "
+            "split it into sentences, or cut it with truncate=True (--truncate)"
         )
-        self.limit = limit
-        self.length = length
 
 
 class UnknownLanguageError(M2M100Error, ValueError):
-    """A language code is not one of the model's.
+    """A language is not one of the model's.
 
     Attributes:
         code: the code as given.
-        matches: supported codes that look like it, best first.
+        supported: the codes that the model translates.
+        matches: supported codes that the caller may have meant, best first.
+        untrained: whether the model has a token for the code, but was not trained on it.
     """
 
     def __init__(
-        self, code: object, supported: Iterable[str], *, known: Iterable[str] = ()
+        self,
+        code: object,
+        supported: Iterable[str],
+        matches: Iterable[str] = (),
+        untrained: bool = False,
     ) -> None:
-        """Builds the message.
+        self.code, self.supported = str(code), tuple(supported)
+        self.matches, self.untrained = tuple(matches), untrained
+        super().__init__(self.code, self.supported, self.matches, untrained)
 
-        Args:
-            code: what the caller asked for.
-            supported: the codes that may be asked for.
-            known: codes that have a token but were not trained.
-        """
-        choices = list(supported)
-        text = str(code)
-        folded = text.strip().strip("_").replace("-", "_").lower()
-        # A code that differs in case or carries a region ("EN", "en-US") needs no second guess.
-        near = [c for c in choices if c in (folded, folded.split("_")[0])][:1]
-        if not near and _OFTEN_MEANT.get(folded) in choices:
-            near = [_OFTEN_MEANT[folded]]
-        near = near or difflib.get_close_matches(folded, choices, n=3, cutoff=0.5)
-        self.code = text
-        self.matches = tuple(dict.fromkeys(near))
-        if isinstance(code, str) and code in set(known):
-            message = f"language {text!r} has a token, but this checkpoint was not trained on it"
-        else:
-            message = f"unknown language {text!r}"
+    @property
+    def message(self) -> str:
+        """The message without the text's position."""
+        message = f"unknown language {self.code!r}"
+        if self.untrained:
+            message = (
+                f"language {self.code!r} has a token, but this checkpoint was not trained on it"
+            )
         if self.matches:
             message += f"; did you mean {' or '.join(map(repr, self.matches))}?"
+        few = len(self.supported) <= 12
         shown = (
-            ", ".join(choices) if len(choices) <= 12 else f"{len(choices)} codes, see `languages`"
+            ", ".join(self.supported) if few else f"{len(self.supported)} codes, see `languages`"
         )
-        super().__init__(f"{message} (supported: {shown})")
+        return f"{message} (supported: {shown})"
+
+
+class StoppedError(M2M100Error):
+    """A call ended between two steps of its search, before all texts were translated.
+
+    Attributes:
+        finished: the `Translation` of each text that was done by then, by position. A stream yields
+            what is done in order before it raises; here it has what was done beyond that.
+    """
+
+    def __init__(self, reason: str, finished: Mapping[int, Any] | None = None) -> None:
+        self.finished = dict(finished or {})
+        super().__init__(reason, self.finished)
+
+    @property
+    def message(self) -> str:
+        """The message; a stopped call concerns no single text."""
+        return f"{self.args[0]}; {len(self.finished)} texts are translated"
+
+
+class DeadlineExceeded(StoppedError, TimeoutError):  # noqa: N818 - the field's name for it
+    """The seconds of `timeout` were over."""
+
+    __str__ = M2M100Error.__str__
+
+
+class Cancelled(StoppedError):  # noqa: N818 - as concurrent.futures and asyncio say
+    """Another thread cancelled the call's `Cancellation`."""

@@ -1,44 +1,289 @@
-"""What a translate call may ask for, and what it gets where it asks for nothing.
+"""Every option of a translating call, once: name, type, range, default, other tools' names, help.
 
-Knows the options' names here and in config files; the search checks their values.
+The fields of `SearchOptions` and `CallOptions` are the table. argparse, the reading of
+generation_config.json, the checks and the manual are made from `OPTIONS`. `TranslateOptions`
+repeats names and types, since a type checker reads source code; a test holds it equal to the table.
+
+This file knows values and no models: what depends on a model's size is checked by
+`resolve_options`, which is told that size.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+import difflib
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any, Literal, TypedDict
 
-from m2m100_onnx.bundle import CONFIG_FILE, GENERATION_CONFIG_FILE, Bundle
-from m2m100_onnx.decoding import SearchOptions
-from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx.errors import InvalidInputError
 
-__all__ = ["READ_AHEAD", "Settings", "TranslateOptions", "default_options", "resolve_options"]
+__all__ = [
+    "OPTIONS",
+    "READ_AHEAD",
+    "CallOptions",
+    "Option",
+    "SearchOptions",
+    "Settings",
+    "TranslateOptions",
+    "options_from_config",
+    "resolve_options",
+]
 
-# What config files call the options, and what M2M100 checkpoints set where a config says nothing.
-_CONFIG_NAMES = {"num_beams": "beam_size", "num_return_sequences": "num_hypotheses"}
-_FALLBACK = {"beam_size": 5, "max_length": 200, "early_stopping": True}
-_MAX_BATCH_TOKENS = 4096
 READ_AHEAD = 256
+"""Texts that a stream reads, sorts by length and translates together."""
+_MOST_BEAMS = 1024
+_MOST_TOKENS = 1 << 20
+_LONGEST_WAIT = 1e8  # Three years: `time.monotonic` plus this is still exact to the microsecond.
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row of the table.
+
+    Attributes:
+        name: ours, in Python, and with dashes on the command line.
+        type: as an annotation has it.
+        default: what applies where neither the call nor the bundle says anything, as the published
+            M2M100 checkpoints set it.
+        help: one sentence.
+        low: the least value, None where there is no number or no bound.
+        high: the largest value.
+        transformers: the name in transformers' `GenerationConfig`, None where it has none.
+        silent: the value that transformers takes where a generation_config.json is there and does
+            not name the option.
+        ctranslate2: the name in CTranslate2's `translate_batch`.
+        scope: `search` for what changes a translation, `call` for how a call is carried out.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    transformers: str | None = None
+    silent: Any = None
+    ctranslate2: str | None = None
+    scope: Literal["search", "call"] = "search"
+
+    @property
+    def accepted(self) -> str:
+        """What a value must be, in words."""
+        kind = _KINDS[self.type][0]
+        if self.low is None:
+            return kind
+        # Not `:,g`, which keeps six digits.
+        low, high = (f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in (self.low, self.high))
+        return kind.replace("{range}", f"from {low} to {high}")
+
+    def check(self, value: Any) -> Any:
+        """Returns the value as plain Python, of the type that the table gives.
+
+        Raises:
+            InvalidInputError: the value has another type, or is out of range.
+        """
+        try:
+            found = _KINDS[self.type][1](value)
+            # Also false for NaN.
+            inside = self.low is None or found is None or self.low <= found <= (self.high or 0)
+        except (TypeError, ValueError, OverflowError):
+            inside = False
+        if not inside:
+            raise InvalidInputError(f"{self.name}: expected {self.accepted}, found {value!r}")
+        return found
+
+
+def _option(
+    default: Any,
+    help: str,  # noqa: A002 - the field's name
+    bounds: tuple[float, float] | None = None,
+    transformers: str | None = None,
+    silent: Any = None,
+    ctranslate2: str | None = None,
+) -> Any:
+    """A field of the table; the columns are those of `Option`."""
+    low, high = bounds or (None, None)
+    names = {"transformers": transformers, "silent": silent, "ctranslate2": ctranslate2}
+    return field(default=default, metadata={"help": help, "low": low, "high": high, **names})
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)  # numpy's integers too
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError
+    return float(value)
+
+
+def _bool(value: Any) -> bool:
+    # numpy's bool is no bool, and its name is the same.
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError
+    return bool(value)
+
+
+def _stopping(value: Any) -> bool | Literal["never"]:
+    return "never" if isinstance(value, str) and value == "never" else _bool(value)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    ids = tuple(map(_int, value))
+    if min(ids, default=0) < 0:
+        raise ValueError
+    return ids
+
+
+def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+# What a type is called in an error, and how a value of it is read.
+_KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "int": ("an int {range}", _int),
+    "int | None": ("an int {range}, or None", _optional(_int)),
+    "float": ("a number {range}", _float),
+    "float | None": ("a number {range}, or None", _optional(_float)),
+    "bool": ("True or False", _bool),
+    "bool | Literal['never']": ('True, False or "never"', _stopping),
+    "tuple[int, ...]": ("a list or tuple of token ids of 0 or more", _ids),
+}
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What to search for; each field means what it means in transformers' `GenerationConfig`.
+
+    Defaults are those of the published M2M100 checkpoints. `OPTIONS` describes each field.
+
+    Raises:
+        InvalidInputError: a value has the wrong type or is out of range.
+    """
+
+    beam_size: int = _option(
+        5, "Beams per sentence; 1 is greedy search.", (1, _MOST_BEAMS), "num_beams", 1, "beam_size"
+    )
+    num_hypotheses: int = _option(
+        1,
+        "Translations to return per text, at most beam_size.",
+        *((1, _MOST_BEAMS), "num_return_sequences", 1, "num_hypotheses"),
+    )
+    max_length: int = _option(
+        200,
+        "Most tokens of a translation; the start token and the language token count.",
+        *((3, _MOST_TOKENS), "max_length", 20, "max_decoding_length"),
+    )
+    min_length: int = _option(
+        0,
+        "Fewest tokens of a translation before it may end; counts as max_length does.",
+        *((0, _MOST_TOKENS), "min_length", 0, "min_decoding_length"),
+    )
+    length_penalty: float = _option(
+        1.0,
+        "Exponent of the length that divides a score; above 0 favours longer translations.",
+        *((-100.0, 100.0), "length_penalty", 1.0, "length_penalty"),
+    )
+    early_stopping: bool | Literal["never"] = _option(
+        True,
+        "When a sentence is done: true at beam_size finished hypotheses, false when a better one "
+        "is unlikely, never when a better one is impossible.",
+        *(None, "early_stopping", False),
+    )
+    no_repeat_ngram_size: int = _option(
+        0,
+        "No sequence of this many tokens occurs twice; 0 allows all.",
+        *((0, _MOST_TOKENS), "no_repeat_ngram_size", 0, "no_repeat_ngram_size"),
+    )
+    repetition_penalty: float = _option(
+        1.0,
+        "Above 1 makes tokens that occurred before less likely.",
+        *((1e-30, 1e30), "repetition_penalty", 1.0, "repetition_penalty"),  # Scores are float32.
+    )
+    suppress_tokens: tuple[int, ...] = _option(
+        (),
+        "Token ids that never occur in a translation.",
+        *(None, "suppress_tokens", (), "suppress_sequences"),
+    )
+
+    def __post_init__(self) -> None:
+        _normalize(self)
+        _at_most("num_hypotheses", self.num_hypotheses, "beam_size", self.beam_size)
+        _at_most("min_length", self.min_length, "max_length", self.max_length)
+        # Beyond 1e30 the length norm leaves float32, and the order of hypotheses is lost.
+        bound = 30 / math.log10(self.max_length)
+        if abs(self.length_penalty) > bound:
+            raise InvalidInputError(
+                f"length_penalty: expected a number from -{bound:.3g} to {bound:.3g} with "
+                f"max_length = {self.max_length}, found {self.length_penalty!r}"
+            )
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """How a call is carried out; none of these changes a translation that is returned.
+
+    Raises:
+        InvalidInputError: a value has the wrong type or is out of range.
+    """
+
+    max_batch_tokens: int = _option(
+        4096,
+        "Largest batch, as sentences * beam_size * longest source; one sentence is always taken.",
+        *((1, 1 << 31), None, None, "max_batch_size"),
+    )
+    max_batch_bytes: int | None = _option(
+        None,
+        "Memory that a batch may reserve for keys, values and scores at max_length; a quarter of "
+        "the machine's (or the container's) memory by default.",
+        (1, 1 << 50),
+    )
+    truncate: bool = _option(
+        False,
+        "Cut texts that are longer than the model's positions; by default they are an error.",
+        *(None, None, None, "max_input_length"),
+    )
+    timeout: float | None = _option(
+        None,
+        "Seconds after which the call ends with an error and what is translated by then.",
+        (0.0, _LONGEST_WAIT),
+    )
+
+    def __post_init__(self) -> None:
+        _normalize(self)
+
+
+def _normalize(options: SearchOptions | CallOptions) -> None:
+    for spec in fields(options):
+        value = OPTIONS[spec.name].check(getattr(options, spec.name))
+        object.__setattr__(options, spec.name, value)
+
+
+def _at_most(name: str, value: int, limit_name: str, limit: int) -> None:
+    if value > limit:
+        raise InvalidInputError(f"{name}: expected at most {limit_name} = {limit}, found {value}")
+
+
+_SCOPES: dict[Literal["search", "call"], type] = {"search": SearchOptions, "call": CallOptions}
+OPTIONS: Mapping[str, Option] = {
+    spec.name: Option(spec.name, str(spec.type), spec.default, scope=scope, **spec.metadata)
+    for scope, options in _SCOPES.items()
+    for spec in fields(options)
+}
+"""The table, in the order in which help and manual list it."""
 
 
 class TranslateOptions(TypedDict, total=False):
-    """Options of one translate call; what is left out comes from the bundle's generation config.
+    """Options of one translating call; what is left out comes from the bundle's configuration.
 
-    Attributes:
-        beam_size: hypotheses kept a sentence; 1 is greedy search.
-        num_hypotheses: how many of them to return, at most `beam_size`.
-        max_length: most decoder tokens; as in transformers, start and language token count.
-        min_length: fewest decoder tokens before `</s>` may come, counted likewise.
-        length_penalty: exponent of the length in a hypothesis' score; above 0 favours longer ones.
-        early_stopping: when a sentence is done: True, as soon as `beam_size` hypotheses ended;
-            False, when the best running one looks unable to beat them; "never", when it cannot.
-        no_repeat_ngram_size: no token sequence of this length comes twice; 0 allows all.
-        repetition_penalty: above 1 makes tokens that were used before less likely.
-        suppress_tokens: ids that never come.
-        max_batch_tokens: a batch is cut so that `sentences * beam_size * longest source` stays
-            below this, a source counting at least 32 tokens; one sentence is always taken.
-        truncate: cut texts that are longer than the model's positions, instead of raising.
+    `OPTIONS` describes each.
     """
 
     beam_size: int
@@ -49,9 +294,11 @@ class TranslateOptions(TypedDict, total=False):
     early_stopping: bool | Literal["never"]
     no_repeat_ngram_size: int
     repetition_penalty: float
-    suppress_tokens: tuple[int, ...]
+    suppress_tokens: tuple[int, ...] | list[int]
     max_batch_tokens: int
+    max_batch_bytes: int | None
     truncate: bool
+    timeout: float | None
 
 
 @dataclass(frozen=True)
@@ -59,60 +306,95 @@ class Settings:
     """A call's options, complete and checked."""
 
     search: SearchOptions
-    max_batch_tokens: int
-    truncate: bool
+    call: CallOptions
 
 
-def default_options(bundle: Bundle) -> SearchOptions:
-    """What the bundle's generation config asks for, never more tokens than the model has positions.
+_NO_SAMPLING = "there is no sampling: beam_size=1 is greedy search"
+# What users of other tools try, beyond the names in the table, and what to do here.
+_ELSEWHERE = {
+    "max_new_tokens": "use max_length = max_new_tokens + 1, since the start token counts",
+    "max_decoding_length": "use max_length = max_decoding_length + 1, as the start token counts",
+    "src_lang": "use source_lang",
+    "tgt_lang": "use target_lang",
+    "forced_bos_token_id": "use target_lang",
+    "target_prefix": "use target_lang; a longer prefix is not supported",
+    "decoder_start_token_id": "the bundle has it",
+    "batch_type": "max_batch_tokens counts tokens",
+    **dict.fromkeys(("return_scores", "output_scores"), "translate_batch returns scores"),
+    **dict.fromkeys(("do_sample", "temperature", "top_k", "top_p"), _NO_SAMPLING),
+    **dict.fromkeys(("sampling_topk", "sampling_topp", "sampling_temperature"), _NO_SAMPLING),
+}
+
+
+def _elsewhere(name: str) -> str:
+    """Names an unknown option, and ours in its place where there is one."""
+    if name in _ELSEWHERE:
+        return f"{name} ({_ELSEWHERE[name]})"
+    for row in OPTIONS.values():
+        if name in (row.transformers, row.ctranslate2):
+            return f"{name} (use {row.name})"
+    near = difflib.get_close_matches(name, OPTIONS, n=1)
+    return f"{name} (did you mean {near[0]}?)" if near else name
+
+
+def options_from_config(
+    config: Mapping[str, Any], *, is_generation_config: bool, positions: int
+) -> SearchOptions:
+    """Reads the options of a generation_config.json, or of an old checkpoint's config.json.
+
+    A generation config that does not name an option stands for transformers' default. A
+    config.json that does not name one stands for M2M100's.
+
+    Args:
+        config: the file's contents.
+        is_generation_config: which of the two it is.
+        positions: the model's positions, which `max_length` never exceeds.
 
     Raises:
-        BundleError: the config asks for something that cannot be.
+        InvalidInputError: the file asks for something that cannot be.
     """
-    values: dict[str, Any] = dict(_FALLBACK)
-    values.update({_CONFIG_NAMES.get(k, k): v for k, v in bundle.generation.items()})
-    try:
-        if "max_new_tokens" in values:  # Beyond the start token, and before max_length.
-            values["max_length"] = values.pop("max_new_tokens") + 1
-        values["suppress_tokens"] = tuple(values.get("suppress_tokens", ()))
-        values["max_length"] = min(values["max_length"], bundle.config.max_position_embeddings)
-        return SearchOptions(**values)
-    except (InvalidInputError, TypeError) as error:
-        path = bundle.directory / GENERATION_CONFIG_FILE
-        path = path if path.exists() else bundle.directory / CONFIG_FILE
-        raise BundleError(f"{path}: {error}") from None
+    rows = [row for row in OPTIONS.values() if row.transformers]
+    silent = {row.name: row.silent if is_generation_config else row.default for row in rows}
+    named = {row.name: config.get(row.transformers or "") for row in rows}
+    values = {name: silent[name] if value is None else value for name, value in named.items()}
+    if (new := config.get("max_new_tokens")) is not None:
+        # transformers counts these from behind the start token, and lets them win.
+        values["max_length"] = OPTIONS["max_length"].check(new) + 1
+    length = values["max_length"] = min(
+        OPTIONS["max_length"].check(values["max_length"]), positions
+    )
+    if named["max_length"] is None:
+        values["min_length"] = min(OPTIONS["min_length"].check(values["min_length"]), length)
+    return SearchOptions(**values)
 
 
-def resolve_options(options: TranslateOptions, defaults: SearchOptions, positions: int) -> Settings:
+def resolve_options(
+    options: Mapping[str, Any], defaults: SearchOptions, positions: int
+) -> Settings:
     """Completes and checks a call's options.
 
     Args:
         options: what the call gave.
         defaults: search options where it gave none.
-        positions: the most tokens the model's decoder takes.
+        positions: the most tokens that the model's decoder takes.
 
     Raises:
         InvalidInputError: a value is out of range.
         TypeError: there is no such option.
     """
-    given: dict[str, Any] = dict(options)
-    max_batch_tokens = given.pop("max_batch_tokens", _MAX_BATCH_TOKENS)
-    if type(max_batch_tokens) is not int or max_batch_tokens < 1:
-        raise InvalidInputError(f"max_batch_tokens: expected 1 or more, found {max_batch_tokens!r}")
-    truncate = given.pop("truncate", False)
-    if not isinstance(truncate, bool):
-        raise InvalidInputError(f"truncate: expected True or False, found {truncate!r}")
-    names = {field.name for field in dataclasses.fields(SearchOptions)}
-    if unknown := sorted(set(given) - names):
-        raise TypeError(f"unknown option {', '.join(unknown)}; see TranslateOptions")
+    given = dict(options)
+    if unknown := sorted(set(given) - set(OPTIONS)):
+        raise TypeError(f"unknown option: {', '.join(map(_elsewhere, unknown))}")
+    values = {name: OPTIONS[name].check(value) for name, value in given.items()}
     # What was not asked for gives way to what was.
     for name, limit in (("num_hypotheses", "beam_size"), ("min_length", "max_length")):
-        most = given.get(limit)
-        if name not in given and type(most) is int and most > 0:
-            given[name] = min(getattr(defaults, name), most)
-    search = dataclasses.replace(defaults, **given)
+        if name not in values and limit in values:
+            values[name] = min(getattr(defaults, name), values[limit])
+    call = {name: values.pop(name) for name in tuple(values) if OPTIONS[name].scope == "call"}
+    search = replace(defaults, **values)
     if search.max_length > positions:
         raise InvalidInputError(
-            f"max_length: the model has {positions} positions, found {search.max_length}"
+            f"max_length: expected at most the model's {positions} positions, "
+            f"found {search.max_length}"
         )
-    return Settings(search, max_batch_tokens, truncate)
+    return Settings(search, CallOptions(**call))

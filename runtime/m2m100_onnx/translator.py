@@ -1,43 +1,39 @@
-"""Text in, text out: batching, ordering and options.
-
-The only file that knows tokenizer, model and search all three.
-"""
+"""Text in, text out. The one file that knows tokenizer and engine both."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-
-from m2m100_onnx.bundle import Bundle
-from m2m100_onnx.decoding import SearchOptions
-from m2m100_onnx.errors import InputTooLongError, InvalidInputError
-from m2m100_onnx.generation import Generator
-from m2m100_onnx.model import Model
+from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.engine.batches import Batch, Sentence, cut
+from m2m100_onnx.engine.generator import Generator
+from m2m100_onnx.engine.stopping import Cancellation, Stop
+from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
+from m2m100_onnx.model.model import Model
+from m2m100_onnx.model.support import Provider
 from m2m100_onnx.options import (
     READ_AHEAD,
+    Option,
+    SearchOptions,
     Settings,
     TranslateOptions,
-    default_options,
+    options_from_config,
     resolve_options,
 )
-from m2m100_onnx.sessions import Provider
-from m2m100_onnx.threads import side_by_side
-from m2m100_onnx.tokenizer import Tokenizer
+from m2m100_onnx.process import side_by_side
+from m2m100_onnx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["Hypothesis", "Translation", "Translator"]
 
-# A row costs a vocabulary of logits however short its source, so short sources count as this many.
-_LEAST_TOKENS_A_ROW = 32
+_READ_AHEAD = Option("read_ahead", "int", READ_AHEAD, "Texts read at once.", 1, 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Translation:
-    """The best hypothesis of a text, and all that were asked for.
+    """The translation of a text: its best hypothesis, and all hypotheses.
 
     Attributes:
         text: the best translation; empty if the source has nothing to translate.
@@ -76,22 +72,14 @@ class Translation:
 _EMPTY = Translation("", 0.0, (), ())
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A text on its way: its place in the input, its tokens, its target language's token."""
-
-    position: int
-    ids: list[int]
-    target: int
-
-
 class Translator:
-    """Translates text with an exported bundle; one may be used from many threads at once.
+    """Translates text with an exported bundle; many threads may use one at the same time.
 
     Attributes:
         bundle: the opened bundle.
         tokenizer: text to ids and back.
         model: the onnxruntime sessions.
+        generator: runs searches on the model.
         defaults: search options where a call gives none, from the bundle's generation config.
     """
 
@@ -101,7 +89,6 @@ class Translator:
         *,
         device: str = "cpu",
         intra_op_num_threads: int | None = None,
-        inter_op_num_threads: int | None = None,
         providers: Sequence[Provider] | None = None,
         session_options: Mapping[str, str] | None = None,
         fused: bool | None = None,
@@ -113,33 +100,34 @@ class Translator:
 
         Args:
             bundle: its folder.
-            device: `cpu`, `cuda`, `cuda:N`, or `auto`.
-            intra_op_num_threads: threads inside an operator; by default one a core.
-            inter_op_num_threads: threads across operators.
-            providers: onnxruntime execution providers, in place of the device's usual ones.
-            session_options: onnxruntime session config entries.
-            fused: whether to use the bundle's fused graphs; None is wherever they run, on a CPU.
+            device: `cpu`, `cuda`, `cuda:N`, or `auto` (CUDA where it is available).
+            intra_op_num_threads: threads of an operator; by default one per core.
+            providers: onnxruntime execution providers with their options, in place of the device's
+                usual ones; the cache still lives on `device`.
+            session_options: onnxruntime session config entries, such as
+                `{"session.intra_op.allow_spinning": "0"}`.
+            fused: whether to use the bundle's fused graphs. By default they are used wherever they
+                run, which is on a CPU.
             sp_model_kwargs: SentencePiece options, such as subword sampling.
-            cache_dir: where packed graphs are kept for later loads to map; False for nowhere; by
-                default what `M2M100_ONNX_CACHE` says (a folder, or `off`), else, for int8 and
-                four-bit bundles, `m2m100-onnx` in the user's cache folder. Four bits need
-                onnxruntime 1.32 for it.
-            lazy: open each graph at its first use, not now.
+            cache_dir: folder of the weights cache; False for no cache. By default
+                `M2M100_ONNX_CACHE` decides (a folder, or `off`), else int8 and four-bit bundles use
+                `m2m100-onnx` in the user's cache folder. Four bits need onnxruntime 1.32 for it.
+            lazy: whether each graph is opened at its first use, and not now.
 
         Raises:
             BundleError: the bundle is incomplete, damaged, or of a newer format.
-            DependencyError: onnxruntime lacks what `device` or `providers` ask for.
+            DependencyError: onnxruntime lacks what `device` or `providers` need.
             InvalidInputError: an argument is out of range.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self._positions = self.bundle.config.max_position_embeddings
-        self.defaults = default_options(self.bundle)
+        self._config = self.bundle.config
+        self._positions = self._config.max_position_embeddings
+        self.defaults = _default_options(self.bundle)
         self.model = Model(
             self.bundle,
             device=device,
             providers=providers,
             intra_op_num_threads=intra_op_num_threads,
-            inter_op_num_threads=inter_op_num_threads,
             session_options=session_options,
             fused=fused,
             cache_dir=cache_dir,
@@ -150,24 +138,24 @@ class Translator:
             Tokenizer,
             self.bundle.directory,
             sp_model_kwargs=sp_model_kwargs,
-            embedding_rows=self.bundle.config.vocab_size,
+            embedding_rows=self._config.vocab_size,
             trained_languages=manifest.languages if manifest else None,
         )
-        # onnxruntime opens graphs without holding Python up, so the vocabulary is read meanwhile.
+        # onnxruntime releases Python's lock while it opens graphs, so the vocabulary is read then.
         self.tokenizer: Tokenizer = read() if lazy else side_by_side(self.model.load, read)[1]
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Codes that may be asked for as source or target."""
+        """Codes that a call may use as source or target language."""
         return self.tokenizer.languages
 
     def encode(self, text: str, source_lang: str, *, truncate: bool = False) -> list[int]:
-        """The tokens the model is given for a text: language, pieces, `</s>`.
+        """Returns the encoder's input for a text: language token, pieces, `</s>`.
 
         Args:
             text: the text.
             source_lang: its language.
-            truncate: cut what is beyond the model's positions, instead of raising.
+            truncate: whether to cut what exceeds the model's positions, instead of raising.
 
         Raises:
             UnknownLanguageError: the language is not one of `languages`.
@@ -179,12 +167,18 @@ class Translator:
         if len(ids) <= limit:
             return ids
         if not truncate:
-            raise InputTooLongError(limit=limit, length=len(ids), text=text)
+            raise InputTooLongError(limit, len(ids), text)
         return [*ids[: limit - 1], ids[-1]]
 
     @overload
     def translate(
-        self, text: str, *, source_lang: str, target_lang: str, **options: Unpack[TranslateOptions]
+        self,
+        text: str,
+        *,
+        source_lang: str,
+        target_lang: str,
+        cancellation: Cancellation | None = None,
+        **options: Unpack[TranslateOptions],
     ) -> str: ...
 
     @overload
@@ -194,6 +188,7 @@ class Translator:
         *,
         source_lang: str | Sequence[str],
         target_lang: str | Sequence[str],
+        cancellation: Cancellation | None = None,
         **options: Unpack[TranslateOptions],
     ) -> list[str]: ...
 
@@ -203,6 +198,7 @@ class Translator:
         *,
         source_lang: str | Sequence[str],
         target_lang: str | Sequence[str],
+        cancellation: Cancellation | None = None,
         **options: Unpack[TranslateOptions],
     ) -> str | list[str]:
         """Translates a text into a text, or a list of texts into as many, in the same order.
@@ -211,21 +207,29 @@ class Translator:
             text: one text, best a sentence, or several.
             source_lang: their language, or one for each.
             target_lang: the language to translate into, or one for each.
+            cancellation: lets another thread end the call.
             **options: see `TranslateOptions`.
 
         Raises:
             UnknownLanguageError: a language is not one of `languages`.
             InputTooLongError: a text has more tokens than the model has positions.
             InvalidInputError: a text is not a string, or an option is out of range.
+            StoppedError: `timeout` or `cancellation` ended the call.
         """
-        found = self.translate_batch(
-            [text] if isinstance(text, str) else text,
-            source_lang=source_lang,
-            target_lang=target_lang,
-            **options,
-        )
+        single = isinstance(text, str)
+        try:
+            found = self.translate_batch(
+                [text] if isinstance(text, str) else text,
+                source_lang=source_lang,
+                target_lang=target_lang,
+                cancellation=cancellation,
+                **options,
+            )
+        except M2M100Error as error:
+            error.position = None if single else error.position  # There is only this text.
+            raise
         texts = [translation.text for translation in found]
-        return texts[0] if isinstance(text, str) else texts
+        return texts[0] if single else texts
 
     def translate_batch(
         self,
@@ -233,6 +237,7 @@ class Translator:
         *,
         source_lang: str | Sequence[str],
         target_lang: str | Sequence[str],
+        cancellation: Cancellation | None = None,
         **options: Unpack[TranslateOptions],
     ) -> list[Translation]:
         """Translates texts, with scores, tokens and further hypotheses, in the same order.
@@ -240,6 +245,8 @@ class Translator:
         A text's result does not depend on the texts beside it. Arguments and errors are those of
         `translate`.
         """
+        settings = resolve_options(options, self.defaults, self._positions)
+        stop = Stop(settings.call.timeout, cancellation)
         _check_texts(texts)
         texts = list(texts)
         for name, value in (("source_lang", source_lang), ("target_lang", target_lang)):
@@ -250,28 +257,12 @@ class Translator:
                     f"{name}: expected one code, or one for each of {len(texts)} texts, "
                     f"found {found}"
                 )
-        settings = resolve_options(options, self.defaults, self._positions)
-        return self._translate(texts, source_lang, target_lang, settings)
-
-    def _translate(
-        self,
-        texts: list[str],
-        source_lang: str | Iterable[str],
-        target_lang: str | Iterable[str],
-        settings: Settings,
-        first: int = 0,
-    ) -> list[Translation]:
-        """Translates checked arguments; errors count the texts from `first` on."""
-        languages = zip(_repeat(source_lang), _repeat(target_lang), strict=False)
-        sources = [
-            self._encode(position, text, *pair, truncate=settings.truncate)
-            for position, (text, pair) in enumerate(zip(texts, languages, strict=False), first)
-        ]
-        results = [_EMPTY] * len(texts)
-        for batch in _batches([s for s in sources if s], settings):
-            for source, translation in zip(batch, self._run(batch, settings.search), strict=True):
-                results[source.position - first] = translation
-        return results
+        rows = _rows(texts, source_lang, target_lang)
+        sentences = [self._encode(n, *row, settings) for n, row in enumerate(rows)]
+        results = self._translate(sentences, settings, stop)
+        if len(results) < len(texts):
+            raise stop.error(results)
+        return [results[position] for position in range(len(texts))]
 
     def translate_iterable(
         self,
@@ -280,80 +271,116 @@ class Translator:
         source_lang: str | Iterable[str],
         target_lang: str | Iterable[str],
         read_ahead: int = READ_AHEAD,
+        cancellation: Cancellation | None = None,
         **options: Unpack[TranslateOptions],
     ) -> Iterator[Translation]:
         """Translates a stream, endless if need be, in constant memory and in the same order.
+
+        An error about one text comes after the results of all texts before it. `timeout` counts
+        from the call to the end of the stream.
 
         Args:
             texts: the texts.
             source_lang: their language, or a stream of one for each.
             target_lang: the language to translate into, or a stream of one for each.
             read_ahead: texts read, sorted by length and translated before the first result comes.
+            cancellation: lets another thread end the stream.
             **options: see `TranslateOptions`.
 
         Raises:
-            InvalidInputError: `read_ahead` is no int or below 1; otherwise as `translate`.
+            InvalidInputError: `read_ahead` is out of range; otherwise as `translate`.
         """
-        if type(read_ahead) is not int or not 1 <= read_ahead <= sys.maxsize:
-            raise InvalidInputError(
-                f"read_ahead: expected an int of at least 1, found {read_ahead!r}"
-            )
+        read_ahead = _READ_AHEAD.check(read_ahead)
         _check_texts(texts)
         settings = resolve_options(options, self.defaults, self._positions)
-        return self._stream(_rows(texts, source_lang, target_lang), read_ahead, settings)
+        stop = Stop(settings.call.timeout, cancellation)
+        return self._stream(_rows(texts, source_lang, target_lang), read_ahead, settings, stop)
 
     def _stream(
-        self,
-        rows: Iterator[tuple[str, str, str]],
-        read_ahead: int,
-        settings: Settings,
+        self, rows: Iterator[tuple[Any, str, str]], read_ahead: int, settings: Settings, stop: Stop
     ) -> Iterator[Translation]:
-        first = 0
-        while chunk := list(itertools.islice(rows, read_ahead)):
-            texts, sources, targets = map(list, zip(*chunk, strict=True))
-            yield from self._translate(texts, sources, targets, settings, first)
-            first += len(chunk)
+        error: M2M100Error | None = None
+        position = 0
+        while error is None:
+            sentences: list[Sentence] = []
+            try:
+                for row in itertools.islice(rows, read_ahead):
+                    sentences.append(self._encode(position + len(sentences), *row, settings))
+            except M2M100Error as bad:
+                error = bad  # What came before it is translated first.
+            results = self._translate(sentences, settings, stop)
+            ended = len(sentences) < read_ahead
+            for _ in sentences:
+                if position not in results:
+                    raise stop.error(results)
+                yield results.pop(position)
+                position += 1
+            if ended:
+                break
+        if error is not None:
+            raise error
+
+    def _translate(
+        self, sentences: Sequence[Sentence], settings: Settings, stop: Stop
+    ) -> dict[int, Translation]:
+        """Translates sentences; returns the results that `stop` allowed, by position."""
+        # Language token and `</s>` alone are no text.
+        empty = [sentence for sentence in sentences if len(sentence.source) <= 2]
+        results = {sentence.position: _EMPTY for sentence in empty}
+        texts = [sentence for sentence in sentences if len(sentence.source) > 2]
+        for some in cut(texts, settings, self.model.cache_bytes):
+            batch = Batch.of(some, self._config.pad_token_id)
+            found = self.generator.run(batch, settings.search, stop)
+            for sentence, hypotheses in zip(some, found, strict=True):
+                if hypotheses is not None:
+                    decoded = tuple(
+                        Hypothesis(self.tokenizer.decode(h.tokens), h.score, h.tokens)
+                        for h in hypotheses
+                    )
+                    best = decoded[0]
+                    translation = Translation(best.text, best.score, best.tokens, decoded)
+                    results[sentence.position] = translation
+        return results
 
     def _encode(
-        self, position: int, text: str, source_lang: str, target_lang: str, *, truncate: bool
-    ) -> _Source | None:
-        """A text's tokens, or None if it has none beside the control tokens."""
-        if not isinstance(text, str):
-            raise InvalidInputError(
-                f"texts[{position}]: expected a str, found {type(text).__name__}"
-            )
-        ids = self.encode(text, source_lang, truncate=truncate)
-        target = self.tokenizer.language_id(target_lang)
-        return _Source(position, ids, target) if len(ids) > 2 else None
+        self, position: int, text: object, source_lang: str, target_lang: str, settings: Settings
+    ) -> Sentence:
+        """Returns a text's tokens; an error about it names its position."""
+        try:
+            if not isinstance(text, str):
+                raise InvalidInputError(f"expected a str, found {type(text).__name__}")
+            source = self.encode(text, source_lang, truncate=settings.call.truncate)
+            start = self._config.decoder_start_token_id
+            return Sentence(position, source, self.tokenizer.build_prompt(target_lang, start))
+        except M2M100Error as error:
+            error.position = position
+            raise
 
-    def _run(self, batch: list[_Source], options: SearchOptions) -> list[Translation]:
-        config = self.bundle.config
-        longest = max(len(source.ids) for source in batch)
-        input_ids = np.full((len(batch), longest), config.pad_token_id, np.int64)
-        for row, source in zip(input_ids, batch, strict=True):
-            row[: len(source.ids)] = source.ids
-        mask = np.array([[1] * len(s.ids) + [0] * (longest - len(s.ids)) for s in batch], np.int64)
-        prompt = np.array([[config.decoder_start_token_id, s.target] for s in batch], np.int64)
-        translations = []
-        for sentence in self.generator.generate(input_ids, mask, prompt, options):
-            hypotheses = tuple(
-                Hypothesis(self.tokenizer.decode(h.tokens), h.score, h.tokens) for h in sentence
-            )
-            best = hypotheses[0]
-            translations.append(Translation(best.text, best.score, best.tokens, hypotheses))
-        return translations
+
+def _default_options(bundle: Bundle) -> SearchOptions:
+    try:
+        return options_from_config(
+            bundle.generation,
+            is_generation_config=bundle.has_generation_config,
+            positions=bundle.config.max_position_embeddings,
+        )
+    except InvalidInputError as error:
+        raise BundleError(f"{bundle.generation_file}: {error}") from None
 
 
 def _check_texts(texts: object) -> None:
     single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
     if single or getattr(texts, "shape", None) == ():  # an array of no dimensions
         raise InvalidInputError(f"texts: expected several str, found one {type(texts).__name__}")
+    if isinstance(texts, (Set, Mapping)):
+        kind = type(texts).__name__
+        raise InvalidInputError(f"texts: expected them in an order, found a {kind}")
 
 
 def _rows(
     texts: Iterable[str], source_lang: str | Iterable[str], target_lang: str | Iterable[str]
 ) -> Iterator[tuple[str, str, str]]:
-    """Each text with its two languages; a stream of languages must not end before the texts."""
+    """Yields each text with its languages; a stream of languages must not end before the texts."""
     sources, targets = iter(_repeat(source_lang)), iter(_repeat(target_lang))
     for position, text in enumerate(texts):
         try:
@@ -363,21 +390,10 @@ def _rows(
             target = next(targets)
         except StopIteration:
             raise InvalidInputError(
-                f"{name}: expected a code for each text, found no more after {position}"
+                f"{name}: expected a code for each text, found {position} codes"
             ) from None
         yield text, source, target
 
 
 def _repeat(value: str | Iterable[str]) -> Iterable[str]:
     return itertools.repeat(value) if isinstance(value, str) else value
-
-
-def _batches(sources: list[_Source], settings: Settings) -> Iterator[list[_Source]]:
-    """Cuts sources, longest first, into batches within `max_batch_tokens`."""
-    ordered = sorted(sources, key=lambda source: -len(source.ids))
-    start = 0
-    while start < len(ordered):
-        cost = max(len(ordered[start].ids), _LEAST_TOKENS_A_ROW) * settings.search.beam_size
-        stop = start + max(1, settings.max_batch_tokens // cost)
-        yield ordered[start:stop]
-        start = stop

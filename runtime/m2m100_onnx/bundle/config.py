@@ -1,0 +1,97 @@
+"""The facts of config.json that graphs and decoding depend on, and the reading of JSON files.
+
+Refuses to know graphs, tokenizers and generation settings.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from m2m100_onnx.errors import BundleError
+
+__all__ = ["CONFIG_FILE", "ModelConfig", "read_json", "refuse_pointer"]
+
+CONFIG_FILE = "config.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object of a file.
+
+    Raises:
+        BundleError: the file is missing, is no JSON, or holds no object.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} is missing or unreadable: {error.strerror}") from None
+    refuse_pointer(path, data)
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: expected a JSON object, found {error}") from None
+    if not isinstance(value, dict):
+        raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def refuse_pointer(path: Path, data: bytes) -> None:
+    """Raises `BundleError` if a file's bytes are a Git LFS pointer instead of the content."""
+    if data.startswith(b"version https://git-lfs"):
+        raise BundleError(f"{path}: expected the file itself, found a Git LFS pointer to it")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The facts of config.json that graphs and decoding depend on, under config.json's names.
+
+    `max_position_embeddings` limits the tokens of a source and of a target, control tokens
+    included.
+    """
+
+    vocab_size: int
+    d_model: int
+    encoder_layers: int
+    decoder_layers: int
+    encoder_attention_heads: int
+    decoder_attention_heads: int
+    encoder_ffn_dim: int
+    decoder_ffn_dim: int
+    max_position_embeddings: int
+    pad_token_id: int = 1
+    eos_token_id: int = 2
+    decoder_start_token_id: int = 2
+    scale_embedding: bool = True
+    activation_function: str = "relu"
+
+    @classmethod
+    def from_json(cls, path: Path) -> ModelConfig:
+        """Reads config.json.
+
+        Raises:
+            BundleError: the file is missing or broken, or describes another architecture.
+        """
+        raw = read_json(path)
+        if raw.get("model_type") != "m2m_100":
+            raise BundleError(
+                f"{path}: expected model_type 'm2m_100', found {raw.get('model_type')!r}: "
+                "this is a checkpoint of another architecture"
+            )
+        kinds: dict[str, type] = {"int": int, "bool": bool, "str": str}
+        values: dict[str, Any] = {}
+        for spec in fields(cls):
+            value = raw.get(spec.name, None if spec.default is MISSING else spec.default)
+            kind = kinds[str(spec.type)]
+            if type(value) is not kind or (isinstance(value, int) and value < 0):
+                raise BundleError(f"{path}: expected {spec.name} as {spec.type}, found {value!r}")
+            values[spec.name] = value
+        config = cls(**values)
+        for heads in (config.encoder_attention_heads, config.decoder_attention_heads):
+            if heads < 1 or config.d_model % heads:
+                raise BundleError(
+                    f"{path}: expected d_model to be a multiple of the attention heads, "
+                    f"found {config.d_model} and {heads}"
+                )
+        return config

@@ -1,0 +1,213 @@
+"""The inputs and outputs of each graph of a bundle: file names, tensor names, types and axes.
+
+The exporter writes these signatures and the runtime checks them. A bundle has two sets of graphs
+over one weights file. The three portable graphs use standard operators and Optimum's names, and any
+ONNX runtime can open them. The three fused graphs use onnxruntime's own attention operators, and
+the runtime prefers them on a CPU. Refuses to know nodes and weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from m2m100_onnx.bundle.config import ModelConfig
+
+__all__ = [
+    "DECODER_FILE",
+    "DECODER_WITH_PAST_FILE",
+    "ENCODER_FILE",
+    "FOUR_BITS",
+    "FUSED_FILES",
+    "FUSED_RANK_FILE",
+    "FUSED_SOURCE_FILE",
+    "FUSED_STEP_FILE",
+    "GRAPH_FILES",
+    "PRECISIONS",
+    "Precision",
+    "Signature",
+    "TensorSpec",
+    "graph_signature",
+]
+
+ENCODER_FILE = "encoder_model.onnx"
+DECODER_FILE = "decoder_model.onnx"
+DECODER_WITH_PAST_FILE = "decoder_with_past_model.onnx"
+GRAPH_FILES = (ENCODER_FILE, DECODER_FILE, DECODER_WITH_PAST_FILE)
+# Optimum and transformers.js look for "encoder" and "decoder" in file names, so these have neither.
+FUSED_SOURCE_FILE = "fused_source.onnx"
+FUSED_STEP_FILE = "fused_step.onnx"
+FUSED_RANK_FILE = "fused_rank.onnx"
+FUSED_FILES = (FUSED_SOURCE_FILE, FUSED_STEP_FILE, FUSED_RANK_FILE)
+
+Precision = Literal["fp32", "fp16", "int8", "int4", "int4-int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4", "int4-int8")
+FOUR_BITS: tuple[Precision, ...] = ("int4", "int4-int8")
+"""The precisions whose layers have four bits."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a graph: its name, element type and axes.
+
+    An axis is a length, or a name where the length is free.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and the outputs of a graph, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+# Axes that several graphs have. The names of the portable graphs' axes are Optimum's.
+_SOURCE = ("batch_size", "encoder_sequence_length")
+_TARGET = ("batch_size", "decoder_sequence_length")
+_BUFFER = ("rows", "max_length")
+
+
+def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Signature:
+    """Returns the inputs and outputs of a graph.
+
+    The portable graphs have Optimum's names, with one deliberate difference. Optimum fixes the
+    target axis of the third graph's `logits` to the name '1'. Here it is the length of `input_ids`,
+    since the graph takes several tokens at once.
+
+    Args:
+        file: a name in `GRAPH_FILES` or `FUSED_FILES`.
+        config: the model's sizes.
+        precision: the weights' precision.
+    """
+    # Activations are float32 even where weights have fewer bits.
+    real = "float16" if precision == "fp16" else "float32"
+    makers = {
+        ENCODER_FILE: _encoder,
+        DECODER_FILE: _decoder,
+        DECODER_WITH_PAST_FILE: _decoder_with_past,
+        FUSED_SOURCE_FILE: _fused_source,
+        FUSED_STEP_FILE: _fused_step,
+        FUSED_RANK_FILE: _fused_rank,
+    }
+    return makers[file](config, real)
+
+
+def _cache(
+    config: ModelConfig, real: str, kind: str, **axes: tuple[str, str]
+) -> tuple[TensorSpec, ...]:
+    """Returns the keys and values of every layer.
+
+    Args:
+        config: the model's sizes.
+        real: their element type.
+        kind: `past_key_values` or `present`.
+        **axes: the rows and the length of the parts, `decoder` for self-attention and `encoder` for
+            cross-attention.
+    """
+    heads = config.decoder_attention_heads
+    return tuple(
+        TensorSpec(
+            f"{kind}.{layer}.{part}.{name}", real, (rows, heads, length, config.d_model // heads)
+        )
+        for layer in range(config.decoder_layers)
+        for part, (rows, length) in axes.items()
+        for name in ("key", "value")
+    )
+
+
+def _encoder(config: ModelConfig, real: str) -> Signature:
+    return Signature(
+        (
+            TensorSpec("input_ids", "int64", _SOURCE),
+            TensorSpec("attention_mask", "int64", _SOURCE),
+        ),
+        (TensorSpec("last_hidden_state", real, (*_SOURCE, config.d_model)),),
+    )
+
+
+def _grown(config: ModelConfig, real: str, **axes: tuple[str, str]) -> tuple[TensorSpec, ...]:
+    """Returns the outputs of both decoder graphs: logits, and the cache with the new tokens."""
+    length = f"past_decoder_sequence_length + {_TARGET[1]}"
+    logits = TensorSpec("logits", real, (*_TARGET, config.vocab_size))
+    return logits, *_cache(config, real, "present", decoder=("batch_size", length), **axes)
+
+
+def _decoder(config: ModelConfig, real: str) -> Signature:
+    inputs = (
+        TensorSpec("encoder_attention_mask", "int64", _SOURCE),
+        TensorSpec("input_ids", "int64", _TARGET),
+        TensorSpec("encoder_hidden_states", real, (*_SOURCE, config.d_model)),
+    )
+    return Signature(inputs, _grown(config, real, encoder=_SOURCE))
+
+
+def _decoder_with_past(config: ModelConfig, real: str) -> Signature:
+    past = ("batch_size", "past_decoder_sequence_length")
+    inputs = (
+        TensorSpec("encoder_attention_mask", "int64", _SOURCE),
+        TensorSpec("input_ids", "int64", _TARGET),
+        *_cache(config, real, "past_key_values", decoder=past, encoder=_SOURCE),
+    )
+    return Signature(inputs, _grown(config, real))
+
+
+def _fused_source(config: ModelConfig, real: str) -> Signature:
+    """Describes the source graph: the keys and values that each decoder layer makes of a source."""
+    inputs = (
+        TensorSpec("input_ids", "int64", _SOURCE),
+        TensorSpec("attention_mask", "int64", _SOURCE),
+    )
+    return Signature(inputs, _cache(config, real, "present", encoder=_SOURCE))
+
+
+def _fused_step(config: ModelConfig, real: str) -> Signature:
+    """Describes the step graph: one token a row in, the output of the last layer out.
+
+    The graph writes the new keys and values into the buffers that it reads, so past and present
+    must be one tensor.
+    """
+    inputs = (
+        TensorSpec("input_ids", "int64", ("rows", 1)),
+        TensorSpec("past_length", "int32", (1,)),
+        TensorSpec("beam_size", "int32", (1,)),
+        TensorSpec("cache_indirection", "int32", ("batch_size", "beams", "max_length")),
+        TensorSpec("encoder_attention_mask", "int64", _SOURCE),
+        *_cache(config, real, "past_key_values", decoder=_BUFFER),
+        *_cache(config, real, "past_key_values", encoder=_SOURCE),
+    )
+    outputs = (
+        TensorSpec("hidden_states", real, ("rows", config.d_model)),
+        *_cache(config, real, "present", decoder=_BUFFER),
+    )
+    return Signature(inputs, outputs)
+
+
+def _fused_rank(config: ModelConfig, real: str) -> Signature:
+    """Describes the rank graph: the LM head and the choice of the best next tokens.
+
+    The graph returns the `count` best tokens of each row and the log-probabilities of the cells
+    `seen`. If `renormalized`, it applies the repetition penalty and the bans before the softmax,
+    and no cell may be both seen and banned. Otherwise the caller applies them. The LM head is a
+    graph of its own so that two cores open the weights at once, and so that a prompt's first tokens
+    skip it.
+    """
+    return Signature(
+        (
+            TensorSpec("hidden_states", real, ("rows", config.d_model)),
+            TensorSpec("count", "int64", (1,)),
+            TensorSpec("repetition_penalty", real, ()),
+            TensorSpec("seen", "int64", ("seen_cells", 2)),
+            TensorSpec("banned", "int64", ("banned_cells", 2)),
+            TensorSpec("renormalized", "bool", ()),
+        ),
+        (
+            TensorSpec("scores", real, ("rows", "best")),
+            TensorSpec("tokens", "int64", ("rows", "best")),
+            TensorSpec("seen_scores", real, ("seen_cells",)),
+        ),
+    )

@@ -1,0 +1,127 @@
+"""A bundle's manifest: the checkpoint that it was made from, and size and hash of every file.
+
+Knows manifest.json. Refuses to open graphs and weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from m2m100_onnx.bundle.config import read_json
+from m2m100_onnx.bundle.graphs import PRECISIONS, Precision, Signature, TensorSpec
+from m2m100_onnx.errors import BundleError
+
+__all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "FileRecord", "Manifest", "sha256_of"]
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the hex SHA-256 of a file's bytes, which it reads in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        # Small pieces: the memory of larger ones may stay with the process.
+        while chunk := file.read(1 << 18):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file's size in bytes and its hex SHA-256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of manifest.json.
+
+    Attributes:
+        format_version: version of the bundle format; a runtime opens versions up to its own.
+        precision: the weights' precision, one of `PRECISIONS`. Activations are float16 in fp16
+            bundles and float32 in all others. `int4-int8` has four bits in the layers and eight in
+            the embedding.
+        opset: the ai.onnx operator set of the graphs.
+        source: the checkpoint: its hub id, or the name of its local folder.
+        revision: the hub commit of the checkpoint, or None for a local folder.
+        languages: the codes that the checkpoint was trained on, or None for all that have a token.
+        exporter_version: version of the exporter.
+        graphs: the inputs and outputs of each graph.
+        files: size and hash of every other file of the bundle.
+    """
+
+    precision: Precision
+    opset: int
+    source: str
+    revision: str | None
+    languages: tuple[str, ...] | None
+    exporter_version: str
+    graphs: Mapping[str, Signature] = field(repr=False)
+    files: Mapping[str, FileRecord] = field(repr=False)
+    format_version: int = FORMAT_VERSION
+
+    def write(self, directory: Path) -> None:
+        """Writes manifest.json."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        (directory / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Reads manifest.json.
+
+        Raises:
+            BundleError: the file is broken, or of a newer format than this runtime knows.
+        """
+        path = directory / MANIFEST_FILE
+        raw = read_json(path)
+        version = raw.get("format_version")
+        if not isinstance(version, int) or version < 1:
+            raise BundleError(f"{path}: expected a format_version, found {version!r}")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"{path}: the bundle has format version {version}, this runtime knows versions up "
+                f"to {FORMAT_VERSION}; upgrade m2m100-onnx, or export the checkpoint again"
+            )
+        precision = raw.get("precision")
+        if precision not in PRECISIONS:
+            expected = ", ".join(PRECISIONS)
+            raise BundleError(f"{path}: expected a precision of {expected}, found {precision!r}")
+        try:
+            languages = raw["languages"]
+            if languages is not None and not (
+                languages and isinstance(languages, list) and all(type(c) is str for c in languages)
+            ):
+                raise TypeError(f"languages {languages!r}")
+            return cls(
+                precision=precision,
+                opset=int(raw["opset"]),
+                source=str(raw["source"]),
+                revision=raw["revision"],
+                languages=None if languages is None else tuple(languages),
+                exporter_version=str(raw["exporter_version"]),
+                graphs={name: _signature(value) for name, value in raw["graphs"].items()},
+                files={
+                    name: FileRecord(int(value["size"]), str(value["sha256"]))
+                    for name, value in raw["files"].items()
+                },
+                format_version=version,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(
+                f"{path}: an entry is missing or of the wrong kind: {error!r}"
+            ) from None
+
+
+def _signature(raw: Mapping[str, Any]) -> Signature:
+    def specs(values: list[Any]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(v["name"], v["dtype"], tuple(v["shape"])) for v in values)
+
+    return Signature(specs(raw["inputs"]), specs(raw["outputs"]))

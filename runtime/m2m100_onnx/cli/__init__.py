@@ -1,0 +1,1 @@
+"""The `m2m100` command, a file a subcommand."""

@@ -1,0 +1,1 @@
+"""`m2m100 benchmark`: a plan, processes that measure, and reports."""

@@ -1,0 +1,200 @@
+"""`m2m100 translate`: lines in, lines out.
+
+Knows lines, files and terminals. It leaves tokens, batches and checks to the translator, whose
+errors name their text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from m2m100_onnx.cli.arguments import (
+    Add,
+    Commands,
+    add_call_options,
+    add_command,
+    add_device,
+    add_languages,
+    add_model,
+    as_typed,
+    given_options,
+    path,
+)
+from m2m100_onnx.cli.cache import add_cache_options
+from m2m100_onnx.cli.output import complain, open_output, progress, size_left
+from m2m100_onnx.errors import InvalidInputError, M2M100Error, StoppedError
+from m2m100_onnx.options import READ_AHEAD
+
+if TYPE_CHECKING:
+    from m2m100_onnx.translator import Translation
+
+__all__ = ["add_parser"]
+
+_LINE_END = re.compile(rb"\r?\n\Z")
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+_PROGRESS = "{task.fields[lines]:,} lines, {task.fields[rate]:,.1f} lines/s"
+
+Source = list[str] | BinaryIO
+
+
+def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Adds the command to those of `m2m100`."""
+    parser = add_command(commands, "translate", _run, "Translate lines of text.")
+    _add_arguments(parser.add_argument)
+    add_call_options(parser)
+
+
+def _add_arguments(add: Add) -> None:
+    add("texts", nargs="*", metavar="TEXT", help="Texts to translate, in place of --input.")
+    add_model(add)
+    source = "Language of the input, such as en."
+    add_languages(add, source, "Language to translate into.", required=True)
+    about = "File of UTF-8 text, a text a line. (default: standard input)"
+    add("--input", type=path, metavar="FILE", help=about)
+    about = "File that is replaced when all is done. (default: standard output)"
+    add("--output", type=path, metavar="FILE", help=about)
+    add("--json", action="store_true", help="Write a JSON object a line, with scores and tokens.")
+    add_device(add)
+    about = "Threads inside an operator. (default: all cores)"
+    add("--threads", type=int, metavar="N", help=about)
+    add_cache_options(add)
+    about = (
+        "Lines that are read and translated together. "
+        f"(default: {READ_AHEAD}; 1 for lines typed on a terminal)"
+    )
+    add("--read-ahead", type=int, default=READ_AHEAD, metavar="N", help=about)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from m2m100_onnx.translator import Translator
+
+    if arguments.texts and arguments.input is not None:
+        raise InvalidInputError("expected texts or --input, found both")
+    languages = {"source_lang": arguments.source_lang, "target_lang": arguments.target_lang}
+    # Lazy, since opening the graphs takes seconds and arguments may yet turn out to be wrong.
+    translator = Translator(
+        arguments.model,
+        device=arguments.device,
+        intra_op_num_threads=arguments.threads,
+        cache_dir=arguments.cache_dir,
+        lazy=True,
+    )
+    for code in languages.values():
+        translator.tokenizer.language_id(code)
+    with _input(arguments) as source, open_output(arguments.output) as output:
+        typed = not isinstance(source, list) and source.isatty()
+        # Whoever types waits for the answer to each line.
+        ahead = 1 if typed else arguments.read_ahead
+        texts = _Texts(source)
+        # It refuses wrong options at once, and reads nothing before its first result is asked for.
+        found = translator.translate_iterable(
+            texts, read_ahead=ahead, **languages, **given_options(arguments)
+        )
+        translator.model.load()
+        written = _Lines(output, languages if arguments.json else None, ahead)
+        stopped = _write_all(found, texts, written)
+        output.flush()
+    if stopped:
+        complain(f"{as_typed(str(stopped.args[0]))}; lines written: {written.count}")
+        return 1
+    return 0
+
+
+def _write_all(found: Iterator[Translation], texts: _Texts, written: _Lines) -> StoppedError | None:
+    """Writes every translation; returns what stopped the call, None at the end of the input.
+
+    Raises:
+        InvalidInputError: a text cannot be translated; those before it are written.
+    """
+    started = time.monotonic()
+    # Answers that appear on a terminal are progress enough.
+    shown = texts.size is not None and not written.output.isatty()
+    bar = progress(shown=shown, total=texts.size or None, text=_PROGRESS, lines=0, rate=0.0)
+    try:
+        with bar as update:
+            for translation in found:
+                text, size = texts.waiting.popleft()
+                written.write(text, translation)
+                rate = written.count / max(time.monotonic() - started, 1e-9)
+                update(advance=size, lines=written.count, rate=rate)
+    except StoppedError as error:
+        return error
+    except M2M100Error as error:
+        written.output.flush()
+        if error.position is None:
+            raise
+        place = f"{texts.noun} {error.position + 1}"
+        raise InvalidInputError(f"{place}: {error.message}") from error
+    return None
+
+
+class _Texts:
+    """The texts of an input, decoded as they are asked for.
+
+    Attributes:
+        noun: what a text is called in an error.
+        size: bytes of the input; 0 if unknown, None if progress is of no use.
+        waiting: texts that were read and not answered, with their bytes.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.noun = "text" if isinstance(source, list) else "line"
+        self.size = None if isinstance(source, list) or source.isatty() else size_left(source) or 0
+        self.waiting: deque[tuple[str, int]] = deque()
+        self._source: Iterable[str | bytes] = source
+
+    def __iter__(self) -> Iterator[str]:
+        for position, raw in enumerate(self._source):
+            try:
+                # `splitlines` would also split at U+2028 and others, which are part of the text.
+                text = raw if isinstance(raw, str) else _LINE_END.sub(b"", raw).decode()
+            except UnicodeDecodeError as error:
+                wrong = InvalidInputError(f"expected UTF-8, found {error}")
+                wrong.position = position
+                raise wrong from None
+            self.waiting.append((text, len(raw)))
+            yield text
+
+
+class _Lines:
+    """Writes a translation a line, and counts."""
+
+    def __init__(self, output: BinaryIO, languages: dict[str, str] | None, every: int) -> None:
+        """Lines are JSON where `languages` are given, and are flushed `every` so many."""
+        self.output, self.count = output, 0
+        self._languages, self._every = languages, every
+
+    def write(self, source: str, translation: Translation) -> None:
+        """Writes one line."""
+        # A vocabulary may hold a line break, and one line more would shift all that follow.
+        line = _LINE_BREAK.sub(" ", translation.text)
+        if self._languages:
+            record = {"source": source, **self._languages, **asdict(translation)}
+            line = json.dumps(record, ensure_ascii=False)
+        self.output.write(line.encode() + b"\n")
+        self.count += 1
+        if self.count % self._every == 0:
+            self.output.flush()
+
+
+def _input(given: argparse.Namespace) -> contextlib.AbstractContextManager[Source]:
+    if given.texts:
+        return contextlib.nullcontext(list(map(str, given.texts)))
+    if given.input not in (None, "-"):
+        try:
+            return Path(given.input).open("rb")
+        except OSError as error:
+            raise InvalidInputError(f"cannot read {given.input}: {error.strerror}") from None
+    if not sys.stdin:
+        raise InvalidInputError("standard input is closed")
+    return contextlib.nullcontext(sys.stdin.buffer)

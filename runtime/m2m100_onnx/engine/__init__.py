@@ -1,0 +1,1 @@
+"""Who runs when: batches, threads, deadlines."""

@@ -1,0 +1,78 @@
+"""Ends a call early: at a deadline, or when another thread cancels it.
+
+Knows clocks and flags; knows no searches. A search asks between two steps, so a call ends within
+one step of the moment.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from m2m100_onnx.errors import Cancelled, DeadlineExceeded, InvalidInputError, StoppedError
+
+__all__ = ["Cancellation", "Stop"]
+
+
+class Cancellation:
+    """Cancels the calls that it was given to, from any thread.
+
+        cancellation = Cancellation()
+        threading.Timer(1.0, cancellation.cancel).start()
+        translator.translate(text, source_lang="en", target_lang="de", cancellation=cancellation)
+
+    It stays cancelled, so a new call needs a new one.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        """Makes the calls raise `Cancelled` within one step; a second time has no effect."""
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._event.is_set()
+
+
+class Stop:
+    """What one call asks between two steps; once reached, it stays reached."""
+
+    def __init__(
+        self, timeout: float | None = None, cancellation: Cancellation | None = None
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+            timeout: seconds from now, None for no limit.
+            cancellation: what other threads cancel the call with.
+
+        Raises:
+            InvalidInputError: `cancellation` is something else.
+        """
+        if not isinstance(cancellation, (Cancellation, type(None))):
+            kind = type(cancellation).__name__
+            raise InvalidInputError(f"cancellation: expected a Cancellation, found {kind}")
+        self._timeout, self._cancellation = timeout, cancellation
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def reached(self) -> bool:
+        """Whether the call must end."""
+        if self._cancellation is not None and self._cancellation.cancelled:
+            return True
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def error(self, finished: Mapping[int, Any]) -> StoppedError:
+        """Returns the error to raise when the stop is reached.
+
+        Args:
+            finished: what the call has finished, by position.
+        """
+        if self._cancellation is not None and self._cancellation.cancelled:
+            return Cancelled("the call was cancelled", finished)
+        return DeadlineExceeded(f"timeout: {self._timeout:g} seconds are over", finished)

@@ -1,0 +1,1 @@
+"""From token ids to scores. The only room that imports onnxruntime."""

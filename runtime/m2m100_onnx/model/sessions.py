@@ -1,0 +1,376 @@
+"""Opens graphs with onnxruntime, once each, and runs them.
+
+Knows session options, the weights cache, and what a graph must take and give; knows no tensors of a
+search.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from types import NoneType
+
+from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.bundle.graphs import DECODER_FILE, FOUR_BITS, Signature
+from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
+from m2m100_onnx.model.support import (
+    CPU,
+    CUDA,
+    Provider,
+    adds_in_16_bits,
+    choose_providers,
+    ort,
+    parse_device,
+    raised_by_onnxruntime,
+)
+from m2m100_onnx.model.weights_cache import PackingError, WeightsCache
+from m2m100_onnx.process import cores, leave_behind, renew_in_children
+
+__all__ = ["SessionFactory", "Sessions", "check_signature", "run"]
+
+_LOGGER = logging.getLogger("m2m100_onnx")
+
+_ORT_TYPE = {
+    "bool": "tensor(bool)",
+    "int32": "tensor(int32)",
+    "int64": "tensor(int64)",
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+}
+# These affect threads alone; graphs and packed weights do not depend on them.
+_THREAD_OPTIONS = ("session.intra_op", "session.inter_op", "session.dynamic_block_base")
+# onnxruntime's threads spin while they wait for work. By default they do so for so long that a busy
+# neighbour doubles the time of a step. With this duration a step on an idle machine takes 4 %
+# longer.
+_WAITING = {"session.intra_op.spin_duration_us": "20"}
+# On x86 without VNNI the fast 8-bit kernel adds pairs of products in 16 bits, which overflow. This
+# selects another kernel, half as fast, with which translations equal those on VNNI.
+_EXACT = {"session.x64quantprecision": "1"}
+_UNPACKED = "session.disable_prepacking"
+_MOST_THREADS = 1024
+"""More than the cores of any processor; with many more, onnxruntime dies without a message."""
+_SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
+_SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
+# One arena serves all sessions with mapped weights, in place of one arena each: a search on two
+# cores and one on one core, of several models, reuse the same memory.
+_SHARED_ARENA = {"session.use_env_allocators": "1"}
+_registering = threading.Lock()
+
+
+class Sessions:
+    """The sessions of a bundle's graphs, each opened at its first use; for many threads."""
+
+    def __init__(self, bundle: Bundle, shared: SessionFactory, serial: SessionFactory) -> None:
+        """Opens nothing.
+
+        Args:
+            bundle: the bundle.
+            shared: opens sessions that share each operator among all threads.
+            serial: opens sessions whose runs stay in the caller's thread.
+        """
+        self.bundle = bundle
+        self.factory = shared
+        self._serial_factory = serial
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        # One per graph, since onnxruntime can open several graphs at the same time.
+        self._locks = defaultdict[str, threading.Lock](threading.Lock)
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Forgets all sessions, to be opened again: a forked process has none of their threads."""
+        for session in self._sessions.values():
+            leave_behind(session)
+        self._sessions = {}
+        self._locks.clear()
+
+    def get(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
+        """Returns the session of one graph, opened at the first call.
+
+        Args:
+            file: the graph.
+            serial: whether runs stay in the caller's thread, so that several can run side by side.
+                The bundle may have changed since; then the shared session serves, more slowly.
+
+        Raises:
+            BundleError: the graph is damaged, has another signature, or is no longer the one that
+                the bundle had.
+        """
+        key = f"{file} serial" if serial else file
+        with self._locks[key]:
+            if key not in self._sessions:
+                try:
+                    self._sessions[key] = self._open(file, serial=serial)
+                except BundleError as error:
+                    if not serial:
+                        raise
+                    # This session is opened in the middle of work that can go on without it.
+                    _LOGGER.warning("a part of the work gets no core of its own: %s", error)
+                    self._sessions[key] = self.get(file)
+            return self._sessions[key]
+
+    def _open(self, file: str, *, serial: bool) -> ort.InferenceSession:
+        path = self.bundle.directory / file
+        # The second graph runs once per batch and has the weights of the third. Unpacked, they stay
+        # pages of the weights file, and not a second private copy (1.2 GB for the 418M shape in
+        # fp32). Not so in four bits, where onnxruntime would widen every matrix to fp32 at every
+        # run (4.5 s for that shape).
+        four_bits = self.bundle.precision in FOUR_BITS
+        defaults = {_UNPACKED: "1"} if file == DECODER_FILE and not four_bits else {}
+        factory = self._serial_factory if serial else self.factory
+        self.bundle.check_unchanged()
+        session = factory.open(path, str(path), defaults)
+        check_signature(path, session, self.bundle.signature(file))
+        # The file that was read is the old one, if the bundle is still the old one now.
+        self.bundle.check_unchanged()
+        return session
+
+    def gather(self, element_type: str) -> ort.InferenceSession:
+        """Returns a session of the graph of one `Gather`, for tensors in device memory."""
+        name = f"gather_{element_type}.onnx"
+        with self._locks[name]:
+            if name not in self._sessions:
+                source = resources.files("m2m100_onnx") / "model" / "data" / name
+                self._sessions[name] = self.factory.open(Path(name), source.read_bytes(), {})
+            return self._sessions[name]
+
+    def mapped(self, files: Sequence[str]) -> bool:
+        """Says whether the weights of open graphs are mapped, so that a second session is cheap."""
+        return all(self.bundle.directory / file in self.factory.mapped for file in files)
+
+
+class SessionFactory:
+    """Opens every graph of a model with the same device, threads and options.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        device_id: the number of the device among those of its kind.
+        cpu_only: whether the CPU's provider is the only one.
+        threads: threads of a session's operators, the caller's included.
+        mapped: graphs whose weights are mapped from the weights cache; one more session of such a
+            graph needs next to no memory.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        *,
+        providers: Sequence[Provider] | None,
+        intra_op_num_threads: int | None,
+        session_options: Mapping[str, str] | None,
+        cache: WeightsCache | None,
+    ) -> None:
+        """Checks the arguments, which are those of `Model`; `cache` holds packed weights.
+
+        Raises:
+            InvalidInputError: an argument is out of range.
+            DependencyError: onnxruntime lacks one of the providers.
+        """
+        self.device, self.device_id = parse_device(device)
+        self._providers = choose_providers(self.device, self.device_id, providers)
+        number = intra_op_num_threads
+        if number is not None and (type(number) is not int or not 1 <= number <= _MOST_THREADS):
+            raise InvalidInputError(
+                f"intra_op_num_threads: expected an int from 1 to {_MOST_THREADS}, found {number!r}"
+            )
+        self._intra_op_num_threads = number
+        self.threads: int = number or cores()
+        self.mapped: set[Path] = set()
+        names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
+        self.cpu_only = names == {CPU}
+        # Only the CPU's provider packs weights.
+        self._cache = cache if self.cpu_only else None
+        self._defaults = {**_WAITING, **(_EXACT if adds_in_16_bits() else {})}
+        if not isinstance(session_options, (Mapping, NoneType)):
+            kind = type(session_options).__name__
+            raise InvalidInputError(f"session_options: expected a mapping, found {kind}")
+        self._options = dict(session_options or {})
+        try:
+            for key, entry in self._options.items():
+                ort.SessionOptions().add_session_config_entry(key, entry)
+        except (TypeError, RuntimeError) as error:
+            raise InvalidInputError(
+                f"session_options: onnxruntime does not take {key!r}: {entry!r}: {error}"
+            ) from None
+
+    def open(
+        self, name: Path, model: str | bytes, defaults: Mapping[str, str]
+    ) -> ort.InferenceSession:
+        """Opens a graph.
+
+        Args:
+            name: its name in error messages.
+            model: its path or its bytes.
+            defaults: session config entries, which those of the caller override.
+
+        Raises:
+            BundleError: onnxruntime cannot open it.
+            DependencyError: CUDA is wanted and could not be started.
+        """
+        entries = {**self._defaults, **defaults, **self._options}
+        if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
+            session = self._open_packed(self._cache, Path(model), entries)
+            if session is not None:
+                self.mapped.add(name)
+                return session
+        try:
+            session = self._session(model, self._session_options(entries))
+        except Exception as error:
+            if not raised_by_onnxruntime(error):
+                raise
+            raise BundleError(
+                f"{name}: onnxruntime {ort.__version__} cannot open it: {error}"
+            ) from error
+        if self.device == "cuda" and CUDA not in session.get_providers():
+            raise DependencyError(
+                "device: expected cuda, but onnxruntime could not start CUDA and fell back to "
+                f"{', '.join(session.get_providers())}; check that the CUDA and cuDNN libraries "
+                f"that onnxruntime-gpu {ort.__version__} needs are installed"
+            )
+        return session
+
+    def _session(self, model: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+        return ort.InferenceSession(model, options, providers=self._providers)
+
+    def _session_options(self, entries: Mapping[str, str]) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # The plan of which outputs may share a buffer is most of the work of opening a graph of
+        # this size on a CPU. It saves neither memory nor time, since buffers go back to the arena.
+        options.enable_mem_reuse = self.device != "cpu"
+        # One block for all outputs of a run, kept beside those of other shapes, is no faster
+        # either.
+        options.enable_mem_pattern = self.device != "cpu"
+        if self._intra_op_num_threads is not None:
+            options.intra_op_num_threads = self._intra_op_num_threads
+        for key, entry in entries.items():
+            options.add_session_config_entry(key, entry)
+        return options
+
+    def _open_packed(
+        self, cache: WeightsCache, source: Path, entries: Mapping[str, str]
+    ) -> ort.InferenceSession | None:
+        """Returns a session whose packed weights are pages of the cache; None without a cache."""
+
+        def write(graph: Path, weights: str) -> None:
+            options = self._session_options({**entries, _SAVE_PACKED: "1", _SAVED_WEIGHTS: weights})
+            options.optimized_model_filepath = str(graph)
+            try:
+                # This session's weights are in private memory, which is freed at once.
+                self._session(str(source), options)
+            except Exception as error:
+                if not raised_by_onnxruntime(error):
+                    raise
+                raise PackingError(str(error)) from error
+
+        facts = {
+            "onnxruntime": ort.__version__,
+            "build": ort.get_build_info(),
+            "providers": [p if isinstance(p, str) else [p[0], dict(p[1])] for p in self._providers],
+            "options": {k: v for k, v in entries.items() if not k.startswith(_THREAD_OPTIONS)},
+        }
+        graph = cache.graph(source, facts, write)
+        if graph is None:
+            return None
+        # An arena would keep packed weights, which are private memory, when the session is closed.
+        # These weights are mapped, so these sessions need an arena for little.
+        with _registering:
+            _register_arena()
+        options = self._session_options({**_SHARED_ARENA, **entries})
+        # The graph was optimized before it was written.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            session = self._session(str(graph), options)
+        except Exception as error:
+            if not raised_by_onnxruntime(error):
+                raise
+            cache.reject(graph, error)
+            return None
+        _trim_heap()
+        return session
+
+
+def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    """Runs a graph on what is bound.
+
+    Raises:
+        InferenceError: onnxruntime failed.
+    """
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        if not raised_by_onnxruntime(error):
+            raise
+        raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
+
+
+@functools.cache
+def _register_arena() -> None:
+    """Gives onnxruntime one arena to share in this process, unless the program has done so."""
+    info = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    try:
+        ort.create_and_register_allocator(info, ort.OrtArenaCfg({}))
+    except RuntimeError:  # Old versions refuse a second arena; the program's own serves as well.
+        return
+
+
+def _trim_heap() -> None:
+    """Makes glibc return freed memory to the system: opening a model leaves up to 13 MB of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
+def check_signature(path: Path, session: ort.InferenceSession, expected: Signature) -> None:
+    """Refuses a graph whose inputs or outputs are not those that the runtime binds.
+
+    Raises:
+        BundleError: names the graph, what was expected and what was found.
+    """
+    for kind, specs, found in (
+        ("inputs", expected.inputs, session.get_inputs()),
+        ("outputs", expected.outputs, session.get_outputs()),
+    ):
+        want = {spec.name: (_ORT_TYPE[spec.dtype], spec.shape) for spec in specs}
+        have = {value.name: (value.type, tuple(value.shape)) for value in found}
+        missing = [n for n in want if n not in have]
+        extra = [n for n in have if n not in want]
+        other = [
+            f"{n} {have[n]} for {want[n]}"
+            for n in want
+            if n in have and not _takes(*have[n], *want[n])
+        ]
+        if not (missing or extra or other):
+            continue
+        details = [
+            f"{label} {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+            for label, names in (
+                ("missing", missing),
+                ("unexpected", extra),
+                ("of another type or shape:", other),
+            )
+            if names
+        ]
+        raise BundleError(
+            f"{path}: expected {len(want)} {kind} as config.json implies, found {len(have)}: "
+            + "; ".join(details)
+        )
+
+
+def _takes(
+    kind: str, axes: Sequence[object], wanted_kind: str, wanted_axes: Sequence[object]
+) -> bool:
+    """Says whether a tensor of a graph fits; an axis that the graph fixes must have that length."""
+    return (
+        kind == wanted_kind
+        and len(axes) == len(wanted_axes)
+        and all(not isinstance(a, int) or a == b for a, b in zip(axes, wanted_axes, strict=True))
+    )

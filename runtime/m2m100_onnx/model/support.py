@@ -1,0 +1,190 @@
+"""What the installed onnxruntime and this machine support: versions, devices, processors.
+
+Knows which version of onnxruntime was the first to do what. The first file that imports
+onnxruntime.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeAlias
+
+from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.bundle.graphs import FOUR_BITS, FUSED_FILES, Precision
+from m2m100_onnx.errors import DependencyError, InvalidInputError
+
+# Since 1.29 onnxruntime keeps a device id in the user's cache folder and sends events to its maker,
+# unless this is set before the import. The thread that sends them makes forked processes hang at
+# their end. A program that wants telemetry sets the variable itself.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise DependencyError(
+        "onnxruntime is not installed; run `pip install 'm2m100-onnx[cpu]'`, "
+        "or `pip install 'm2m100-onnx[gpu]'` on a machine with CUDA"
+    ) from error
+
+__all__ = [
+    "CPU",
+    "CUDA",
+    "Provider",
+    "adds_in_16_bits",
+    "check_fused",
+    "check_precision",
+    "check_version",
+    "choose_providers",
+    "onnxruntime_version",
+    "ort",
+    "parse_device",
+    "raised_by_onnxruntime",
+    "stores_packed",
+]
+
+Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+_ERRORS_MODULE = "onnxruntime.capi.onnxruntime_pybind11_state"
+_CPUINFO = Path("/proc/cpuinfo")
+# The first whose DecoderMaskedMultiHeadAttention is right on a CPU: with that of 1.20 the fused
+# graphs give other tokens.
+_OLDEST = (1, 21)
+# The first that stores packed four-bit weights at multiples of 64 bytes, as its kernels require:
+# they read what 1.31 stores with scales from the wrong places, and return NaN.
+_PACKED_FOUR_BITS_SINCE = (1, 32)
+
+
+def onnxruntime_version() -> str:
+    """Returns the version of the onnxruntime that is imported."""
+    return str(ort.__version__)
+
+
+def raised_by_onnxruntime(error: BaseException) -> bool:
+    """Says whether an exception is onnxruntime's own.
+
+    Any other, such as one that a signal handler raises during a run, must pass through untouched.
+    """
+    if type(error) is RuntimeError:
+        # A run with a binding raises this type, and its message starts with this text.
+        return str(error).startswith("Error in execution")
+    return type(error).__module__ == _ERRORS_MODULE
+
+
+def check_version() -> None:
+    """Refuses an onnxruntime that is too old.
+
+    Raises:
+        DependencyError: it is older than 1.21.
+    """
+    if _version() < _OLDEST:
+        needed = ".".join(map(str, _OLDEST))
+        raise DependencyError(
+            f"expected onnxruntime {needed} or newer, found {ort.__version__}; "
+            "run `pip install --upgrade onnxruntime`"
+        )
+
+
+def check_precision(precision: Precision, device: str) -> None:
+    """Refuses four bits where onnxruntime has no kernels for them.
+
+    Raises:
+        InvalidInputError: the device is not the CPU.
+    """
+    if precision in FOUR_BITS and device != "cpu":
+        raise InvalidInputError(
+            f"device: a bundle of precision {precision} runs on the CPU alone, found {device!r}; "
+            "export with --precision fp16 for a GPU"
+        )
+
+
+def stores_packed(precision: Precision) -> bool:
+    """Says whether onnxruntime can map packed weights of a precision from a file."""
+    return precision not in FOUR_BITS or _version() >= _PACKED_FOUR_BITS_SINCE
+
+
+def check_fused(bundle: Bundle, *, cpu_only: bool) -> None:
+    """Refuses fused graphs where the bundle has none or they do not run.
+
+    Raises:
+        InvalidInputError: the bundle has none, or a provider beside the CPU's is in use.
+    """
+    if not bundle.has_fused_graphs or not cpu_only:
+        raise InvalidInputError(
+            f"fused: expected a bundle with {' and '.join(FUSED_FILES)} and no provider but "
+            f"{CPU}, found {bundle.directory} of precision {bundle.precision}"
+            + ("" if cpu_only else " and other providers")
+        )
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(map(int, ort.__version__.split(".")[:2]))
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """Returns `cpu` or `cuda`, and the number of the device.
+
+    Raises:
+        InvalidInputError: `device` is not cpu, cuda, cuda:N or auto.
+    """
+    if device == "auto":
+        device = "cuda" if CUDA in ort.get_available_providers() else "cpu"
+    kind, colon, number = str(device).partition(":")
+    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not number.isdecimal())):
+        raise InvalidInputError(f"device: expected cpu, cuda, cuda:N or auto, found {device!r}")
+    return kind, int(number or 0)
+
+
+def choose_providers(
+    device: str, device_id: int, given: Sequence[Provider] | None
+) -> list[Provider]:
+    """Returns the execution providers: those given, else the usual ones of the device.
+
+    Raises:
+        InvalidInputError: `given` is no list of providers.
+        DependencyError: onnxruntime lacks one of them.
+    """
+    available = ort.get_available_providers()
+    listed = isinstance(given, (list, tuple, NoneType))
+    if not listed or not all(map(_is_provider, given or ())):
+        raise InvalidInputError(
+            f"providers: expected a list of names, or of names with a mapping each, found {given!r}"
+        )
+    chosen: list[Provider] = list(given) if given is not None else [CPU]
+    if given is None and device == "cuda":
+        chosen = [(CUDA, {"device_id": str(device_id)}), CPU]
+    for entry in chosen:
+        name = entry if isinstance(entry, str) else entry[0]
+        if name not in available:
+            hint = "; run `pip install 'm2m100-onnx[gpu]'`" if name == CUDA else ""
+            raise DependencyError(
+                f"this onnxruntime has no {name} (it has {', '.join(available)}){hint}"
+            )
+    return chosen
+
+
+def _is_provider(entry: object) -> bool:
+    if isinstance(entry, str):
+        return True
+    if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+        return False
+    return isinstance(entry[0], str) and isinstance(entry[1], Mapping)
+
+
+def adds_in_16_bits() -> bool:
+    """Says whether the processor may lack VNNI: an x86 that does not list it.
+
+    Exactness has priority over speed where nothing describes the processor as Linux does.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return False
+    try:
+        with _CPUINFO.open() as lines:  # All cores are alike, and many of them make it long.
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return True
+    return "vnni" not in flags

@@ -1,0 +1,49 @@
+"""Constraints on the next token: repeated n-grams, repeated tokens, minimum length, suppressed ids.
+
+Turns options and prefixes into a `Ranking`, in terms of rows and tokens; knows no scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from m2m100_onnx.options import SearchOptions
+from m2m100_onnx.search.state import NO_CELLS, Int64Array, Ranking
+
+__all__ = ["next_ranking"]
+
+
+def next_ranking(sequences: Int64Array, eos_id: int, options: SearchOptions) -> Ranking:
+    """Returns what the search wants of the next step.
+
+    Args:
+        sequences: `(R, length)` the tokens of each row so far, the prompt included.
+        eos_id: the token that ends a sequence.
+        options: what to search for.
+    """
+    count, length = sequences.shape
+    rows = np.arange(count)
+    seen, banned = NO_CELLS, [NO_CELLS]
+    if options.repetition_penalty != 1:
+        seen = _cells(np.repeat(rows, length), sequences.reshape(-1))
+    size = options.no_repeat_ngram_size
+    if 0 < size <= length:
+        windows = np.lib.stride_tricks.sliding_window_view(sequences, size, axis=1)
+        suffix = sequences[:, None, length - size + 1 :]
+        again, starts = np.nonzero((windows[:, :, :-1] == suffix).all(axis=2))
+        banned.append(_cells(again, windows[again, starts, -1]))
+    tokens = [*options.suppress_tokens, *([eos_id] if length < options.min_length else [])]
+    if tokens:
+        banned.append(_cells(np.repeat(rows, len(tokens)), np.tile(tokens, count)))
+    return Ranking(
+        # Each of K beams can end in one way only, so K of 2K candidates go on for certain.
+        count=2 * options.beam_size,
+        renormalized=options.beam_size == 1,
+        repetition_penalty=options.repetition_penalty,
+        seen=seen,
+        banned=np.concatenate(banned),
+    )
+
+
+def _cells(rows: Int64Array, tokens: Int64Array) -> Int64Array:
+    return np.stack([rows, tokens], axis=1).astype(np.int64, copy=False)

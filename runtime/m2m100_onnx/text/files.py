@@ -1,0 +1,216 @@
+"""The tokenizer files of a bundle or checkpoint: their names, their settings and their checks.
+
+Knows `vocab.json`, `sentencepiece.bpe.model`, `tokenizer_config.json` and `vocabulary.npz`. Refuses
+to know texts and sequences.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from m2m100_onnx.bundle.config import read_json, refuse_pointer
+from m2m100_onnx.bundle.families import DEFAULT_FAMILY, FAMILIES
+from m2m100_onnx.bundle.manifest import sha256_of
+from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx.text.vocabulary import Vocabulary
+
+__all__ = [
+    "CONFIG_FILE",
+    "PIECES_FILE",
+    "TABLE_FILE",
+    "VOCAB_FILE",
+    "added_tokens",
+    "read_vocabulary",
+    "setting",
+    "special_tokens",
+    "write_table",
+]
+
+VOCAB_FILE: Final = "vocab.json"
+PIECES_FILE: Final = "sentencepiece.bpe.model"
+CONFIG_FILE: Final = "tokenizer_config.json"
+TABLE_FILE: Final = "vocabulary.npz"
+"""The contents of `vocab.json` in a form that loads faster. Bundles have it, checkpoints do not."""
+
+_SPECIAL_TOKENS: Final = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+
+# SentencePiece has more options, such as add_eos. They would put other ids into the sequence.
+_SAMPLING: Final = {"enable_sampling": (bool,), "nbest_size": (int,), "alpha": (int, float)}
+
+# For each setting: the default, what is accepted in words, and the check.
+_SETTINGS: Final[dict[str, tuple[Any, str, Callable[[Any], bool]]]] = {
+    "tokenizer_class": ("", "'M2M100Tokenizer'", lambda value: value == "M2M100Tokenizer"),
+    "language_codes": (
+        DEFAULT_FAMILY,
+        f"one of {[*FAMILIES]}",
+        lambda value: isinstance(value, str) and value in FAMILIES,
+    ),
+    # The default is the family's.
+    "num_madeup_words": (
+        None,
+        "an int of 0 or more",
+        lambda value: type(value) is int and value >= 0,
+    ),
+    "sp_model_kwargs": (
+        {},
+        f"a mapping with some of {sorted(_SAMPLING)}",
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(type(entry) in _SAMPLING.get(name, ()) for name, entry in value.items())
+        ),
+    ),
+    "added_tokens_decoder": ({}, "an object", lambda value: isinstance(value, dict)),
+    "clean_up_tokenization_spaces": (False, "a bool", lambda value: isinstance(value, bool)),
+}
+
+# The published M2M100 files disagree on about a hundred of 128,000 pieces, which become <unk>
+# ("▁perhaps" is one, see huggingface/transformers#11336). The files of two different checkpoints
+# disagree on many more.
+_TOLERATED_MISMATCH: Final = 0.05
+
+
+def setting(path: Path, config: Mapping[str, Any], name: str, argument: object = None) -> Any:
+    """Returns the value of a setting: the argument, else the file's value, else the default.
+
+    Args:
+        path: the file, for error messages.
+        config: the contents of the file.
+        name: a setting of tokenizer_config.json.
+        argument: the caller's value, or None.
+
+    Raises:
+        BundleError: the file's value is not accepted.
+        InvalidInputError: the argument is not accepted.
+    """
+    default, expected, accepts = _SETTINGS[name]
+    value = config.get(name) if argument is None else argument
+    if value is None:
+        return default
+    if accepts(value):
+        return value
+    if argument is None:
+        raise BundleError(f"{path}: expected {name} to be {expected}, found {value!r}")
+    raise InvalidInputError(f"{name}: expected {expected}, found {value!r}")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: expected a tokenizer file, found {error.strerror}") from error
+    refuse_pointer(path, data)
+    return data
+
+
+def special_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, str]:
+    """Returns the token of each role: bos, pad, eos and unk.
+
+    Args:
+        path: `vocab.json`, for error messages.
+        config: the contents of `tokenizer_config.json`.
+        vocabulary: what the tokens must be part of.
+
+    Raises:
+        BundleError: the vocabulary lacks one of the tokens.
+    """
+    found = {}
+    for role, default in _SPECIAL_TOKENS.items():
+        value = config.get(f"{role}_token") or default
+        token = value.get("content") if isinstance(value, dict) else value
+        # `tokenize` splits a token that stands in a text, so a token needs two characters.
+        if not isinstance(token, str) or len(token) < 2 or vocabulary.ids([token], -1) == [-1]:
+            raise BundleError(
+                f"{path}: expected an entry for the {role} token {token!r}, found none"
+            )
+        found[role] = token
+    return found
+
+
+def added_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> set[str]:
+    """Returns the tokens that the file declares as special.
+
+    Args:
+        path: `tokenizer_config.json`, for error messages.
+        config: the contents of the file.
+        vocabulary: the vocabulary, language tokens included.
+
+    Raises:
+        BundleError: the file adds a token that would change ids.
+    """
+    found = set()
+    for key, entry in setting(path, config, "added_tokens_decoder").items():
+        token = str(entry.get("content")) if isinstance(entry, dict) else ""
+        (index,) = vocabulary.ids([token], -1)
+        if str(index) != key or not entry.get("special") or len(token) < 2:
+            raise BundleError(
+                f"{path}: expected no added token but special ones of {VOCAB_FILE} and language "
+                f"tokens, found {token!r} with id {key}"
+            )
+        found.add(token)
+    return found
+
+
+def read_vocabulary(
+    folder: Path, config: Mapping[str, Any], sampling: Mapping[str, Any]
+) -> Vocabulary:
+    """Reads the vocabulary of a folder: from `vocabulary.npz` if it fits, else from `vocab.json`.
+
+    Args:
+        folder: holds `vocab.json`, `sentencepiece.bpe.model` and perhaps `vocabulary.npz`.
+        config: the contents of `tokenizer_config.json`.
+        sampling: SentencePiece's options.
+
+    Raises:
+        BundleError: a file is missing or damaged, or the two files disagree on more than one entry
+            in twenty.
+    """
+    path = folder / PIECES_FILE
+    data = _read_bytes(path)
+    # A table that is missing, damaged or out of date is no error: `vocab.json` has the same ids.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        table = (folder / TABLE_FILE).read_bytes()
+        return Vocabulary.from_table(data, table, _made_of(folder), sampling)
+    entries = _read_entries(folder / VOCAB_FILE)
+    try:
+        vocabulary = Vocabulary(data, entries, sampling)
+    except (RuntimeError, OSError, ValueError) as error:
+        found = f"{len(data)} bytes that do not load ({error})"
+        raise BundleError(f"{path}: expected a SentencePiece model, found {found}") from error
+    _check_match(folder / VOCAB_FILE, config, vocabulary)
+    return vocabulary
+
+
+def _check_match(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> None:
+    """Raises `BundleError` if `vocab.json` and the SentencePiece model do not belong together."""
+    special = set(special_tokens(path, config, vocabulary).values())
+    pieces, entries = vocabulary.mismatches(special)
+    total = len(vocabulary) - len(special) + len(pieces)
+    if len(pieces) + len(entries) > _TOLERATED_MISMATCH * total:
+        raise BundleError(
+            f"{path}: expected the pieces of {PIECES_FILE}, found {len(vocabulary)} entries; "
+            f"{len(pieces)} pieces have no entry, such as {pieces[:3]}, and {len(entries)} entries "
+            f"have no piece, such as {entries[:3]}"
+        )
+
+
+def write_table(folder: Path, vocabulary: Vocabulary) -> None:
+    """Writes `vocabulary.npz`, which `read_vocabulary` then reads instead of `vocab.json`."""
+    (folder / TABLE_FILE).write_bytes(vocabulary.table(_made_of(folder)))
+
+
+def _made_of(folder: Path) -> str:
+    return " ".join(sha256_of(folder / name) for name in (VOCAB_FILE, PIECES_FILE))
+
+
+def _read_entries(path: Path) -> dict[str, int]:
+    entries = read_json(path)
+    wrong = [f"{index!r} for {name!r}" for name, index in entries.items() if type(index) is not int]
+    if not wrong and sorted(entries.values()) != list(range(len(entries))):
+        absent = set(range(len(entries))).difference(entries.values())
+        wrong = [f"no {index} in {len(entries)} entries" for index in absent]
+    if wrong:
+        raise BundleError(f"{path}: expected the integer ids 0 to n-1, each once, found {wrong[0]}")
+    return entries

@@ -1,0 +1,261 @@
+"""Text to token ids and back, and the language tokens of the M2M100 families.
+
+Refuses to know models, batches, padding and length limits.
+
+The ids are those of transformers' `M2M100Tokenizer`, with one deliberate difference: **user text
+never becomes a control token.** In transformers, `</s>`, `<pad>` or `__fr__` inside a sentence
+becomes the control token, so the author of a text can end it early or change its language. Here a
+text keeps its characters, as in tiktoken. Control tokens come from arguments alone.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from m2m100_onnx.bundle.config import read_json
+from m2m100_onnx.bundle.families import FAMILIES, Family
+from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx.text.files import (
+    CONFIG_FILE,
+    VOCAB_FILE,
+    added_tokens,
+    read_vocabulary,
+    setting,
+    special_tokens,
+    write_table,
+)
+from m2m100_onnx.text.languages import unknown_language
+
+__all__ = ["Tokenizer"]
+
+# Checkpoints that transformers saved before 4.45 may ask for this clean-up of decoded text.
+_CLEAN_UP: Final = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")),
+)
+
+
+class Tokenizer:
+    """Turns text into the ids that the checkpoint was trained with, and ids back into text.
+
+    An instance never changes, and many threads may share it. A pickled copy needs no folder.
+    `encode` is a pure function unless subword sampling is on, which makes it random.
+
+    Ids are laid out as `[vocab.json, one per language code, made-up words]`. Made-up words are rows
+    of the embedding that stand for no token; they decode as the unknown token.
+
+    Attributes:
+        bos_id: id of `<s>`, which the model never uses.
+        pad_id: id of `<pad>`.
+        eos_id: id of `</s>`, which ends every sequence.
+        unk_id: id of `<unk>`, which stands for pieces outside the vocabulary.
+        vocab_size: entries of `vocab.json` + language codes + made-up words, which is the number
+            of rows of the model's embedding. transformers' `vocab_size` is `vocab.json` alone.
+        all_languages: every code that has a token, in the order of the ids.
+        languages: the codes that `language_id` accepts: `trained_languages` if given, else all.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        sp_model_kwargs: Mapping[str, object] | None = None,
+        language_codes: str | None = None,
+        num_madeup_words: int | None = None,
+        embedding_rows: int | None = None,
+        trained_languages: Sequence[str] | None = None,
+    ) -> None:
+        """Reads the tokenizer files of a bundle or checkpoint folder.
+
+        Args:
+            directory: a folder with `vocab.json` and `sentencepiece.bpe.model`.
+            sp_model_kwargs: subword sampling: SentencePiece's `enable_sampling`, `nbest_size` and
+                `alpha`. None takes the value of `tokenizer_config.json`, else no sampling.
+            language_codes: a name in `FAMILIES`. None takes the value of `tokenizer_config.json`,
+                else `"m2m100"`.
+            num_madeup_words: embedding rows after the language tokens. None takes the value of
+                `tokenizer_config.json`, else the family's.
+            embedding_rows: rows of the model's embedding, which decide `num_madeup_words`.
+            trained_languages: the codes that this checkpoint translates. The others keep their ids,
+                and `language_id` refuses them. None means every code.
+
+        Raises:
+            BundleError: a file is missing or broken, or the files do not belong together.
+            InvalidInputError: an argument is out of range.
+        """
+        self._folder = folder = Path(directory)
+        at = folder / CONFIG_FILE
+        config = read_json(at) if at.exists() else {}
+        setting(at, config, "tokenizer_class")
+        sampling = setting(at, config, "sp_model_kwargs", sp_model_kwargs)
+        self._clean_up: bool = setting(at, config, "clean_up_tokenization_spaces")
+        self._family: Family = FAMILIES[setting(at, config, "language_codes", language_codes)]
+        madeup: int | None = setting(at, config, "num_madeup_words", num_madeup_words)
+
+        self._vocabulary = read_vocabulary(folder, config, sampling)
+        size, codes = len(self._vocabulary), self._family.languages
+        self._language_ids = {code: size + n for n, code in enumerate(codes)}
+        self.all_languages: Final = codes
+        self.languages: Final = codes if trained_languages is None else tuple(trained_languages)
+        if not self.languages or set(self.languages) - set(codes):
+            raise InvalidInputError(
+                f"trained_languages: expected some of {codes}, found {trained_languages!r}"
+            )
+        self.vocab_size: Final = self._count_rows(madeup, embedding_rows)
+
+        special = special_tokens(folder / VOCAB_FILE, config, self._vocabulary)
+        roles = dict(zip(special, self._vocabulary.ids(special.values(), -1), strict=True))
+        self.bos_id: Final = roles["bos"]
+        self.pad_id: Final = roles["pad"]
+        self.eos_id: Final = roles["eos"]
+        self.unk_id: Final = roles["unk"]
+        self._unknown: str = special["unk"]
+        spelling = self._family.language_token
+        tokens = {spelling.format(code): index for code, index in self._language_ids.items()}
+        self._vocabulary.add(tokens)
+        # Text must never become one of these.
+        added = added_tokens(at, config, self._vocabulary)
+        self._reserved = frozenset({*special.values(), *tokens, *added})
+        self._reserved_ids = frozenset(self.pieces_to_ids(self._reserved))
+
+    def _count_rows(self, madeup: int | None, embedding_rows: int | None) -> int:
+        """Returns the number of ids, made-up words included."""
+        if embedding_rows is None:
+            return len(self) + (self._family.madeup_words if madeup is None else madeup)
+        if len(self) > embedding_rows:
+            raise BundleError(
+                f"{self._folder / VOCAB_FILE}: {len(self._vocabulary)} entries and "
+                f"{len(self._language_ids)} languages are more than the model's vocabulary of "
+                f"{embedding_rows}"
+            )
+        return embedding_rows
+
+    def __len__(self) -> int:
+        """Counts the ids without made-up words, as transformers does."""
+        return len(self._vocabulary) + len(self._language_ids)
+
+    def encode(self, text: str, source_lang: str) -> list[int]:
+        """Returns what the encoder reads for a text: `[source_lang, *pieces, eos]` for M2M100.
+
+        Nothing is stripped or cut, except by SentencePiece's own normalization.
+
+        Raises:
+            InvalidInputError: see `tokenize`.
+            UnknownLanguageError: see `language_id`.
+        """
+        parts = {
+            "text": self.pieces_to_ids(self.tokenize(text)),
+            "source_lang": [self.language_id(source_lang)],
+            "eos": [self.eos_id],
+        }
+        return [index for part in self._family.source_frame for index in parts[part]]
+
+    def build_prompt(self, target_lang: str, decoder_start_id: int) -> list[int]:
+        """Returns the decoder's first tokens: `[decoder_start, target_lang]` for M2M100.
+
+        Args:
+            target_lang: the language to translate into.
+            decoder_start_id: the model's `decoder_start_token_id`.
+
+        Raises:
+            UnknownLanguageError: see `language_id`.
+        """
+        ids = {"decoder_start": decoder_start_id, "target_lang": self.language_id(target_lang)}
+        return [ids[part] for part in self._family.prompt]
+
+    def tokenize(self, text: str) -> list[str]:
+        """Splits a text into pieces, none of which is a special token or a language token.
+
+        Raises:
+            InvalidInputError: `text` is no `str`, or holds a lone surrogate.
+        """
+        if not isinstance(text, str):
+            raise InvalidInputError(f"text: expected a str, found {type(text).__name__}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(
+                "text: expected valid Unicode, found the lone surrogate "
+                f"U+{ord(text[error.start]):04X} at character {error.start} "
+                f"in {text[max(0, error.start - 20) : error.start + 20]!a}"
+            ) from None
+        pieces = self._vocabulary.split(text)
+        if self._reserved.isdisjoint(pieces):
+            return pieces
+        # SentencePiece returns a run of unknown characters as one piece, and a model may have
+        # "__fr__" as a piece. Single characters never are control tokens.
+        return [part for p in pieces for part in (p if p in self._reserved else [p])]
+
+    def pieces_to_ids(self, pieces: Iterable[str]) -> list[int]:
+        """Looks up pieces, special tokens and language tokens; anything else becomes `unk_id`.
+
+        The piece `"</s>"` becomes `eos_id`. `tokenize` never returns that piece.
+        """
+        return self._vocabulary.ids(pieces, self.unk_id)
+
+    def ids_to_pieces(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> list[str]:
+        """Looks up the piece of each id; a made-up word is the unknown token.
+
+        Args:
+            ids: Python or numpy integers in `[0, vocab_size)`.
+            skip_special_tokens: leaves out special tokens and language tokens. As in transformers,
+                `unk_id` is special and (since 5) made-up words are not.
+
+        Raises:
+            InvalidInputError: an id is no integer, or out of range (transformers: `<unk>`).
+        """
+        skipped = self._reserved_ids if skip_special_tokens else ()
+        kept = [index for index in self._check_ids(ids) if index not in skipped]
+        return self._vocabulary.pieces(kept, self._unknown)
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """Joins ids into text, without blanks at either end.
+
+        With `skip_special_tokens=False` special and language tokens are part of the text, with no
+        blank around them (as in transformers 5; 4 puts one after a language token). Arguments and
+        errors are those of `ids_to_pieces`.
+        """
+        pieces = self.ids_to_pieces(ids, skip_special_tokens=skip_special_tokens)
+        runs = groupby(pieces, key=self._reserved.__contains__)
+        join = self._vocabulary.join
+        parts = ("".join(run) if special else join(run) for special, run in runs)
+        text = "".join(parts).strip()
+        for old, new in _CLEAN_UP if self._clean_up else ():
+            text = text.replace(old, new)
+        return text
+
+    def language_id(self, code: str) -> int:
+        """Returns the id of a language's token.
+
+        Raises:
+            UnknownLanguageError: the code is not one of `languages`; the message has near matches.
+        """
+        if code not in self.languages:
+            raise unknown_language(code, self.languages, self.all_languages)
+        return self._language_ids[code]
+
+    def write_table(self) -> None:
+        """Writes `vocabulary.npz` into the folder, so that the next tokenizer of it loads faster.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        write_table(self._folder, self._vocabulary)
+
+    def _check_ids(self, ids: Iterable[int]) -> list[int]:
+        try:
+            checked = [operator.index(index) for index in ids]
+        except TypeError as error:
+            raise InvalidInputError(
+                f"ids: expected a flat sequence of integers, found {error}"
+            ) from None
+        for index in checked:
+            if not 0 <= index < self.vocab_size:
+                raise InvalidInputError(f"ids: expected 0 to {self.vocab_size - 1}, found {index}")
+        return checked

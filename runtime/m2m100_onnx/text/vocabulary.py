@@ -1,0 +1,193 @@
+"""The vocabulary: pieces of text and their ids.
+
+SentencePiece counts the pieces one way and `vocab.json` another. In this file a piece's *number* is
+SentencePiece's and its *id* is the one of `vocab.json`. Knows the contents of both files. Refuses
+to know languages and sequences.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+
+__all__ = ["Vocabulary"]
+
+# Pieces that one call looks up. A call for all pieces is no faster and makes all strings at once.
+_AT_ONCE = 4096
+
+
+class Vocabulary:
+    """Splits text into pieces, joins pieces, and looks up ids and pieces.
+
+    The strings stay in SentencePiece's memory, and two arrays map numbers to ids and back. A
+    published vocabulary has 128,000 entries; a dictionary and a list of them take 25 MB of each
+    process. Only `add` changes an instance. A pickled copy needs no file.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        entries: Mapping[str, int],
+        sampling: Mapping[str, Any],
+    ) -> None:
+        """Reads the contents of both files.
+
+        Args:
+            model: a SentencePiece model.
+            entries: the id of each piece. The ids are 0 to n-1, each once.
+            sampling: SentencePiece's options for subword sampling.
+
+        Raises:
+            RuntimeError, OSError, ValueError: SentencePiece cannot read the model.
+        """
+        self._sampling = dict(sampling)
+        self._sp = _processor(model, self._sampling)
+        numbers = range(self._sp.get_piece_size())
+        ids = np.full(len(numbers), -1, np.int32)
+        for start in range(0, len(numbers), _AT_ONCE):
+            some = numbers[start : start + _AT_ONCE]
+            pieces = self._sp.id_to_piece(list(some))
+            ids[some.start : some.stop] = [entries.get(piece, -1) for piece in pieces]
+        # SentencePiece gives this number to every string that is no piece.
+        ids[self._sp.unk_id()] = -1
+        numbered = np.zeros(len(entries), np.bool_)
+        numbered[ids[ids >= 0]] = True
+        others = {entry: index for entry, index in entries.items() if not numbered[index]}
+        self._set_ids(ids, len(entries), others)
+
+    def _set_ids(self, ids: npt.NDArray[np.int32], size: int, others: Mapping[str, int]) -> None:
+        """Stores the id of each number, or -1, and the ids of the entries without a number."""
+        self._ids = ids
+        self._numbers = np.full(size, -1, np.int32)
+        self._numbers[ids[ids >= 0]] = np.flatnonzero(ids >= 0)
+        self._others = dict(others)
+        self._names = {index: name for name, index in others.items()}
+
+    def _unnumbered(self) -> dict[str, int]:
+        """The entries that are no pieces of the SentencePiece model."""
+        return {name: index for index, name in self._names.items() if index < len(self)}
+
+    @classmethod
+    def from_table(
+        cls, model: bytes, table: bytes, made_of: str, sampling: Mapping[str, Any]
+    ) -> Vocabulary:
+        """Reads what `table` returned, which is faster than reading entries.
+
+        Args:
+            model: a SentencePiece model.
+            table: the bytes of the table.
+            made_of: the string that `table` was called with.
+            sampling: SentencePiece's options for subword sampling.
+
+        Raises:
+            ValueError: the table is damaged, or was made of other files.
+            RuntimeError, OSError, ValueError: SentencePiece cannot read the model.
+        """
+        try:
+            # numpy does not check the checksums of what it does not read.
+            if (name := zipfile.ZipFile(io.BytesIO(table)).testzip()) is not None:
+                raise ValueError(f"{name} is damaged")
+            with np.load(io.BytesIO(table)) as arrays:
+                ids, size = arrays["ids"], int(arrays["size"])
+                others, found = (json.loads(arrays[n].tobytes()) for n in ("others", "made_of"))
+        # zipfile, numpy and json raise half a dozen types of error for damaged bytes.
+        except Exception as error:
+            raise ValueError(f"not a table: {error}") from error
+        if found != made_of:
+            raise ValueError(f"expected a table made of {made_of}, found one made of {found}")
+        vocabulary = cls.__new__(cls)
+        vocabulary._sampling = dict(sampling)
+        vocabulary._sp = _processor(model, vocabulary._sampling)
+        vocabulary._set_ids(ids, size, others)
+        return vocabulary
+
+    def table(self, made_of: str) -> bytes:
+        """Returns the ids in the form that `from_table` reads.
+
+        Args:
+            made_of: identifies the files that the ids come from.
+        """
+        others, origin = (
+            np.frombuffer(json.dumps(value).encode(), np.uint8)
+            for value in (self._unnumbered(), made_of)
+        )
+        file = io.BytesIO()
+        np.savez(file, ids=self._ids, size=np.array(len(self)), others=others, made_of=origin)
+        return file.getvalue()
+
+    def add(self, tokens: Mapping[str, int]) -> None:
+        """Adds tokens with their ids; they take precedence over entries of the same name."""
+        self._others |= tokens
+        self._names |= {index: token for token, index in tokens.items()}
+
+    def __len__(self) -> int:
+        """Counts the entries; added tokens do not count."""
+        return len(self._numbers)
+
+    def split(self, text: str) -> list[str]:
+        """Splits a text into pieces; a run of characters outside the model is one piece."""
+        pieces: list[str] = self._sp.encode(text, out_type=str)
+        return pieces
+
+    def join(self, pieces: Iterable[str]) -> str:
+        """Joins pieces into a text."""
+        text: str = self._sp.decode(list(pieces))
+        return text
+
+    def ids(self, pieces: Iterable[str], default: int) -> list[int]:
+        """Returns the id of each piece, entry or token, and `default` for anything else."""
+        pieces = list(pieces)
+        # SentencePiece refuses a str with a lone surrogate, but takes any bytes.
+        numbers = self._sp.piece_to_id([piece.encode("utf-8", "surrogatepass") for piece in pieces])
+        ids: list[int] = self._ids[np.array(numbers, np.int64)].tolist()
+        return [
+            self._others.get(piece, default if index < 0 else index)
+            for piece, index in zip(pieces, ids, strict=True)
+        ]
+
+    def pieces(self, ids: Iterable[int], default: str) -> list[str]:
+        """Returns the piece, entry or token of each id, and `default` for an id without one.
+
+        Args:
+            ids: integers of 0 or more.
+            default: stands for ids that nothing has.
+        """
+        indices = np.array(list(ids), np.int64)
+        inside = np.minimum(indices, len(self) - 1)
+        numbers = np.where(indices < len(self), self._numbers[inside], -1)
+        pieces = self._sp.id_to_piece(np.maximum(numbers, 0).tolist())
+        return [
+            piece if number >= 0 else self._names.get(index, default)
+            for piece, number, index in zip(pieces, numbers.tolist(), indices.tolist(), strict=True)
+        ]
+
+    def mismatches(self, expected: Collection[str]) -> tuple[list[str], list[str]]:
+        """Returns the pieces without an entry, and the entries without a piece.
+
+        Args:
+            expected: entries that need no piece.
+        """
+        numbers = np.flatnonzero(self._ids < 0).tolist()
+        real = [n for n in numbers if not (self._sp.is_control(n) or self._sp.is_unknown(n))]
+        entries = self._unnumbered().keys() - set(expected)
+        return sorted(self._sp.id_to_piece(real)), sorted(entries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sp": self._sp.serialized_model_proto()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._sp = _processor(state["_sp"], self._sampling)
+
+
+def _processor(model: bytes, sampling: Mapping[str, Any]) -> Any:
+    processor: Any = sentencepiece.SentencePieceProcessor(**sampling)
+    processor.LoadFromSerializedProto(model)
+    return processor

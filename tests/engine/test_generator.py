@@ -1,0 +1,164 @@
+"""How a batch is shared out among threads: the same hypotheses, and sessions that cost little."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import golden
+from m2m100_onnx import Translation, Translator
+from m2m100_onnx.bundle.graphs import FUSED_FILES
+from m2m100_onnx.errors import InferenceError
+from m2m100_onnx.model import fused
+from m2m100_onnx.model.support import ort
+from m2m100_onnx.search.state import DecoderState
+
+# Rows that pay for two threads: see generator._ROWS_A_PART.
+MANY = {"beam_size": 3, "max_length": 12}
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Texts of many lengths."""
+    return golden.Case("en-fr", 1, {}, every=10).texts()[:15]
+
+
+class Watched(Translator):
+    """Notes how many sentences are begun at a time, and whether serially."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.begun: list[tuple[int, bool]] = []
+        begin = self.model.begin
+
+        def watched(ids: Any, *more: Any, serial: bool = False) -> DecoderState:
+            self.begun.append((len(ids), serial))
+            return begin(ids, *more, serial=serial)
+
+        self.model.begin = watched  # type: ignore[method-assign]
+
+
+def translated(translator: Translator, texts: list[str], **options: Any) -> list[Translation]:
+    return translator.translate_batch(texts, source_lang="en", target_lang="fr", **options)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_large_batch_is_shared_out(
+    packed_bundle: Path, filled_cache: Path, texts: list[str], threads: int
+) -> None:
+    one = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=1)
+    expected = translated(one, texts, **MANY)
+    assert one.begun == [(15, False)]
+    several = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=threads)
+    found = translated(several, texts, **MANY)
+    assert sorted(several.begun) == sorted((len(texts[i::threads]), True) for i in range(threads))
+    # Bit for bit, scores and order included.
+    assert found == expected
+
+
+def test_a_small_batch_is_not(packed_bundle: Path, filled_cache: Path, texts: list[str]) -> None:
+    translator = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    translated(translator, texts[:9], **MANY)
+    translated(translator, texts[:1], beam_size=30, max_length=5)
+    assert translator.begun == [(9, False), (1, False)]
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_no_second_copy_of_the_weights(
+    packed_bundle: Path, texts: list[str], fused: bool | None
+) -> None:
+    """Without the weights cache, a session for each thread would have weights of its own."""
+    translator = Watched(packed_bundle, cache_dir=False, intra_op_num_threads=2, fused=fused)
+    translated(translator, texts, **MANY)
+    assert translator.begun == [(15, False)]
+    assert not translator.model.can_run_serially
+
+
+def test_calls_side_by_side_use_a_thread_each(
+    packed_bundle: Path, filled_cache: Path, texts: list[str]
+) -> None:
+    translator = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    expected = translated(translator, texts, **MANY)
+    translator.begun.clear()
+    # The first call waits in the model until the second is done.
+    begin, first, done = translator.model.begin, threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any, **options: Any) -> DecoderState:
+        if not first.is_set():
+            first.set()
+            assert done.wait(60)
+        return begin(*arguments, **options)
+
+    translator.model.begin = slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(translated, translator, texts[:2], **MANY)
+        assert first.wait(60)
+        try:
+            found = translated(translator, texts, **MANY)
+        finally:
+            done.set()
+        assert [t.tokens for t in waiting.result()] == [t.tokens for t in expected[:2]]
+    assert translator.begun == [(15, True), (2, False)]
+    assert found == expected
+    # Whoever comes when all are done has the model to itself again.
+    translated(translator, texts[:1], **MANY)
+    assert translator.begun[-1] == (1, False)
+
+
+def test_a_part_that_fails_fails_the_call(
+    packed_bundle: Path, filled_cache: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    begin, here = translator.model.begin, threading.current_thread()
+
+    def failing(*arguments: Any, **options: Any) -> DecoderState:
+        if threading.current_thread() is not here:
+            raise InferenceError("out of memory")
+        return begin(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(translator.model, "begin", failing)
+        with pytest.raises(InferenceError, match="out of memory"):
+            translated(translator, texts, **MANY)
+    translator.begun.clear()
+    translated(translator, texts, **MANY)
+    assert sorted(translator.begun) == [(7, True), (8, True)]
+
+
+@pytest.mark.parametrize("count", [1, 15])
+def test_no_memory_is_an_error_of_ours(
+    packed_bundle: Path,
+    filled_cache: Path,
+    texts: list[str],
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    expected = translated(translator, texts[:count], **MANY)
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "_LARGE", 1)
+        # More than any machine has; without it being asked for, the first of these blocks.
+        patch.setattr(fused, "_CAPACITY", 1 << 46)
+        with pytest.raises(InferenceError, match=r"out of memory: no [\d,]+ bytes for keys"):
+            translated(translator, texts[:count], **MANY)
+    assert translated(translator, texts[:count], **MANY) == expected
+    assert not translator.generator._running
+
+
+def test_sessions_are_opened_when_they_are_needed(
+    packed_bundle: Path, filled_cache: Path, texts: list[str]
+) -> None:
+    translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    translated(translator, texts[:1])
+    assert set(translator.model.sessions._sessions) == set(FUSED_FILES)
+    translated(translator, texts, **MANY)
+    threads = [threads_of(session) for session in translator.model.sessions._sessions.values()]
+    assert sorted(threads) == [1, 1, 1, 2, 2, 2]
+
+
+def threads_of(session: ort.InferenceSession) -> int:
+    return int(session.get_session_options().intra_op_num_threads)
