@@ -1,9 +1,9 @@
-# Sourced by the other scripts: makes a virtual environment once and installs into it.
+# Makes a virtual environment once and installs packages into it. The other scripts source this file.
 #
-#   make_environment FOLDER PIP-ARGUMENTS...     the same arguments a second time install nothing
+#   make_environment FOLDER PIP-ARGUMENTS...     a second call with the same arguments does nothing
 
 PYTHON=${PYTHON:-python3}
-# A CPU build where the index has one; without the pin, pip may choose gigabytes of CUDA.
+# A CPU build where the index has one. Without the pin, pip may install gigabytes of CUDA.
 TORCH=${TORCH:-torch==2.13.0}
 
 make_environment() {

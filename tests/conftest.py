@@ -1,4 +1,4 @@
-"""Fixtures every test file shares: the demo checkpoint and bundles exported from it."""
+"""Fixtures that the test files share: the demo checkpoint, and bundles exported from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from m2m100_onnx_export import export
 from shell import Shell, arguments
 from tokenization import FILES, MODEL
 
-# Tests leave nothing in the home of whoever runs them; those of the cache name a folder.
+# Tests write nothing to the user's home. Tests of the cache name a folder.
 os.environ["M2M100_ONNX_CACHE"] = "off"
 
 LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")
@@ -32,7 +32,7 @@ LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The repository's root."""
+    """The root of the repository."""
     return Path(__file__).resolve().parent.parent
 
 
@@ -66,20 +66,20 @@ def precision(request: pytest.FixtureRequest) -> Precision:
 
 @pytest.fixture
 def demo(precision: Precision, demo_bundle: Path, demo_bundle_fp16: Path) -> Path:
-    """The demo bundle of the test's precision; fewer bits have tests of their own."""
+    """The demo bundle of the test's precision. int8 and int4 have tests of their own."""
     return demo_bundle if precision == "fp32" else demo_bundle_fp16
 
 
 @pytest.fixture(scope="session")
 def translator(demo_bundle: Path) -> Translator:
     """A translator over the fp32 demo bundle."""
-    # The model is so small that a second thread costs more than it brings.
+    # The model is so small that a second thread makes it slower.
     return Translator(demo_bundle, intra_op_num_threads=1)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> None:
-    """Keeps PyTorch's threads from spinning against onnxruntime's, which costs minutes."""
+    """Keeps PyTorch's threads from spinning against those of onnxruntime, which costs minutes."""
     torch.set_num_threads(1)
 
 
@@ -87,7 +87,7 @@ def one_torch_thread() -> None:
 def make_checkpoint(
     demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """Makes tiny random checkpoints that speak the demo's tokens: arguments go to the config."""
+    """Makes tiny random checkpoints with the demo's tokenizer. Arguments go to the config."""
 
     def make(**config: Any) -> Path:
         torch.manual_seed(len(config))
@@ -101,18 +101,18 @@ def make_checkpoint(
             "encoder_ffn_dim": 48,
             "decoder_ffn_dim": 64,
             "max_position_embeddings": 64,
-            # Large enough that the layers matter beside the embeddings.
+            # Large enough that the layers change the result of the embeddings.
             "init_std": 0.3,
         }
         model = M2M100ForConditionalGeneration(M2M100Config(**{**facts, **config})).eval()
         with torch.no_grad():
-            # transformers starts these at 0 and 1, where a mix-up would not show.
+            # transformers initialises these to 0 and 1, which would hide a mix-up.
             for name, parameter in model.named_parameters():
                 if name.endswith("bias"):
                     parameter.normal_(std=0.3)
                 elif "layer_norm" in name:
                     parameter.normal_(1, 0.3)
-            # transformers 5 unties these too; members of the family share them.
+            # transformers 5 unties these too. Published checkpoints share them.
             for side in (model.model.encoder, model.model.decoder):
                 side.embed_tokens.weight.copy_(model.model.shared.weight)
         folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
@@ -142,7 +142,7 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy of `tiny_bundle`, of the test's own, to be changed."""
+    """A copy of `tiny_bundle` that the test may change."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
@@ -150,7 +150,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 def packed_bundle(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """An int8 bundle whose matrices are large enough to be kept outside the graph and packed."""
+    """An int8 bundle with matrices large enough to be stored outside the graph and packed."""
     checkpoint = make_checkpoint(d_model=64, encoder_ffn_dim=256, decoder_ffn_dim=256)
     target = tmp_path_factory.mktemp("bundles") / "packed"
     export(checkpoint, target, precision="int8", verify_outputs=False)
@@ -159,7 +159,7 @@ def packed_bundle(
 
 @pytest.fixture(scope="session")
 def unpacked_tokens(packed_bundle: Path) -> list[tuple[int, ...]]:
-    """What `packed_bundle` translates without a cache."""
+    """The tokens that `packed_bundle` gives without a cache."""
     found = packing.tokens(packed_bundle, False)
     assert all(len(row) > 3 for row in found)
     return found
@@ -167,7 +167,7 @@ def unpacked_tokens(packed_bundle: Path) -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="session")
 def filled_cache(packed_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the packed graphs of `packed_bundle`; tests must not change it."""
+    """A cache with the packed graphs of `packed_bundle`; tests must not change it."""
     cache = tmp_path_factory.mktemp("caches") / "filled"
     packing.tokens(packed_bundle, cache)
     return cache
@@ -175,26 +175,26 @@ def filled_cache(packed_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def packed_cache(filled_cache: Path, tmp_path: Path) -> Path:
-    """A copy of the filled cache, to be damaged; times of change are as they were."""
+    """A copy of the filled cache that a test may damage. It keeps the modification times."""
     return Path(shutil.copytree(filled_cache, tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
 def environment(repository: Path) -> dict[str, str]:
-    """What a service has: the runtime, and no exporter."""
+    """The environment of a service: it has the runtime and not the exporter."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {**kept, "PYTHONPATH": str(repository / "runtime")}
 
 
 @pytest.fixture(scope="session")
 def command(demo_bundle: Path) -> list[str]:
-    """`translate` with its required arguments, as a process."""
+    """The command line of `translate` with its required arguments, in a new process."""
     return [sys.executable, "-m", "m2m100_onnx", *arguments(demo_bundle)]
 
 
 @pytest.fixture(scope="session")
 def answer(translator: Translator) -> str:
-    """What the library says to "Open the file." in French: the command must print the same."""
+    """The library's French translation of "Open the file."; the command must print the same."""
     return translator.translate("Open the file.", source_lang="en", target_lang="fr")
 
 
@@ -213,7 +213,7 @@ def sentences(repository: Path) -> list[str]:
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The shape of every batch the model was given."""
+    """The shapes of all batches that the model received."""
     shapes: list[tuple[int, int]] = []
     real = Model.begin
 
@@ -231,13 +231,13 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    """The demo's."""
+    """The runtime's tokenizer of the demo."""
     return Tokenizer(MODEL)
 
 
 @pytest.fixture(scope="session")
 def reference() -> M2M100Tokenizer:
-    """Transformers' tokenizer of the demo."""
+    """The tokenizer of transformers for the demo."""
     return M2M100Tokenizer.from_pretrained(MODEL)
 
 

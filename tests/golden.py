@@ -1,9 +1,9 @@
-"""The parity matrix: which translations are compared with transformers, and how they are made.
+"""The parity matrix: the translations that tests compare with transformers, and their making.
 
     python tests/golden.py          writes tests/data/golden.json.gz with transformers
 
-Token sequences do not depend on the batch, so transformers translates each case once, in whatever
-batches are fast, and the tests translate it in batches of the case's size.
+Token sequences do not depend on the batch. So transformers translates each case once, in fast
+batches, and the tests translate it in batches of the case's size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EARLY_STOPPING: tuple[bool | str, ...] = (False, True, "never")
 LENGTH_PENALTY = (0.5, 1.0, 2.0)
 BATCH_SIZES = (1, 3, 16)
 BEAM_SIZES = (1, 2, 4, 5)
-# Without early stopping a search goes on to max_length, which at 200 takes minutes a run.
+# Without early stopping a search continues to max_length. With 200 a run takes minutes.
 SHORT = 64
 # The option matrix takes every eleventh test sentence: 28 of them, of mixed lengths.
 EVERY = 11
@@ -35,7 +35,7 @@ EVERY = 11
 
 @dataclass(frozen=True)
 class Case:
-    """One run: a direction, our options (transformers' differ in two names) and a batch size."""
+    """One run: a direction, our options (transformers has other names for two) and a batch size."""
 
     direction: str
     batch_size: int
@@ -44,22 +44,22 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Names what transformers would be asked: everything but our batch size."""
+        """Returns the arguments for transformers as a string: everything except our batch size."""
         return json.dumps([self.direction, self.every, self.options], sort_keys=True)
 
     def texts(self, split: str = "test") -> list[str]:
-        """The sentences to translate."""
+        """Returns the sentences to translate."""
         language = self.direction.split("-")[0]
         path = ROOT / "demo" / "heldout" / f"{split}.{language}"
         return path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:: self.every]
 
 
 def whole_cases() -> Iterator[Case]:
-    """The whole test set in every direction with every beam size; the other options take turns."""
+    """Yields the whole test set in every direction and beam size; the other options take turns."""
     turn = itertools.cycle(itertools.product(EARLY_STOPPING, LENGTH_PENALTY, (16, 3, 16, 16)))
     for direction, beam_size in itertools.product(DIRECTIONS, BEAM_SIZES):
         stopping, penalty, batch_size = next(turn)
-        # One direction in seven goes sentence by sentence.
+        # One of the seven directions has batches of one sentence.
         alone = direction == DIRECTIONS[0]
         options: dict[str, Any] = {"beam_size": beam_size, "length_penalty": penalty}
         options["early_stopping"] = stopping if beam_size > 1 else False
@@ -69,7 +69,7 @@ def whole_cases() -> Iterator[Case]:
 
 
 def matrix_cases() -> Iterator[Case]:
-    """Every combination of the search options on a slice; the directions take turns."""
+    """Yields every combination of the search options on a slice; the directions take turns."""
     turn = itertools.cycle(DIRECTIONS)
     grid = itertools.product(BEAM_SIZES[1:], EARLY_STOPPING, LENGTH_PENALTY)
     for beam_size, stopping, penalty in grid:
@@ -88,7 +88,7 @@ def matrix_cases() -> Iterator[Case]:
         {"max_length": 12},
         {"min_length": 12},
         {"min_length": 24, "max_length": 40},
-        # Without repeats `</s>` cannot come either, since it is the start token.
+        # Without repeats there is no `</s>` either, because it is the start token.
         {"no_repeat_ngram_size": 1, "max_length": 32},
         {"no_repeat_ngram_size": 2},
         {"no_repeat_ngram_size": 3, "min_length": 20},
@@ -102,18 +102,18 @@ def matrix_cases() -> Iterator[Case]:
 
 
 def checkpoint_hash() -> str:
-    """Names the weights that golden data belong to."""
+    """Returns the hash of the weights that the golden data belong to."""
     return hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest()
 
 
 class Reference:
-    """transformers on the demo checkpoint, asked in our terms."""
+    """transformers on the demo checkpoint, with our names of the options."""
 
     def __init__(self) -> None:
         import torch
         from transformers import M2M100ForConditionalGeneration, M2M100Tokenizer
 
-        # More threads than cores are idle wait for each other.
+        # With more threads than idle cores, the threads wait for each other.
         torch.set_num_threads(1)
         self.torch = torch
         self.model = M2M100ForConditionalGeneration.from_pretrained(
@@ -124,7 +124,7 @@ class Reference:
     def translate(
         self, texts: Sequence[str], direction: str, options: dict[str, Any], batch_size: int = 64
     ) -> list[list[tuple[list[int], float]]]:
-        """Token sequences without padding, and scores; `num_hypotheses` of them for each text."""
+        """Returns `num_hypotheses` token sequences without padding, with scores, for each text."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found: list[list[tuple[list[int], float]]] = [[] for _ in texts]
         for start in range(0, len(order), batch_size):
@@ -169,11 +169,11 @@ class Reference:
         return row
 
     def _greedy_scores(self, output: Any, count: int, penalty: float) -> list[float]:
-        """Greedy search has no score in transformers; this is beam search's, of the same tokens."""
+        """Returns the scores of beam search: transformers gives greedy search no scores."""
         steps = self.model.compute_transition_scores(
             output.sequences, output.scores, normalize_logits=True
         )
-        # Steps after a sentence's end count nothing; the forced language token's is 0.
+        # Steps after a sentence's end do not count. The step of the forced language token is 0.
         ended = output.sequences[:, 1:] == self.model.config.pad_token_id
         total = steps.masked_fill(ended, 0.0).sum(1)
         lengths = (~ended).sum(1)
@@ -181,7 +181,7 @@ class Reference:
 
 
 def load_golden() -> dict[str, list[list[tuple[list[int], float]]]]:
-    """The golden translations by case key; fails if they belong to other weights."""
+    """Returns the golden translations by case key. Fails if they belong to other weights."""
     with gzip.open(GOLDEN, "rt", encoding="utf-8") as file:
         data = json.load(file)
     assert data["checkpoint"] == checkpoint_hash(), "run `python tests/golden.py` for these weights"
@@ -201,11 +201,11 @@ def _make(case: Case) -> tuple[str, list[list[tuple[list[int], float]]]]:
 
 
 def main() -> None:
-    """Writes the golden file; a process a core, some ten minutes on two."""
+    """Writes the golden file with one process per core, in some ten minutes on two cores."""
     import transformers
 
     cases = {case.key: case for case in itertools.chain(whole_cases(), matrix_cases())}
-    # The longest first, so that the processes end together.
+    # The longest cases come first, so that the processes end at about the same time.
     order = sorted(cases.values(), key=lambda c: -len(c.texts()) * c.options["beam_size"])
     with multiprocessing.Pool() as pool:
         made = dict(pool.imap_unordered(_make, order))
@@ -216,7 +216,7 @@ def main() -> None:
         "cases": found,
     }
     GOLDEN.parent.mkdir(exist_ok=True)
-    # mtime=0: the same translations make the same file.
+    # mtime=0: the same translations give the same file.
     text = json.dumps(data, separators=(",", ":")).encode()
     GOLDEN.write_bytes(gzip.compress(text, mtime=0))
 

@@ -1,4 +1,4 @@
-"""What the tests of the weights cache share: translating through it, and damaging it."""
+"""Shared code of the weights cache's tests: translates with a cache, and damages it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2m100_onnx.model.weights_cache import Entry, WeightsCache
 
 TEXTS = ["Open the file and save a copy.", "Delete"]
 
-# What a process of its own does: it prints the tokens of its arguments' translations.
+# The program of a child process: it translates its arguments and prints the tokens.
 CHILD = """
 import json, resource, sys
 from m2m100_onnx import Translator
@@ -35,12 +35,12 @@ def tokens(bundle: Path, cache: Path | bool | None) -> list[tuple[int, ...]]:
 
 
 def entries(cache: Path) -> dict[str, Entry]:
-    """The entries of a cache, by graph."""
+    """Returns the entries of a cache, by graph."""
     return {entry.graph: entry for entry in WeightsCache(cache).entries()}
 
 
 def overwrite(path: Path, data: bytes, offset: int, *, stealthy: bool) -> None:
-    """Changes bytes of a file; if `stealthy`, its time of change stays as it was."""
+    """Changes bytes of a file. If `stealthy`, the file keeps its modification time."""
     status = path.stat()
     with path.open("r+b") as file:
         file.seek(offset)
@@ -58,13 +58,13 @@ def start(bundle: Path, cache: Path, repository: Path, limit: int = 0) -> subpro
 
 
 def written(cache: Path) -> dict[str, tuple[int, int]]:
-    """Identity and time of change of every file but the records, which each use touches."""
+    """Returns inode and modification time of every file but the records, which each use touches."""
     files = [path for path in cache.rglob("*") if path.is_file() and path.name != "entry.json"]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Records every graph that onnxruntime is given from now on."""
+    """Returns a list that records every graph that onnxruntime opens from now on."""
     paths: list[str] = []
     real = support.ort.InferenceSession
 

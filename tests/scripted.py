@@ -1,4 +1,4 @@
-"""A scripted model: its logits are a hash of the prefix."""
+"""A scripted model. Its logits are random numbers with a hash of the prefix as seed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def scripted_logits(prefix: tuple[int, ...], vocab: int) -> Float32Array:
     seed = zlib.crc32(np.array(prefix, np.int64).tobytes())
     logits = np.random.default_rng(seed).normal(scale=2, size=vocab).astype(np.float32)
     logits[EOS] += 1
-    logits.flags.writeable = False  # every caller gets the same array
+    logits.flags.writeable = False  # all callers share the array
     return logits
 
 
 @dataclass
 class ScriptedState:
-    """Keeps the prefix of each row and a log of the calls."""
+    """Stores the prefix of each row, and logs the calls."""
 
     prefixes: list[tuple[int, ...]]
     vocab: int

@@ -1,4 +1,4 @@
-"""What the tests of the search share: ids, a driver, names of options, equality."""
+"""Shared code of the search tests: ids, a driver, names of options, equality."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Logits(Protocol):
 
 
 class LogitsState:
-    """Makes a `DecoderState` of a decoder that returns logits, and of those after the prompt."""
+    """Makes a `DecoderState` from a decoder that returns logits, and from the prompt's logits."""
 
     def __init__(self, decoder: Logits, logits: Float32Array) -> None:
         self.decoder, self.logits = decoder, logits
@@ -43,7 +43,7 @@ class LogitsState:
 def search(
     state: DecoderState, prompt: Int64Array, *, eos_id: int, options: SearchOptions
 ) -> list[list[Hypothesis]]:
-    """Drives a search to its end."""
+    """Runs a search to its end, and returns the hypotheses of each sentence."""
     run = BeamSearch(state, prompt, eos_id=eos_id, options=options)
     while run.live:
         run.step()
@@ -60,7 +60,7 @@ def describe(value: Any) -> str:
 
 def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
     assert [h.tokens for h in found] == [h.tokens for h in expected]
-    # Relative too: negative length penalties make scores of -1000, where float32 steps by 6e-5.
+    # Relative too: negative length penalties give scores of -1000, where float32 has steps of 6e-5.
     np.testing.assert_allclose(
         [h.score for h in found], [h.score for h in expected], atol=1e-4, rtol=1e-6
     )

@@ -1,4 +1,4 @@
-"""What the tests of the command share: running it in a process of its own, or in this one."""
+"""Shared code of the command's tests: runs the command in a new process, or in this one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def expected(translator: Translator, texts: Sequence[str], **options: object) ->
 def run(
     command: Sequence[str], environment: dict[str, str], stdin: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
-    # Elsewhere than in the repository, so that PYTHONPATH alone decides what can be imported.
+    # Runs outside the repository, so that only PYTHONPATH decides what can be imported.
     return subprocess.run(
         command,
         input=stdin,
@@ -59,7 +59,7 @@ def run(
 
 
 class Shell:
-    """Runs `main` in this process, as often as a test likes."""
+    """Runs `main` in this process. A test may call it several times."""
 
     def __init__(self, capture: pytest.CaptureFixture[bytes], patch: pytest.MonkeyPatch) -> None:
         self._capture, self._patch = capture, patch

@@ -1,4 +1,4 @@
-"""What the tests of the translator share: usual arguments, and what is the same translation."""
+"""Shared code of the translator's tests: common arguments, and equality of translations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from m2m100_onnx import Translation, Translator
 EN_DE: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
 GREEDY: dict[str, Any] = {**EN_DE, "beam_size": 1}
 LIMIT = 256
-"""Positions of the demo model."""
+"""Number of positions of the demo model."""
 
 
 def assert_same(found: list[Translation], expected: list[Translation]) -> None:
-    """Same tokens and texts in every hypothesis, scores within rounding."""
+    """Asserts equal tokens and texts in every hypothesis, and scores within rounding."""
     for a, b in zip(found, expected, strict=True):
         assert [(h.tokens, h.text) for h in a.hypotheses] == [
             (h.tokens, h.text) for h in b.hypotheses
@@ -26,10 +26,10 @@ def assert_same(found: list[Translation], expected: list[Translation]) -> None:
 
 
 def assert_independent(translator: Translator) -> None:
-    """A text is translated the same, to the last bit of its score, alone and beside any others.
+    """Asserts that a text has the same result, to the last bit of its score, alone and in a batch.
 
-    Beside one of hundreds of tokens too, and in batches of another width. Where activations are
-    rounded, the last bit of a sum can decide for another word.
+    The batches include a text of hundreds of tokens, and have different widths. Where activations
+    are rounded, the last bit of a sum can decide for another word.
     """
     outlier = "Ж" * 60 + " 漢字 🎉 " + "!?" * 40
     asked: dict[str, Any] = {"max_length": 40, "max_batch_tokens": 100_000}
@@ -43,7 +43,7 @@ def assert_independent(translator: Translator) -> None:
 
 
 def long_text(translator: Translator, tokens: int) -> str:
-    """A text of exactly so many tokens, language token and `</s>` included."""
+    """Returns a text of exactly `tokens` tokens, including the language token and `</s>`."""
     words = ["file", "copy", "save", "close", "window", "open", "name", "user", "error", "disk"]
     text = ""
     while (count := len(translator.tokenizer.encode(text, "en"))) < tokens:

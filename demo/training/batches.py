@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from vocabulary import EOS, LANGS, PAD
 
 POOL = 200_000
-"""Pairs that are sorted by length together."""
+"""Number of pairs that are sorted by length together."""
 SLACK = 1.15
-"""How far a batch may pass the wanted number of tokens rather than be cut short."""
+"""Factor by which a batch may exceed the requested number of tokens."""
 HALVED_SOURCES = (
     "trans-de-en",
     "deb:blender-data",
@@ -26,7 +26,7 @@ HALVED_SOURCES = (
     "deb:naev-data",
     "deb:kstars-data",
 )
-"""Large sources of names and special terms, drawn half as often as their size would have it."""
+"""Large sources of names and special terms. They are drawn half as often as their size implies."""
 
 
 class Batch(NamedTuple):
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 def pad_batch(sources: list[NDArray], targets: list[NDArray]) -> Batch:
-    """Pad pairs of complete sequences (language token to `</s>`) into a batch."""
+    """Pads pairs of complete sequences (language token to `</s>`) into a batch."""
     source = np.full((len(sources), max(map(len, sources))), PAD, np.int64)
     target = np.full((len(targets), max(map(len, targets))), PAD, np.int64)
     decoder_input = np.full_like(target, PAD)
@@ -84,29 +84,29 @@ class Corpus:
 
     @classmethod
     def load(cls, path: Path, lang_ids: dict[str, int]) -> Corpus:
-        """Read the arrays that prepare.py wrote."""
+        """Reads the arrays that prepare.py wrote."""
         with np.load(path) as arrays:
             lengths = np.stack([arrays[f"len_{lang}"] for lang in LANGS], 1).astype(np.int32)
             starts = np.stack([arrays[f"at_{lang}"] for lang in LANGS], 1)
             flat = [arrays[f"flat_{lang}"] for lang in LANGS]
             names = arrays["src_names"][arrays["src"]]
         english = lengths[:, 0]
-        # Short labels and long texts less often.
+        # Short labels and long texts are drawn less often.
         weights = np.select([english < 4, english < 6, english > 45], [0.3, 0.5, 0.5], 1.0)
         weights = weights * np.where(np.isin(names, HALVED_SOURCES), 0.5, 1.0)
         return cls(flat, starts, lengths, weights, [lang_ids[lang] for lang in LANGS])
 
     def sequence(self, row: int, lang: int) -> NDArray:
-        """Return `[language, *pieces, </s>]` of one text."""
+        """Returns `[language, *pieces, </s>]` of one text."""
         start = self.starts[row, lang]
         pieces = self.flat[lang][start : start + self.lengths[row, lang]]
         return np.concatenate(([self.lang_ids[lang]], pieces, [EOS]))
 
     def draw_pass(self, rng: np.random.Generator) -> Pairs:
-        """Draw the pairs of one pass: per row up to three with English, and often one without."""
+        """Draws the pairs of one pass: up to three with English per row, and often one without."""
         present = self.lengths > 0
         others = present[:, 1:].sum(1)
-        # The row's other languages in random order, those it lacks at the end.
+        # The row's other languages in random order; missing languages come last.
         keys = np.where(present[:, 1:], rng.random((len(present), len(LANGS) - 1)), 2.0)
         order = np.argsort(keys, 1) + 1
         chosen: list[Pairs] = []
@@ -125,7 +125,7 @@ class Corpus:
         return Pairs(*(np.concatenate(column)[shuffled] for column in zip(*chosen, strict=True)))
 
     def batches(self, tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield batches of about `tokens` padded tokens on the longer side, without end."""
+        """Yields batches of about `tokens` padded tokens on the longer side, without an end."""
         while True:
             pairs = self.draw_pass(rng)
             for first in range(0, len(pairs.row), POOL):
@@ -133,11 +133,11 @@ class Corpus:
                 yield from self._pool_batches(pool, tokens, rng)
 
     def _pool_batches(self, pool: Pairs, tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """Cut a pool into batches of similar lengths; yield them in random order."""
+        """Cuts a pool into batches of similar lengths, and yields them in random order."""
         source_lengths = self.lengths[pool.row, pool.source_lang]
         target_lengths = self.lengths[pool.row, pool.target_lang]
-        # Sorted by target, then source; a random bit keeps the neighbours of a pair from being
-        # the same in every pass.
+        # Sorts by target, then by source. A random bit changes the neighbours of a pair between
+        # passes.
         jitter = rng.integers(0, 2, len(pool.row))
         order = np.lexsort((source_lengths + jitter, target_lengths))
         pool = Pairs(*(column[order] for column in pool))

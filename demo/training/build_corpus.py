@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Build the multiway table from what fetch.sh unpacked: one row per English string.
+"""Builds the multiway table from what fetch.sh unpacked: one row per English string.
 
-Writes WORK/rows.jsonl: {"en": …, "de": …, …, "_src": source tag}. Rows come in the order of the
-sources below, and an earlier source wins where two translate the same English string.
+Writes WORK/rows.jsonl: {"en": …, "de": …, …, "_src": source tag}. The rows have the order of the
+sources below. If two sources translate the same English string, the earlier one wins.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPELLINGS = {
     "zh": ("zh_CN", "zh-CN", "zh_Hans", "zh-Hans", "zh-hans"),
 }
 LOCALES = {spelling: lang for lang, spellings in SPELLINGS.items() for spelling in spellings}
-"""Language of a locale folder or file. A plain "zh" is left out: it may be traditional Chinese."""
+"""Language of a locale folder or file. "zh" is left out, because it may be traditional Chinese."""
 
 HANDBOOK_LOCALES = {"de-DE": "de", "fr-FR": "fr", "es-ES": "es", "ru-RU": "ru", "zh-CN": "zh"}
 DICTIONARIES = {"eng-fra": "fr", "eng-spa": "es", "eng-rus": "ru", "fra-eng": "fr", "spa-eng": "es"}
@@ -36,13 +36,13 @@ GAMES = ("wesnoth-1.16-data", "freedroidrpg-data", "widelands-data", "fillets-ng
 
 
 class Table:
-    """The multiway table that is being filled, and what happened on the way.
+    """The multiway table under construction, and counts of what it accepted and rejected.
 
     Attributes:
         rows: translations by language, by English string.
         origin: the source that first gave an English string.
         accepted: number of translations, by (source, language).
-        rejected: number of pairs that were not good enough.
+        rejected: number of pairs that `is_good_pair` rejected.
         unaligned_documents: number of document pairs whose structures differ.
     """
 
@@ -54,7 +54,7 @@ class Table:
         self.unaligned_documents = 0
 
     def add(self, pairs: Iterable[tuple[str, str]], lang: str, source: str) -> None:
-        """Take in aligned units, cut into sentences and cleaned; excluded sources are refused."""
+        """Adds aligned units, cleaned and cut into sentences. Skips excluded sources."""
         if is_excluded(source):
             return
         for unit in pairs:
@@ -69,7 +69,7 @@ class Table:
                     self.accepted[source, lang] += 1
 
     def add_documents(self, english: Path, translation: Path, lang: str, source: str) -> None:
-        """Take in two documents, if their structures agree."""
+        """Adds two documents if their structures agree."""
         pairs = readers.document_pairs(english, translation)
         if pairs is None:
             self.unaligned_documents += 1
@@ -77,7 +77,7 @@ class Table:
             self.add(pairs, lang, source)
 
     def add_catalogs(self, root: Path, source: str) -> None:
-        """Take in every gettext catalog below a folder."""
+        """Adds every gettext catalog below a folder."""
         for folder, _, names in sorted(os.walk(root)):
             compiled = {name[:-3] for name in names if name.endswith(".mo")}
             for name in sorted(names):
@@ -89,14 +89,14 @@ class Table:
                     self.add(readers.catalog_file_pairs(path), lang, source)
 
     def write(self, path: Path) -> None:
-        """Write the rows as JSON lines."""
+        """Writes the rows as JSON lines."""
         with path.open("w", encoding="utf-8") as out:
             for english, translations in self.rows.items():
                 row = {"en": english, **translations, "_src": self.origin[english]}
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def report(self) -> None:
-        """Print the number of rows by language and by source."""
+        """Prints the number of rows by language and by source."""
         print(
             f"{len(self.rows)} rows; {self.rejected} pairs rejected; "
             f"{self.unaligned_documents} documents not aligned"
@@ -111,7 +111,7 @@ class Table:
 
 
 def catalog_language(path: Path) -> str | None:
-    """Return the language of a catalog: that of its nearest locale folder, or of its name."""
+    """Returns the language of a catalog, from its nearest locale folder or from its file name."""
     for folder in reversed(path.parts[:-1]):
         if folder in LOCALES:
             return LOCALES[folder]
@@ -119,7 +119,7 @@ def catalog_language(path: Path) -> str | None:
 
 
 def add_games(table: Table, work: Path) -> None:
-    """Games first: their full sentences are the rarest kind of text here."""
+    """Adds the games. They come first: their full sentences are the rarest kind of text here."""
     for package in GAMES:
         table.add_catalogs(work / "x" / package, package)
     for path in sorted((work / "x/fillets-ng-data").rglob("*dialogs_*.lua")):
@@ -129,7 +129,7 @@ def add_games(table: Table, work: Path) -> None:
 
 
 def add_wheels(table: Table, work: Path) -> None:
-    """Python projects: Home Assistant's JSON, gettext catalogs for the rest."""
+    """Adds the Python projects: JSON of Home Assistant, gettext catalogs of the others."""
     for folder in sorted((work / "py").glob("*")):
         project = folder.name.split("-")[0]
         if "homeassistant" in project:
@@ -138,14 +138,14 @@ def add_wheels(table: Table, work: Path) -> None:
                     pairs = readers.json_pairs(english, english.with_name(f"{code}.json"))
                     table.add(pairs, LOCALES[code], f"pypi:{project}")
         elif "jupyterlab" in project:
-            # One wheel a language: one tag for all of them.
+            # Each language has its own wheel; all of them get one tag.
             table.add_catalogs(folder, "pypi:jupyterlab_language_pack")
         else:
             table.add_catalogs(folder, f"pypi:{project}")
 
 
 def add_package_descriptions(table: Table, work: Path) -> None:
-    """Debian's package descriptions and their translations."""
+    """Adds Debian's package descriptions and their translations."""
     lists = work / "apt/lists"
     english = readers.read_descriptions(lists, "en")
     codes = {"de": "de", "fr": "fr", "es": "es", "ru": "ru", "zh%5fCN": "zh"}
@@ -157,7 +157,7 @@ def add_package_descriptions(table: Table, work: Path) -> None:
 
 
 def add_manuals(table: Table, work: Path) -> None:
-    """The desktop's help pages and the Debian handbook."""
+    """Adds the desktop's help pages and the Debian handbook."""
     for help_folder in sorted((work / "x").glob("*/usr/share/help")):
         package = help_folder.relative_to(work / "x").parts[0]
         originals = help_folder / "C"
@@ -175,15 +175,15 @@ def add_manuals(table: Table, work: Path) -> None:
 
 
 def add_source_packages(table: Table, work: Path) -> None:
-    """Catalogs that only source packages carry, LibreOffice's among them."""
+    """Adds catalogs that only source packages contain, such as those of LibreOffice."""
     for folder in sorted((work / "src").glob("*")):
         name = folder.name.split("_")[0]
-        # LibreOffice's translations unpack into a folder of that name.
+        # LibreOffice's translations unpack into a folder named "translations".
         table.add_catalogs(folder, "src:" + ("libreoffice" if name == "translations" else name))
 
 
 def add_mediawiki(table: Table, work: Path) -> None:
-    """MediaWiki's messages, without those that hold wiki markup."""
+    """Adds MediaWiki's messages, except those with wiki markup."""
     for english in sorted((work / "x/mediawiki").glob("**/i18n/**/en.json")):
         for code in ("de", "fr", "es", "ru", "zh-hans"):
             pairs = readers.json_pairs(english, english.with_name(f"{code}.json"))
@@ -192,13 +192,13 @@ def add_mediawiki(table: Table, work: Path) -> None:
 
 
 def add_packages(table: Table, work: Path) -> None:
-    """Every binary package's catalogs; the games' are known by now."""
+    """Adds the catalogs of every binary package. Those of the games are already in the table."""
     for folder in sorted((work / "x").glob("*")):
         table.add_catalogs(folder, f"deb:{folder.name}")
 
 
 def add_word_lists(table: Table, work: Path) -> None:
-    """Unicode's names, the Ding word list and the FreeDict dictionaries."""
+    """Adds Unicode's names, the Ding word list and the FreeDict dictionaries."""
     for lang in TRANSLATED:
         try:
             table.add(readers.cldr_pairs(work / "npm", lang), lang, "cldr")
@@ -228,7 +228,7 @@ STEPS: tuple[Callable[[Table, Path], None], ...] = (
 
 
 def main() -> None:
-    """Collect every source and write the table."""
+    """Collects every source and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
     work: Path = parser.parse_args().work

@@ -1,4 +1,4 @@
-"""A checkpoint folder at work, and the shipped held-out sets.
+"""Translation with a checkpoint folder, and the shipped held-out sets.
 
 Knows how transformers translates; knows nothing of scores and training.
 """
@@ -24,7 +24,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path) -> None:
-        # It warns that max_new_tokens wins over the checkpoint's max_length, which is meant.
+        # transformers warns that max_new_tokens overrides the checkpoint's max_length, as intended.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.tokenizer = M2M100Tokenizer.from_pretrained(str(folder))
@@ -35,7 +35,7 @@ class Checkpoint:
     def translate(
         self, texts: Sequence[str], source_lang: str, target_lang: str, beam_size: int
     ) -> list[str]:
-        """Return the translations, in the order of the texts."""
+        """Returns the translations, in the order of the texts."""
         self.tokenizer.src_lang = source_lang
         translations = [""] * len(texts)
         by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
@@ -49,7 +49,7 @@ class Checkpoint:
                     **inputs,
                     forced_bos_token_id=self.tokenizer.get_lang_id(target_lang),
                     num_beams=beam_size,
-                    # The checkpoint asks for it, but greedy search has nothing to stop early.
+                    # The checkpoint sets it, but greedy search cannot stop early.
                     early_stopping=beam_size > 1,
                     do_sample=False,
                     max_new_tokens=128,
@@ -61,5 +61,5 @@ class Checkpoint:
 
 
 def read_lines(path: Path, limit: int | None = None) -> list[str]:
-    """Return the lines of a held-out file, or the first `limit` of them."""
+    """Returns the lines of a held-out file, or the first `limit` of them."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")[:limit]

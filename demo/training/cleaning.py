@@ -1,4 +1,4 @@
-"""Text cleaning: what one aligned unit must look like to be worth training on.
+"""Text cleaning: which aligned units are good enough to train on.
 
 Knows strings; knows nothing of files, formats or sources.
 """
@@ -23,7 +23,7 @@ CYRILLIC = re.compile(r"[\u0400-\u04ff]")
 LATIN = re.compile(r"[A-Za-zÀ-ÿ]")
 
 # Keyboard mnemonics: GTK's "_File", Qt's "&File", LibreOffice's "~File". Chinese catalogs put the
-# letter in brackets behind the word: "文件(_F)".
+# letter in brackets after the word: "文件(_F)".
 BRACKETED_MNEMONIC = re.compile(r"\s*\([_&~]?[A-Z0-9]\)(?=\.{0,3}…?:?$|:|\s*$)")
 MNEMONICS = (
     re.compile(r"(?<![_\w])_(?=\w)|(?<=[A-Za-zÀ-ÿ\u0400-\u04ff])_(?=[A-Za-zÀ-ÿ\u0400-\u04ff])"),
@@ -66,14 +66,14 @@ CHINESE_WIDTH_RATIO = (0.3, 1.6)
 
 
 def tidy(text: str) -> str:
-    """Return the text without markup, invisible characters and typographic variants."""
+    """Returns the text without markup, invisible characters and typographic variants."""
     text = text.replace("\\<", "<").replace("\\>", ">")
     text = html.unescape(TAG.sub("", text)).translate(TYPOGRAPHY)
     return WHITESPACE.sub(" ", text).strip(" \t|*•")
 
 
 def strip_mnemonics(english: str, translation: str) -> tuple[str, str]:
-    """Remove keyboard mnemonics, where the English text has exactly one of a kind."""
+    """Removes keyboard mnemonics of each kind that the English text has exactly once."""
     for mnemonic in MNEMONICS:
         if len(mnemonic.findall(english)) != 1:
             continue
@@ -85,7 +85,7 @@ def strip_mnemonics(english: str, translation: str) -> tuple[str, str]:
 
 
 def is_plain_english(text: str) -> bool:
-    """Tell whether a string reads as text: not an identifier, an address or a piece of code."""
+    """Returns whether a string is text, and not an identifier, an address or a piece of code."""
     letters = len(LETTER.findall(text))
     return (
         letters >= 2
@@ -101,7 +101,7 @@ def is_plain_english(text: str) -> bool:
 
 
 def is_plain_translation(english: str, translation: str, lang: str) -> bool:
-    """Tell whether the translation is in its language's script and of a plausible length."""
+    """Returns whether the translation is in its language's script and of a plausible length."""
     letters = len(LETTER.findall(translation))
     if letters < 1 or letters < 0.45 * len(translation.replace(" ", "")):
         return False
@@ -111,19 +111,19 @@ def is_plain_translation(english: str, translation: str, lang: str) -> bool:
     low, high = LENGTH_RATIO.get(lang, CHINESE_WIDTH_RATIO)
     if lang == "zh":
         right_script = len(HAN.findall(translation)) >= 0.4 * letters
-        # Kana in a Chinese catalog is an untranslated Japanese string.
+        # A string with kana in a Chinese catalog is Japanese.
         right_script = right_script and not KANA.search(translation)
         width = sum(2 if ord(character) > 0x2E80 else 1 for character in translation)
     elif lang == "ru":
         right_script = len(CYRILLIC.findall(translation)) >= 0.5 * letters
     else:
         right_script = len(LATIN.findall(translation)) >= 0.95 * letters
-    # Eight added to both sides, so that short strings may differ more.
+    # Eight is added to both lengths, so that short strings may differ more.
     return right_script and low <= (width + 8) / (len(english) + 8) <= high
 
 
 def is_good_pair(english: str, translation: str, lang: str) -> bool:
-    """Tell whether a pair is worth training on: plain text, same placeholders, same numbers."""
+    """Returns whether to train on a pair: plain text, the same placeholders, the same numbers."""
     if not english or not translation or english == translation:
         return False
     if len(english) > 320 or len(translation) > 360:
@@ -137,7 +137,7 @@ def is_good_pair(english: str, translation: str, lang: str) -> bool:
 
 
 def sentences(text: str, lang: str) -> list[str]:
-    """Cut a tidy text into sentences."""
+    """Returns the sentences of a tidy text."""
     if lang == "zh":
         parts = CHINESE_SENTENCE_END.split(text)
     else:
@@ -153,10 +153,10 @@ def sentences(text: str, lang: str) -> list[str]:
 
 
 def aligned_pieces(english: str, translation: str, lang: str) -> Iterator[tuple[str, str]]:
-    """Cut one aligned unit into paragraphs, then into sentences, where the counts agree.
+    """Cuts an aligned unit into paragraphs, then into sentences, if the counts agree.
 
     Yields:
-        (English, translation) pairs, tidy but not yet judged by `is_good_pair`.
+        (English, translation) pairs, tidy but not yet checked by `is_good_pair`.
     """
     english_paragraphs = [part for part in PARAGRAPH_BREAK.split(english) if part.strip()]
     paragraphs = [part for part in PARAGRAPH_BREAK.split(translation) if part.strip()]
@@ -172,7 +172,7 @@ def aligned_pieces(english: str, translation: str, lang: str) -> Iterator[tuple[
         english_sentences = sentences(english, "en")
         translated_sentences = sentences(translation, lang)
         if len(english_sentences) != len(translated_sentences):
-            # Long units that do not align are more often wrong than right.
+            # Most long units that do not align are wrong.
             if len(english) <= 160:
                 yield english, translation
             return

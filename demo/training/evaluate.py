@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Score a checkpoint on a held-out set: BLEU and chrF by direction and beam size, as JSON.
+"""Scores a checkpoint on a held-out set: BLEU and chrF by direction and beam size, as JSON.
 
     evaluate.py demo/model --set test --out scores.json
     evaluate.py NEW_MODEL --set test --baseline scores.json
 
-Models and the baseline are checkpoint folders or results of an earlier run. With --baseline it
-also prints chrF before, after and the difference.
+The model and the baseline are checkpoint folders, or results of an earlier run. --baseline also
+prints chrF before, chrF after and the difference.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DIRECTIONS = (
 def score(
     checkpoint: Checkpoint, texts: dict[str, list[str]], direction: str, beam_size: int
 ) -> dict[str, float]:
-    """Return BLEU, chrF and the seconds taken of one direction."""
+    """Returns BLEU, chrF and the translation time in seconds of one direction."""
     source_lang, target_lang = direction.split("-")
     start = time.monotonic()
     hypotheses = checkpoint.translate(texts[source_lang], source_lang, target_lang, beam_size)
@@ -47,12 +47,12 @@ def score(
 
 
 def evaluate(folder: Path, args: argparse.Namespace, out: Path | None) -> dict[str, Any]:
-    """Score every direction with every beam size.
+    """Scores every direction with every beam size.
 
     Args:
         folder: the checkpoint.
         args: the command line.
-        out: written after every direction, so that a run cut short is not lost.
+        out: results file, written after every direction, so that an interrupted run keeps them.
     """
     checkpoint = Checkpoint(folder)
     texts = {lang: read_lines(args.heldout / f"{args.set}.{lang}", args.lines) for lang in LANGS}
@@ -80,14 +80,14 @@ def evaluate(folder: Path, args: argparse.Namespace, out: Path | None) -> dict[s
 
 
 def load_or_evaluate(path: Path, args: argparse.Namespace, out: Path | None) -> dict[str, Any]:
-    """Return the results in a JSON file, or those of a checkpoint folder."""
+    """Returns the results in a JSON file, or evaluates a checkpoint folder."""
     if path.is_dir():
         return evaluate(path, args, out)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def print_comparison(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Print chrF before and after of every direction and beam that both results have."""
+    """Prints chrF before and after, for every direction and beam size that both results have."""
     for key in ("set", "lines"):
         if before[key] != after[key]:
             raise SystemExit(f"not comparable: {key} is {before[key]} before, {after[key]} after")
@@ -108,7 +108,7 @@ def print_comparison(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the command line."""
+    """Returns the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -129,7 +129,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Score a checkpoint, and compare it with another."""
+    """Scores a checkpoint, and compares it with another."""
     args = parse_args()
     os.nice(args.nice)
     torch.set_num_threads(args.threads)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Turn a training checkpoint into a Hugging Face folder with fp16 weights.
+"""Turns a training checkpoint into a Hugging Face folder with fp16 weights.
 
     export_checkpoint.py demo/build/ckpt/best.pt OUT --tokenizer demo/model
 
-The tokenizer files are copied where --tokenizer holds all of them (a checkpoint folder), and made
-where it holds only the vocabulary (WORK/tok). At the end the folder is loaded again and checked.
+If --tokenizer has all tokenizer files (a checkpoint folder), they are copied. If it has only the
+vocabulary (WORK/tok), they are made from it. At the end the folder is loaded again and checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOKENIZER_FILES = (
 
 
 def write_tokenizer(source: Path, out: Path) -> None:
-    """Copy a checkpoint's tokenizer files, or make them from the vocabulary alone."""
+    """Copies a checkpoint's tokenizer files, or makes them from the vocabulary alone."""
     if (source / "tokenizer_config.json").exists():
         for name in TOKENIZER_FILES:
             if (source / name).exists():
@@ -47,12 +47,12 @@ def write_tokenizer(source: Path, out: Path) -> None:
         str(source / SPM_FILE),
         src_lang="en",
         tgt_lang="de",
-        # Without this the language tokens would not count as special, and appear in decoded text.
+        # Without this, language tokens are not special tokens and appear in decoded text.
         additional_special_tokens=[f"__{code}__" for code in Vocabulary(source).lang_ids],
     )
     tokenizer.save_pretrained(str(out))
-    # transformers 5 writes the language tokens under a key that 4 refuses as a list; both read
-    # the older key.
+    # transformers 5 writes the language tokens under a key that transformers 4 rejects as a list.
+    # Both versions read the older key.
     path = out / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config.get("extra_special_tokens"), list):
@@ -61,7 +61,7 @@ def write_tokenizer(source: Path, out: Path) -> None:
 
 
 def write_config(shape: dict[str, Any], out: Path) -> None:
-    """Write config.json and generation_config.json."""
+    """Writes config.json and generation_config.json."""
     config = make_config(shape)
     config.architectures = ["M2M100ForConditionalGeneration"]
     config.dtype = "float16"
@@ -78,15 +78,15 @@ def write_config(shape: dict[str, Any], out: Path) -> None:
 
 
 def write_weights(state: dict[str, torch.Tensor], out: Path, dtype: torch.dtype) -> None:
-    """Write the weights under their names in transformers; tied ones are stored once."""
+    """Writes the weights under their transformers names; tied weights are stored once."""
     named = {EMBEDDING if name == "shared" else name: w.to(dtype) for name, w in state.items()}
     path = out / "model.safetensors"
     save_file(named, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # the library leaves it readable by its owner only
+    path.chmod(0o644)  # safetensors makes it readable only by its owner
 
 
 def check(state: dict[str, torch.Tensor], out: Path, lines: int, heldout: Path) -> None:
-    """Load the folder again and compare it with the fp32 weights.
+    """Loads the folder again and compares it with the fp32 weights.
 
     Raises:
         SystemExit: a stored weight is not the fp32 weight rounded to fp16, or not finite, or the
@@ -124,7 +124,7 @@ def check(state: dict[str, torch.Tensor], out: Path, lines: int, heldout: Path) 
 
 
 def main() -> None:
-    """Export a checkpoint and check the result."""
+    """Exports a checkpoint and checks the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

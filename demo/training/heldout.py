@@ -1,4 +1,4 @@
-"""Choice of the held-out sentences, and removal of training rows that are too near to them.
+"""Selection of the held-out sentences, and removal of training rows that are too similar.
 
 Knows rows; knows nothing of files and tokens.
 """
@@ -23,8 +23,9 @@ KINDS = (
     (re.compile(r"help:|handbook|installation-guide|ddtp|aptitude|src:apt|src:dpkg"), 0.14),
     (re.compile(r""), 0.16),
 )
-"""Source tags of each kind of text, and its share of the held-out sentences. The first match wins:
-games, the office suite, web and home services, wikis, manuals, all other programs."""
+"""Source tags of each kind of text, and its share of the held-out sentences. The first match wins.
+The kinds are games, the office suite, web and home services, wikis, manuals, and all other
+programs."""
 
 NOT_A_LETTER = re.compile(r"[\W\d_]+")
 
@@ -34,7 +35,7 @@ def _letters(text: str) -> str:
 
 
 def word_ngrams(text: str, n: int = 4) -> set[str]:
-    """Return the word n-grams of a text, or the whole text where it is shorter."""
+    """Returns the word n-grams of a text, or the whole text if it has fewer than n words."""
     words = NOT_A_LETTER.sub(" ", text.lower()).split()
     ngrams = {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
     return ngrams or {" ".join(words)}
@@ -53,9 +54,9 @@ def _is_candidate(row: Row) -> bool:
 
 
 def hold_out(rows: list[Row]) -> list[Row]:
-    """Return up to `HELD_OUT` full sentences in all six languages, unlike one another.
+    """Returns up to `HELD_OUT` rows: full, dissimilar sentences in all six languages.
 
-    Draws from the global random numbers.
+    Uses the global random number generator.
     """
     candidates = [row for row in rows if _is_candidate(row)]
     random.shuffle(candidates)
@@ -81,10 +82,10 @@ def hold_out(rows: list[Row]) -> list[Row]:
 
 
 def without_held_out(rows: list[Row], held_out: list[Row]) -> list[Row]:
-    """Return the rows that give no held-out sentence away.
+    """Returns the rows that reveal no held-out sentence.
 
-    Left out are the held-out rows, rows that say the same in any language, and rows that share half
-    of a held-out sentence's (or their own) word 4-grams.
+    Removes the held-out rows, rows with the same text in any language, and rows that share half of
+    a held-out sentence's (or their own) word 4-grams.
     """
     held_ids = {id(row) for row in held_out}
     held_texts = {lang: {_letters(row[lang]) for row in held_out} for lang in LANGS}

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Renew the parts of the model card that depend on the weights: scores and samples.
+"""Updates the parts of the model card that depend on the weights: scores and samples.
 
     model_card.py --scores scores.json --model demo/model
 
-Replaces what stands between the `<!-- scores:… -->` and `<!-- samples:… -->` markers.
+Replaces the text between the `<!-- scores:… -->` and between the `<!-- samples:… -->` markers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def replace_block(text: str, name: str, content: str) -> str:
-    """Return the text with new content between the markers of a name.
+    """Returns the text with new content between the markers `name:begin` and `name:end`.
 
     Raises:
         SystemExit: the markers are missing.
@@ -35,9 +35,10 @@ def replace_block(text: str, name: str, content: str) -> str:
 
 
 def scores_table(results: dict[str, Any], before: dict[str, Any] | None) -> str:
-    """Return the results of evaluate.py (beam sizes 1 and 5) as a Markdown table.
+    """Returns the results of evaluate.py (beam sizes 1 and 5) as a Markdown table.
 
-    With an earlier checkpoint's results, on the same lines, a last column gives its chrF.
+    `before` has the results of an earlier checkpoint on the same lines. With it, the last two
+    columns give that checkpoint's chrF.
     """
     header = ["direction", "BLEU greedy", "chrF greedy", "BLEU beam 5", "chrF beam 5"]
     rows = [
@@ -62,7 +63,7 @@ def scores_table(results: dict[str, Any], before: dict[str, Any] | None) -> str:
 
 
 def samples_list(model: Path, samples: Path) -> str:
-    """Return the translations (beam 5) of the sample sentences as a Markdown table."""
+    """Returns the sample sentences and their translations (beam 5) as a Markdown table."""
     checkpoint = Checkpoint(model)
     lines = ["| | text | translation |", "| --- | --- | --- |"]
     with samples.open(encoding="utf-8") as rows:
@@ -74,7 +75,7 @@ def samples_list(model: Path, samples: Path) -> str:
 
 
 def main() -> None:
-    """Rewrite the model card."""
+    """Rewrites the model card."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -20,7 +20,7 @@ from vocabulary import BOS, EOS, PAD
 EMBEDDING = "model.shared.weight"
 LABEL_SMOOTHING = 0.1
 SLICE = 512
-"""Rows of the output layer computed at once: small enough to stay in cache."""
+"""Number of output rows computed at once: small enough to stay in cache."""
 
 SHAPE_KEYS = (
     "vocab_size",
@@ -36,12 +36,12 @@ SHAPE_KEYS = (
 
 
 def make_config(shape: Mapping[str, Any], dropout: float = 0.0) -> M2M100Config:
-    """Return the model's configuration.
+    """Returns the model's configuration.
 
     Args:
-        shape: holds `SHAPE_KEYS`; other entries are left alone, so that a configuration written by
-            another version of transformers will do.
-        dropout: for a training; the released checkpoint says 0.
+        shape: holds `SHAPE_KEYS`. Other entries are ignored, so a configuration written by another
+            version of transformers works.
+        dropout: for training; the released checkpoint has 0.
     """
     return M2M100Config(
         **{key: shape[key] for key in SHAPE_KEYS},
@@ -63,17 +63,17 @@ def make_config(shape: Mapping[str, Any], dropout: float = 0.0) -> M2M100Config:
 
 
 class TiedCrossEntropy(torch.autograd.Function):
-    """Label-smoothed cross-entropy of `h @ W.T`, output layer and loss in one.
+    """Label-smoothed cross-entropy of `h @ W.T`: output layer and loss in one function.
 
-    Works in slices, and makes the gradient on the way: the `(tokens, vocabulary)` scores never
-    exist as a whole.
+    Works in slices and computes the gradient in the same pass. The `(tokens, vocabulary)` scores
+    never exist as a whole.
     """
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, smoothing: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (smoothed loss, negative log-likelihood), both means per token."""
+        """Returns (smoothed loss, negative log-likelihood), both as means per token."""
         tokens, vocab = len(hidden), len(weight)
         hidden_bf16, weight_bf16 = hidden.bfloat16(), weight.bfloat16()
         hidden_grad = torch.empty_like(hidden_bf16)
@@ -103,14 +103,14 @@ class TiedCrossEntropy(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: Any, grad: torch.Tensor, _: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        """Scale the gradients that `forward` made."""
+        """Returns the gradients that `forward` computed, scaled."""
         hidden_grad, weight_grad = ctx.saved_tensors
         scale = grad / ctx.tokens
         return (hidden_grad.float() * scale).to(ctx.dtype), weight_grad * scale, None, None
 
 
 class Step(NamedTuple):
-    """What one optimizer step saw: summed loss, tokens and gradient norm."""
+    """Statistics of one optimizer step: summed loss, tokens and gradient norm."""
 
     nll: float
     target_tokens: int
@@ -122,12 +122,12 @@ class Network:
     """M2M100 with its optimizer.
 
     The optimizer keeps fp32 weights (`master`); the layers compute with a bf16 copy of them. The
-    embedding is used as it is, in fp32, because bf16 would lose most of the sum of a frequent
-    token's gradients.
+    embedding stays in fp32, because bf16 would lose most of the sum of a frequent token's
+    gradients.
 
     Args:
         config: the model's configuration.
-        threads: number of batches computed side by side.
+        threads: number of batches computed in parallel.
     """
 
     def __init__(self, config: M2M100Config, threads: int) -> None:
@@ -150,17 +150,17 @@ class Network:
         self._push()
 
     def _push(self) -> None:
-        """Copy the master weights into the bf16 layers."""
+        """Copies the master weights into the bf16 layers."""
         with torch.no_grad():
             torch._foreach_copy_(list(self.layers.values()), list(self.master.values()))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return a copy of the fp32 weights: `shared`, and the layers by their names."""
+        """Returns a copy of the fp32 weights: `shared`, and the layers by their names."""
         named = {"shared": self.embedding, **self.master}
         return {name: weight.detach().clone() for name, weight in named.items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over weights in the form of `state`, of any float type."""
+        """Loads weights in the form of `state`, in any float type."""
         with torch.no_grad():
             self.embedding.copy_(state["shared"])
             for name, weight in self.master.items():
@@ -172,7 +172,7 @@ class Network:
         return (F.embedding(ids, self.embedding, padding_idx=PAD) * scale).bfloat16()
 
     def loss(self, batch: Batch, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (smoothed loss, negative log-likelihood), both means per target token."""
+        """Returns (smoothed loss, negative log-likelihood), both as means per target token."""
         mask = (batch.source != PAD).long()
         encoded = self.model.model.encoder(
             inputs_embeds=self._embed(batch.source), attention_mask=mask
@@ -187,11 +187,11 @@ class Network:
         return TiedCrossEntropy.apply(hidden[keep], self.embedding, batch.target[keep], smoothing)
 
     def train_step(self, batches: Sequence[Batch], rate: float) -> Step:
-        """Take one optimizer step over several batches.
+        """Makes one optimizer step over several batches.
 
-        Every worker takes one batch, forward and backward, on one core: faster than two cores
-        inside every operation, and another program on one of the cores costs only that core's
-        share. Gradients add up under autograd's locks.
+        Each worker computes one batch, forward and backward, on one core. This is faster than two
+        cores inside every operation, and another program on one core slows only that core's
+        batch. Gradients add up under autograd's locks.
         """
         counts = [int((batch.target != PAD).sum()) for batch in batches]
         total = sum(counts)
@@ -215,7 +215,7 @@ class Network:
         return Step(nll, total, sources, float(norm))
 
     def mean_nll(self, batches: Sequence[Batch]) -> float:
-        """Return the negative log-likelihood per target token, without training."""
+        """Returns the negative log-likelihood per target token. Does not train."""
         self.model.eval()
         nll, tokens = 0.0, 0
         with torch.no_grad():

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Turn text into what train.py reads: held-out sets, corpus, vocabulary and token arrays.
+"""Turns text into what train.py reads: held-out sets, corpus, vocabulary and token arrays.
 
-Two ways in:
+It has two modes:
 
-* `prepare.py` builds everything from WORK/rows.jsonl, for a training from scratch;
-* `prepare.py --corpus train.jsonl.xz --tokenizer demo/model` only encodes an existing corpus with
-  an existing tokenizer, to continue a training.
+* `prepare.py` builds everything from WORK/rows.jsonl, for a training from scratch.
+* `prepare.py --corpus train.jsonl.xz --tokenizer demo/model` encodes an existing corpus with an
+  existing tokenizer, to continue a training.
 
 Writes:
-    WORK/heldout/{test,dev}.{en,…}: line i of every file says the same thing (from rows only)
+    WORK/heldout/{test,dev}.{en,…}: line i has the same meaning in every file (from rows only)
     WORK/corpus/train.jsonl.xz: one row per English string (from rows only)
     WORK/tok/{sentencepiece.bpe.model,vocab.json}
     WORK/tok/train.npz: the token arrays
@@ -35,9 +35,9 @@ from sources import DEFAULT_WORK, is_excluded
 from vocabulary import LANGS, SPM_FILE, UNK, VOCAB_FILE, Vocabulary, piece_vocabulary
 
 MAX_PIECES = 80
-"""Longer texts are left out of the arrays."""
+"""The arrays leave out longer texts."""
 SAMPLED_TEXTS = 70_000
-"""Texts a language that the SentencePiece model is trained on."""
+"""Number of texts per language that the SentencePiece model is trained on."""
 WORD_LISTS = ("trans-de-en", "deb:iso-codes")
 """Lists of single words and names, which would skew the vocabulary."""
 
@@ -66,12 +66,12 @@ _START = time.monotonic()
 
 
 def say(*words: object) -> None:
-    """Print a line of progress."""
+    """Prints a line of progress."""
     print(f"[{time.monotonic() - _START:5.0f}s]", *words, flush=True)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a .jsonl or .jsonl.xz file, without those of excluded sources."""
+    """Yields the rows of a .jsonl or .jsonl.xz file, except those of excluded sources."""
     opener = lzma.open if path.suffix == ".xz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         rows = map(json.loads, lines)
@@ -79,9 +79,9 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def is_useful(row: Row) -> bool:
-    """Tell whether to keep a row: not too long, and one in three of the short dictionary entries.
+    """Returns whether to keep a row: no long rows, and one in three short dictionary entries.
 
-    Draws from the global random numbers.
+    Uses the global random number generator.
     """
     if len(row["en"]) > 240 or not any(lang in row for lang in LANGS[1:]):
         return False
@@ -91,7 +91,7 @@ def is_useful(row: Row) -> bool:
 
 
 def write_held_out(folder: Path, name: str, rows: list[Row]) -> None:
-    """Write one aligned text file a language, and the sources of the lines."""
+    """Writes one aligned text file per language, and the sources of the lines."""
     folder.mkdir(parents=True, exist_ok=True)
     for column, suffix in [*((lang, lang) for lang in LANGS), ("_src", "src")]:
         text = "".join(row[column] + "\n" for row in rows)
@@ -99,7 +99,7 @@ def write_held_out(folder: Path, name: str, rows: list[Row]) -> None:
 
 
 def write_corpus(path: Path, rows: list[Row]) -> None:
-    """Write the training rows, languages in a fixed order."""
+    """Writes the training rows, with the languages in a fixed order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with lzma.open(path, "wt", preset=6, encoding="utf-8") as out:
         for row in rows:
@@ -108,7 +108,7 @@ def write_corpus(path: Path, rows: list[Row]) -> None:
 
 
 def train_sentencepiece(rows: list[Row], folder: Path, size: int) -> None:
-    """Train the SentencePiece model on the rows, and write it with its vocab.json."""
+    """Trains the SentencePiece model on the rows, and writes it with its vocab.json."""
     folder.mkdir(parents=True, exist_ok=True)
     sample = folder / "spm.txt"
     with sample.open("w", encoding="utf-8") as out:
@@ -121,7 +121,7 @@ def train_sentencepiece(rows: list[Row], folder: Path, size: int) -> None:
         for character, replacement in NORMALIZATION.items():
             codes = " ".join(f"{ord(c):X}" for c in replacement)
             out.write(f"{ord(character):X}\t{codes}\n")
-    # Every Chinese character that occurs often enough gets a piece, whatever the sample holds.
+    # Every Chinese character that occurs often enough gets a piece, even if the sample lacks it.
     chinese = Counter(c for row in rows for c in row.get("zh", "") if "\u3400" <= c <= "\u9fff")
     frequent = "".join(character for character, count in chinese.items() if count >= 4)
     required = "".join(dict.fromkeys(frequent + REQUIRED_CHARACTERS))
@@ -150,12 +150,12 @@ def train_sentencepiece(rows: list[Row], folder: Path, size: int) -> None:
 
 
 def token_arrays(rows: list[Row], vocabulary: Vocabulary) -> dict[str, NDArray]:
-    """Encode the rows.
+    """Encodes the rows.
 
     Returns:
-        For each language L `flat_L`, all its ids in a row; `at_L` `(rows,)`, where a row's ids
-        start; `len_L` `(rows,)`, how many there are, 0 for none. Besides, `src` `(rows,)`, indices
-        into `src_names`.
+        For each language L: `flat_L`, all its ids in sequence; `at_L` `(rows,)`, where a row's ids
+        start; `len_L` `(rows,)`, how many ids the row has, 0 for none. Also `src` `(rows,)`,
+        indices into `src_names`.
     """
     arrays: dict[str, NDArray] = {}
     for lang in LANGS:
@@ -184,7 +184,7 @@ def token_arrays(rows: list[Row], vocabulary: Vocabulary) -> dict[str, NDArray]:
 
 
 def from_rows(work: Path, vocab_size: int) -> list[Row]:
-    """Make the held-out sets, the corpus and the vocabulary from WORK/rows.jsonl.
+    """Makes the held-out sets, the corpus and the vocabulary from WORK/rows.jsonl.
 
     Returns:
         The training rows.
@@ -206,7 +206,7 @@ def from_rows(work: Path, vocab_size: int) -> list[Row]:
 
 
 def read_held_out(folder: Path) -> list[Row]:
-    """Return the rows of the held-out sets in a folder."""
+    """Returns the rows of the held-out sets in a folder."""
     rows = []
     for name in ("test", "dev"):
         columns = [read_lines(folder / f"{name}.{lang}") for lang in LANGS]
@@ -215,11 +215,11 @@ def read_held_out(folder: Path) -> list[Row]:
 
 
 def from_corpus(corpus: Path, tokenizer: Path, heldout: Path, work: Path) -> list[Row]:
-    """Read an existing corpus, and copy its tokenizer to WORK/tok.
+    """Reads an existing corpus, and copies its tokenizer to WORK/tok.
 
     Returns:
-        The training rows, without those too near the held-out sets: the checkpoint's own corpus has
-        none, but another one may.
+        The training rows, without those too similar to the held-out sets. The checkpoint's own
+        corpus has none of these, but another corpus may have some.
     """
     rows = list(read_rows(corpus))
     train = without_held_out(rows, read_held_out(heldout))
@@ -231,7 +231,7 @@ def from_corpus(corpus: Path, tokenizer: Path, heldout: Path, work: Path) -> lis
 
 
 def main() -> None:
-    """Prepare a training, from rows or from an existing corpus."""
+    """Prepares a training, from rows or from an existing corpus."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,6 @@
-"""Readers of the formats that translations come in; all yield (English, translation) pairs.
+"""Readers of the file formats of translations; all yield (English, translation) pairs.
 
-Knows file formats; knows nothing of where the files lie, nor of what makes a pair good.
+Knows file formats; knows nothing of file locations and of the quality of a pair.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Pairs = Iterator[tuple[str, str]]
 MO_BYTE_ORDER = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}
 PO_KEYWORD = re.compile(r'(msgctxt|msgid_plural|msgid|msgstr(?:\[(\d)\])?)\s+"(.*)"$')
 CONTEXT_PREFIX = re.compile(r"^_:[^\n]*\n|^\w+\|")
-"""Contexts inside the msgid: KDE's "_: …" first line and the older "Menu|Open"."""
+"""A context inside the msgid: KDE's first line "_: …", or the older form "Menu|Open"."""
 
 
 def unescape(text: str) -> str:
-    """Undo the backslash escapes of .po files and Lua strings."""
+    """Undoes the backslash escapes of .po files and Lua strings."""
     for escaped, plain in (("\\n", "\n"), ("\\t", "\t"), ('\\"', '"'), ("\\\\", "\\")):
         text = text.replace(escaped, plain)
     return text
 
 
 def read_mo(data: bytes) -> Pairs:
-    """Yield (msgid, msgstr) of a compiled catalog, plural forms joined by NUL."""
+    """Yields (msgid, msgstr) of a compiled catalog. NUL joins plural forms."""
     order = MO_BYTE_ORDER.get(data[:4])
     if order is None or len(data) < 28:
         return
@@ -64,7 +64,7 @@ class _PoEntry:
     """The keyword read last; quoted lines continue it."""
 
     def pair(self) -> Pairs:
-        """Yield the finished entry, unless it is the header, fuzzy or untranslated."""
+        """Yields the complete entry, unless it is the header, fuzzy or untranslated."""
         if not self.msgid or self.fuzzy:
             return
         msgstr = "\0".join(self.forms.get(n, "") for n in range(len(self.forms)))
@@ -73,7 +73,7 @@ class _PoEntry:
             yield self.msgid + plural, msgstr
 
     def start(self, keyword: str, form: int, text: str) -> None:
-        """Take a line that opens with a keyword."""
+        """Adds a line that begins with a keyword."""
         self.part = keyword
         if keyword == "msgid":
             self.msgid = text
@@ -83,7 +83,7 @@ class _PoEntry:
             self.forms[form] = text
 
     def extend(self, text: str) -> None:
-        """Take a quoted line that goes on where the last one ended."""
+        """Adds a quoted line that continues the last one."""
         if self.part == "msgid":
             self.msgid += text
         elif self.part == "msgid_plural":
@@ -93,14 +93,14 @@ class _PoEntry:
 
 
 def read_po(text: str) -> Pairs:
-    """Yield (msgid, msgstr) like `read_mo`; fuzzy and obsolete entries are left out."""
+    """Yields (msgid, msgstr) like `read_mo`, without fuzzy and obsolete entries."""
     entry = _PoEntry()
     for raw in text.split("\n"):
         line = raw.strip()
         if line.startswith("#~"):
             continue
         match = PO_KEYWORD.match(line)
-        # A blank line ends an entry; so does whatever cannot follow its msgstr.
+        # An entry ends with a blank line, or with a line that cannot follow its msgstr.
         opens_next = line.startswith("#") or (match and match[1] in ("msgctxt", "msgid"))
         if not line or (entry.part == "msgstr" and opens_next):
             yield from entry.pair()
@@ -115,9 +115,9 @@ def read_po(text: str) -> Pairs:
 
 
 def catalog_pairs(entries: Pairs) -> Pairs:
-    """Yield the singular pair of every catalog entry, and the plural pair where there is one.
+    """Yields the singular pair of every catalog entry, and its plural pair if it has one.
 
-    Of several plural forms the last one is taken, which is the form for large numbers.
+    The last of several plural forms is used, which is the form for large numbers.
     """
     for msgid, msgstr in entries:
         english = msgid.split("\4", 1)[-1].split("\0")
@@ -130,7 +130,7 @@ def catalog_pairs(entries: Pairs) -> Pairs:
 
 
 def catalog_file_pairs(path: Path) -> Pairs:
-    """Yield the pairs of a .mo or .po file; none if a .po file is not UTF-8."""
+    """Yields the pairs of a .mo or .po file. A .po file that is not UTF-8 has none."""
     data = path.read_bytes()
     if path.suffix == ".mo":
         yield from catalog_pairs(read_mo(data))
@@ -153,7 +153,7 @@ BLANK_BETWEEN_CHINESE = re.compile(r"(?<=[\u3000-\u9fff、。])\s+(?=[\u3000-\u9
 
 
 def read_descriptions(lists: Path, code: str) -> dict[str, str]:
-    """Return the package descriptions in a language, by the md5 of the English text."""
+    """Returns the package descriptions in a language, by the md5 of the English text."""
     descriptions = {}
     for path in sorted(lists.glob(f"*Translation-{code}.lz4")):
         unpacked = subprocess.run(["lz4", "-dc", path], capture_output=True, check=True).stdout
@@ -166,7 +166,7 @@ def read_descriptions(lists: Path, code: str) -> dict[str, str]:
 
 
 def _description_blocks(description: str) -> list[str]:
-    """Cut a description into its title, paragraphs and list items, each on one line."""
+    """Cuts a description into its title, paragraphs and list items, each on one line."""
     title, *lines = description.split("\n")
     blocks: list[list[str]] = []
     paragraph_ended = True
@@ -187,10 +187,10 @@ def _description_blocks(description: str) -> list[str]:
 
 
 def description_pairs(english: str, translation: str, lang: str) -> Pairs:
-    """Yield the titles, and the paragraphs where both descriptions have as many."""
+    """Yields the titles, and the paragraphs if both descriptions have the same number of them."""
     ours, theirs = _description_blocks(english), _description_blocks(translation)
     if lang == "zh":
-        # Joining wrapped lines puts a blank between two Chinese characters.
+        # Joining wrapped lines inserts a space between two Chinese characters.
         theirs = [BLANK_BETWEEN_CHINESE.sub("", block) for block in theirs]
     yield ours[0], theirs[0]
     if len(ours) == len(theirs):
@@ -249,7 +249,7 @@ def _document_blocks(path: Path) -> list[tuple[str, str]]:
 
 
 def document_pairs(english: Path, translation: Path) -> list[tuple[str, str]] | None:
-    """Return the pairs of two documents, or None unless they have the same sequence of blocks."""
+    """Returns the pairs of two documents, or None if their sequences of blocks differ."""
     ours, theirs = _document_blocks(english), _document_blocks(translation)
     if not ours or [tag for tag, _ in ours] != [tag for tag, _ in theirs]:
         return None
@@ -268,7 +268,7 @@ def _strings(node: object, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def json_pairs(english: Path, translation: Path) -> Pairs:
-    """Yield the strings that two JSON files hold under the same keys."""
+    """Yields the strings that two JSON files have under the same keys."""
     try:
         ours = dict(_strings(json.loads(english.read_text(encoding="utf-8"))))
         theirs = dict(_strings(json.loads(translation.read_text(encoding="utf-8"))))
@@ -286,7 +286,7 @@ def _only_file(root: Path, pattern: str) -> Path:
 
 
 def cldr_pairs(npm: Path, lang: str) -> Pairs:
-    """Yield Unicode's names of emoji, languages, territories and scripts."""
+    """Yields Unicode's names of emoji, languages, territories and scripts."""
 
     def emoji_names(code: str) -> dict[str, str]:
         path = _only_file(
@@ -315,7 +315,7 @@ LUA_DIALOG = re.compile(
 
 
 def lua_dialog_pairs(path: Path) -> Pairs:
-    """Yield the dialogues of the game Fish Fillets."""
+    """Yields the dialogues of the game Fish Fillets."""
     text = path.read_text(encoding="utf-8", errors="replace")
     for english, translation in LUA_DIALOG.findall(text):
         yield unescape(english), unescape(translation)
@@ -329,7 +329,7 @@ def _ding_headword(entry: str) -> str:
 
 
 def ding_pairs(lines: Iterable[str]) -> Pairs:
-    """Yield (English, German): the first sense of each entry of the Ding word list."""
+    """Yields (English, German): the first sense of each entry of the Ding word list."""
     for line in lines:
         if line.startswith("#") or " :: " not in line:
             continue
@@ -348,7 +348,7 @@ FREEDICT_REMARK = re.compile(r"^\d+\.\s*|\([^)]*\)|<[^>]*>")
 
 
 def freedict_pairs(path: Path) -> Pairs:
-    """Yield (headword, its first translation) of a FreeDict dictionary."""
+    """Yields (headword, first translation) of each entry of a FreeDict dictionary."""
     headword = None
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:

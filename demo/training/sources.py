@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Which sources may be used, and the licence each of them states.
+"""Excluded sources, and the licence that each source states.
 
-As a program: reads WORK/corpus/train.jsonl.xz and the unpacked packages, and writes
-WORK/corpus/SOURCES.tsv (source, train rows, licence). The table repeats what each package says of
-itself; it is not a legal review.
+As a program, it reads WORK/corpus/train.jsonl.xz and the unpacked packages, and writes
+WORK/corpus/SOURCES.tsv (source, train rows, licence). The table repeats the statements of the
+packages; it is not a legal review.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ EXCLUDED = {
     "octoprint": "AGPL-3.0",
     "pretix": "AGPL-3.0 with additional terms",
 }
-"""Projects whose text is never trained on, and why. Matched anywhere in a source tag, so that their
-plugins and Debian packages are covered as well."""
+"""Projects whose text is never trained on, and why. A name matches anywhere in a source tag, so it
+also covers plugins and Debian packages of the project."""
 
 KNOWN_LICENCES = {
     "ddtp": (
@@ -43,18 +43,18 @@ KNOWN_LICENCES = {
     "help:gnome-devel-docs": "CC-BY-SA / GFDL-1.1+",
     "pypi:jupyterlab_language_pack": "BSD-3-Clause",
 }
-"""Filled in by hand, for sources whose unpacked files carry no licence a program can read."""
+"""Filled in by hand, for sources without a machine-readable licence in their unpacked files."""
 
 DEFAULT_WORK = Path(__file__).resolve().parent.parent / "build"
 
 
 def is_excluded(source: str) -> bool:
-    """Tell whether a source tag such as `pypi:pretix` belongs to an excluded project."""
+    """Returns whether a source tag such as `pypi:pretix` belongs to an excluded project."""
     return any(project in source.casefold() for project in EXCLUDED)
 
 
 def debian_licence(work: Path, package: str) -> str:
-    """Return the five commonest licence names of a package's copyright file."""
+    """Returns the five most common licence names of a package's copyright file."""
     root = work / "x" / package / "usr/share/doc"
     own_first = [root / package / "copyright", *sorted(root.glob("*/copyright"))]
     for path in own_first:
@@ -71,7 +71,7 @@ def debian_licence(work: Path, package: str) -> str:
 
 
 def wheel_licence(work: Path, project: str) -> str:
-    """Return the licence that a Python project's metadata states."""
+    """Returns the licence that a Python project's metadata states."""
     for path in sorted((work / "py").glob(f"{project}-*/*.dist-info/METADATA")):
         text = path.read_text(encoding="utf-8", errors="replace")
         stated = re.findall(r"^License(?:-Expression)?: (.{1,60})$", text, re.MULTILINE)
@@ -84,7 +84,7 @@ def wheel_licence(work: Path, project: str) -> str:
 
 
 def licence(work: Path, source: str) -> str:
-    """Return the licence of a source tag."""
+    """Returns the licence of a source tag."""
     if source in KNOWN_LICENCES:
         return KNOWN_LICENCES[source]
     kind, _, name = source.rpartition(":")
@@ -92,7 +92,7 @@ def licence(work: Path, source: str) -> str:
 
 
 def main() -> None:
-    """Write the licence table of the corpus."""
+    """Writes the licence table of the corpus."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
     work: Path = parser.parse_args().work

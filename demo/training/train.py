@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Train the demo model on the CPU, from scratch or on from a checkpoint.
+"""Trains the demo model on the CPU, from scratch or from a checkpoint.
 
-Adam with warm-up and inverse square root, linear to zero over the last 30 % of the time. The run
-may be stopped (SIGTERM or Ctrl-C: it saves first) and taken up with --resume, or be paused with
-SIGSTOP and SIGCONT: paused time does not count.
+Uses Adam. The learning rate has a warm-up, falls with the inverse square root, and falls linearly
+to zero over the last 30 % of the time. SIGTERM or Ctrl-C stops the run after a save; --resume
+continues it. SIGSTOP and SIGCONT pause and continue it; paused time does not count.
 
-Writes, in WORK/ckpt:
-    last.pt: weights, optimizer and counters, every 10 minutes and at the end; what --resume reads
-    best.pt: weights and counters of the lowest dev loss; what export_checkpoint.py reads
+Writes to WORK/ckpt:
+    last.pt: weights, optimizer and counters, every 10 minutes and at the end; --resume reads it
+    best.pt: weights and counters of the lowest dev loss; export_checkpoint.py reads it
     curve.tsv: step, minutes, target tokens, mean dev loss, dev loss by direction
-    snap*.pt: the last weights' predecessors, averaged at the end if that lowers the dev loss
+    snap*.pt: earlier weights; their average at the end is kept if it lowers the dev loss
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ DEV_DIRECTIONS = (
 DEV_BATCH = 100
 LOG_SECONDS, EVAL_SECONDS, SAVE_SECONDS, SNAPSHOT_SECONDS = 30, 240, 600, 120
 PAUSE_SECONDS = 60
-"""The most that one step may count: what goes beyond was a pause."""
+"""The longest time that one step counts; the excess is a pause."""
 DECAY_SHARE = 0.3
 SNAPSHOTS_FROM = 0.85
 KEPT_SNAPSHOTS = 5
 
 
 def say(*words: object) -> None:
-    """Print a line of progress with the time of day."""
+    """Prints a line of progress with the time of day."""
     print(time.strftime("%H:%M:%S"), *words, flush=True)
 
 
 def save_atomically(value: object, path: Path) -> None:
-    """Write a checkpoint so that a crash leaves the old one or the new one, never a half."""
+    """Writes a checkpoint atomically: a crash leaves the old file or the new one."""
     temporary = path.with_suffix(".tmp")
     torch.save(value, temporary)
     temporary.replace(path)
 
 
 def learning_rate(peak: float, warmup: int, step: int, progress: float) -> float:
-    """Return the rate at a step (from 1) when `progress` of the time, 0 to 1, is spent."""
+    """Returns the rate at a step (from 1) after `progress` of the time, 0 to 1."""
     rise = min(step / warmup, math.sqrt(warmup / step))
     return peak * rise * min(1.0, max(0.0, (1 - progress) / DECAY_SHARE))
 
 
 def dev_batches(folder: Path, vocabulary: Vocabulary, lines: int) -> dict[str, list[Batch]]:
-    """Return the dev set's batches by direction."""
+    """Returns the dev set's batches by direction."""
     sequences = {}
     for lang in LANGS:
         texts = read_lines(folder / f"dev.{lang}", lines)
@@ -116,7 +116,7 @@ class Training:
             weights = load_file(args.init / "model.safetensors")
             self.network.load_state({**weights, "shared": weights[EMBEDDING]})
         corpus = Corpus.load(args.work / "tok/train.npz", vocabulary.lang_ids)
-        # A resumed run draws new pairs: where it was in its pass is not worth saving.
+        # A resumed run draws new pairs: its position in the pass is not saved.
         seed = 1000 + self.step if resumed else 1
         self.stream = corpus.batches(args.tokens, np.random.default_rng(seed))
 
@@ -124,7 +124,7 @@ class Training:
         return torch.load(self.folder / name, map_location="cpu", weights_only=True)
 
     def _shape(self, vocabulary: Vocabulary, resumed: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the network's shape: the checkpoint's, or the command line's for a new one."""
+        """Returns the shape of the checkpoint, or that of the command line for a new network."""
         args = self.args
         shape: dict[str, Any]
         if resumed:
@@ -160,7 +160,7 @@ class Training:
         say(f"resumed at step {self.step}, {self.spent / 60:.1f} minutes")
 
     def counters(self) -> dict[str, Any]:
-        """Return what every checkpoint says beside its weights."""
+        """Returns the counters and the configuration that every checkpoint stores."""
         return {
             "step": self.step,
             "spent": self.spent,
@@ -169,7 +169,7 @@ class Training:
         }
 
     def save(self) -> None:
-        """Write last.pt."""
+        """Writes last.pt."""
         state = {
             "model": self.network.state(),
             "opt": self.network.optimizer.state_dict(),
@@ -180,7 +180,7 @@ class Training:
         say("saved")
 
     def snapshot(self) -> None:
-        """Write the weights for the average at the end; forget the oldest ones."""
+        """Writes the weights for the average at the end, and deletes the oldest snapshots."""
         path = self.folder / f"snap{self.step}.pt"
         save_atomically(self.network.state(), path)
         self.snapshots.append(str(path))
@@ -189,7 +189,7 @@ class Training:
         del self.snapshots[:-KEPT_SNAPSHOTS]
 
     def evaluate(self, label: str = "", *, in_curve: bool = True) -> None:
-        """Note the dev loss in the log and the curve, and keep the weights if it is the lowest."""
+        """Records the dev loss in the log and the curve, and saves weights with the lowest loss."""
         losses = {name: self.network.mean_nll(batches) for name, batches in self.dev.items()}
         mean = sum(losses.values()) / len(losses)
         by_direction = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
@@ -199,14 +199,14 @@ class Training:
             columns = (self.step, minutes, self.target_tokens, f"{mean:.4f}", json.dumps(losses))
             with (self.folder / "curve.tsv").open("a", encoding="utf-8") as curve:
                 curve.write("\t".join(map(str, columns)) + "\n")
-        # Step 0 is somebody else's checkpoint: a baseline, not a result of this run.
+        # Step 0 is the initial checkpoint: a baseline, not a result of this run.
         if self.step and mean < self.best_loss:
             self.best_loss = mean
             best = {"model": self.network.state(), "dev": mean, **self.counters()}
             save_atomically(best, self.folder / "best.pt")
 
     def run(self) -> None:
-        """Train until the time, the steps or somebody's patience is at an end."""
+        """Trains until the time or the steps are used up, or until a signal stops the run."""
         args = self.args
         total = args.minutes * 60
         if self.step == 0 and args.init:
@@ -252,7 +252,7 @@ class Training:
             self.finish()
 
     def finish(self) -> None:
-        """Evaluate the last weights, and the average of the snapshots and them."""
+        """Evaluates the last weights, and their average with the snapshots."""
         self.evaluate("final")
         if self.snapshots:
             last = self.network.state()
@@ -268,7 +268,7 @@ class Training:
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the checked command line."""
+    """Returns the checked command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -305,7 +305,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train, and save when asked to stop."""
+    """Trains, and saves when a signal stops the run."""
     args = parse_args()
     os.nice(args.nice)
     torch.set_num_threads(1)

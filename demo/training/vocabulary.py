@@ -17,14 +17,14 @@ from transformers import M2M100Tokenizer
 LANGS = ("en", "de", "fr", "es", "ru", "zh")
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 MADE_UP_WORDS = 8
-"""Unused rows that M2M100 keeps behind the language tokens."""
+"""Number of unused rows that M2M100 has after the language tokens."""
 
 VOCAB_FILE = "vocab.json"
 SPM_FILE = "sentencepiece.bpe.model"
 
 
 def piece_vocabulary(processor: spm.SentencePieceProcessor) -> dict[str, int]:
-    """Number the pieces as M2M100 does: four control tokens, then SentencePiece's own order.
+    """Numbers the pieces as M2M100 does: four control tokens, then SentencePiece's own order.
 
     SentencePiece's ids 0 to 2 are its control tokens, so its id i >= 3 becomes i + 1 here.
     """
@@ -35,7 +35,7 @@ def piece_vocabulary(processor: spm.SentencePieceProcessor) -> dict[str, int]:
 
 
 class Vocabulary:
-    """Text to token ids, read from a folder with `vocab.json` and `sentencepiece.bpe.model`.
+    """Encodes text as token ids, with a folder of `vocab.json` and `sentencepiece.bpe.model`.
 
     Args:
         folder: a checkpoint folder or the folder that `prepare.py` wrote.
@@ -47,8 +47,8 @@ class Vocabulary:
 
     def __init__(self, folder: Path) -> None:
         vocab: dict[str, int] = json.loads((folder / VOCAB_FILE).read_text(encoding="utf-8"))
-        # The tokenizer is asked for the language codes because transformers 4 and 5 do not agree
-        # on where the list lives.
+        # The language codes come from a tokenizer, because transformers 4 and 5 keep the list in
+        # different places.
         tokenizer = M2M100Tokenizer(str(folder / VOCAB_FILE), str(folder / SPM_FILE))
         self.lang_ids: dict[str, int] = {
             code: tokenizer.get_lang_id(code) for code in tokenizer.lang_code_to_id
@@ -59,5 +59,5 @@ class Vocabulary:
         self._ids = np.array([vocab.get(piece, UNK) for piece in pieces], np.int32)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Return the piece ids of each text, without language token and `</s>`."""
+        """Returns the piece ids of each text, without the language token and `</s>`."""
         return [self._ids[ids] for ids in self._processor.encode(list(texts))]

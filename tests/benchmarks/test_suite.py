@@ -1,4 +1,4 @@
-"""The benchmark suite on a tiny random model: every part, the tables and the plots; no times."""
+"""Tests the benchmark suite on a tiny random model: every part, the tables and the plots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def results(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The result files of a run of all parts with one engine."""
+    """Returns the result files of a run of all parts with one engine."""
     work, found = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("results")
     shutil.copytree(make_checkpoint(), work / "checkpoint-tiny")
     settings: dict[str, Any] = {
@@ -36,7 +36,7 @@ def results(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempP
         "--cells": "1x1,2x3x16x8",
         "--repetitions": 2,
         "--results": found,
-        # So that a curve ends where two points tell how long the next would take.
+        # A curve ends when two points are enough to estimate the time of the next one.
         "--longest": 0,
     }
     flat = [word for pair in settings.items() for word in pair]
@@ -82,10 +82,10 @@ def test_rows_say_what_was_measured_and_how_often(results: Path) -> None:
 
 def test_bandwidth_counts_the_weights_that_a_step_reads_whole(results: Path) -> None:
     width, ffn, layers, vocabulary = 32, 64, 2, 10609
-    # Queries, keys, values and output of the target; queries and output of the source.
+    # Query, key, value and output of self-attention; query and output of cross-attention.
     matrices = layers * (6 * width**2 + 2 * width * ffn) + vocabulary * width
     (row,) = rows(results, "bandwidth")
-    # Scales, biases and norms are a few numbers a column.
+    # Scales, biases and norms are a few numbers per column.
     columns = layers * (6 * width + ffn + width) + vocabulary
     assert matrices < row["bytes"] < matrices + 20 * columns
 
@@ -119,7 +119,7 @@ def test_a_chart_has_a_line_an_engine_and_names_what_it_was_drawn_from(
     shown = ["".join(text.itertext()).strip() for text in root.iter(f"{SVG}text")]
     for label in ("title", "x", "y", "1", "4", "8", *series):
         assert label in shown
-    # Each line's markers are drawn where it has points.
+    # Each line has a marker at each of its points.
     marks = [len(list(group.iter(f"{SVG}use"))) for group in root.iter(f"{SVG}g")]
     assert 2 in marks
     assert plots.drawn_from(svg) == plots.drawn_from(plots.line_chart("title", "x", "y", series))
@@ -154,7 +154,7 @@ def test_targets_are_reached_or_missed_by_paired_medians(monkeypatch: pytest.Mon
     import targets
 
     cell = {"batch_size": 8, "beam_size": 1, "source_length": 32, "target_length": 48}
-    # The medians of each are 2 and 3, but that of the pairs' ratios is 2.5.
+    # The medians are 2 and 3, but the median of the pairs' ratios is 2.5.
     ours = {"engine": "ours int8", **cell, "samples": [1.0, 2.0, 4.0]}
     peer = {"engine": "ctranslate2 int8", **cell, "samples": [3.0, 5.0, 1.0]}
     load = {"engine": "ours int8", "samples": [0.4, 0.6, 0.7]}

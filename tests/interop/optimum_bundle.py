@@ -1,8 +1,9 @@
-"""Optimum opens our bundle and produces our tokens; run with Optimum's own environment.
+"""Tests that Optimum opens our bundle and produces our tokens.
 
     python tests/interop/optimum_bundle.py BUNDLE
 
-Imports nothing of ours but the golden data's reader, since Optimum pins an older transformers.
+Run it in the environment of Optimum, which pins an older transformers. So this file imports nothing
+of ours except the reader of the golden data.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import golden
 
 
 def main() -> None:
-    """Compares greedy and beam translations with the golden ones."""
+    """Compares greedy and beam translations with the golden translations."""
     bundle = Path(sys.argv[1])
     tokenizer = M2M100Tokenizer.from_pretrained(bundle)
     model = ORTModelForSeq2SeqLM.from_pretrained(bundle, use_cache=True, use_merged=False)

@@ -1,4 +1,4 @@
-"""The promise: translations equal transformers' `generate`, token for token."""
+"""Tests that translations equal those of transformers' `generate`, token for token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def expected() -> dict[str, Any]:
 
 
 def translate(translator: Translator, case: golden.Case, texts: list[str]) -> list[Any]:
-    """Translates in batches of the case's size, in the order of the file, so lengths are mixed."""
+    """Translates in batches of the case's size, in file order, so that lengths are mixed."""
     source, target = case.direction.split("-")
     found = []
     for start in range(0, len(texts), case.batch_size):
@@ -27,7 +27,7 @@ def translate(translator: Translator, case: golden.Case, texts: list[str]) -> li
             texts[start : start + case.batch_size],
             source_lang=source,
             target_lang=target,
-            # Large enough that a batch is never cut.
+            # Large enough that no batch is split.
             max_batch_tokens=1 << 20,
             **{"length_penalty": 1.0, **case.options},
         )
@@ -35,7 +35,7 @@ def translate(translator: Translator, case: golden.Case, texts: list[str]) -> li
 
 
 def assert_equal(found: list[Any], wanted: list[Any]) -> None:
-    """Same tokens in every hypothesis, scores within tolerance."""
+    """Asserts equal tokens in every hypothesis, and scores within the tolerance."""
     for ours, theirs in zip(found, wanted, strict=True):
         assert [list(h.tokens) for h in ours.hypotheses] == [tokens for tokens, _ in theirs]
         scores = [score for _, score in theirs]
@@ -67,7 +67,7 @@ def reference() -> golden.Reference:
 def test_live(
     translator: Translator, reference: golden.Reference, direction: str, beam_size: int
 ) -> None:
-    """Derived anew in each run, on dev sentences that no golden file holds."""
+    """Compares with a reference made in this run, on dev sentences that no golden file has."""
     options = {"beam_size": beam_size, "early_stopping": beam_size > 1}
     case = golden.Case(direction, 8, options)
     texts = random.Random(direction).sample(case.texts("dev"), 16)

@@ -1,4 +1,4 @@
-"""Search against brute force, transformers' `generate`, and itself in other batches."""
+"""Tests the search on a scripted model, against brute force and against itself in other batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m2m100_onnx.search.state import Float32Array, Int64Array
 from scripted import ScriptedState, scripted_logits
 from searches import EOS, LogitsState, describe, search
 
-# --- Brute force --------------------------------------------------------------------------------
+# --- Brute force ----------------------------------------------------------------------------------
 
 
 def run_scripted(
@@ -32,7 +32,7 @@ def run_scripted(
 def constrained(
     log_probs: np.ndarray[Any, Any], prefix: tuple[int, ...], options: SearchOptions
 ) -> np.ndarray[Any, Any]:
-    """The constraints of beam search, written the slow way."""
+    """Returns the log-probabilities after the constraints of beam search, in a simple, slow way."""
     out: np.ndarray[Any, Any] = log_probs.copy()
     for token in set(prefix):
         out[token] *= options.repetition_penalty
@@ -51,7 +51,7 @@ def constrained(
 def enumerate_sequences(
     prefix: tuple[int, ...], total: float, vocab: int, options: SearchOptions
 ) -> Iterator[Hypothesis]:
-    """Every sequence the model can generate, with its score."""
+    """Yields every sequence that the model can generate, with its score."""
     logits = scripted_logits(prefix, vocab).astype(np.float64)
     log_probs = constrained(logits - np.log(np.exp(logits).sum()), prefix, options)
     for token in np.flatnonzero(log_probs > -np.inf).tolist():
@@ -93,14 +93,14 @@ def test_exhaustive_beam_is_brute_force(
     for row, found in zip(prompt, results, strict=True):
         expected = {h.tokens: h.score for h in enumerate_sequences((*row,), 0.0, vocab, options)}
         assert found[0].tokens == max(expected, key=lambda tokens: expected[tokens])
-        # Among hundreds of sequences some are a rounding apart, so the order is that of the scores.
+        # Some of hundreds of scores differ only by rounding, so the scores decide the order.
         assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
         assert len(found) == len(expected) > 1
         for hypothesis in found:
             assert hypothesis.score == pytest.approx(expected[hypothesis.tokens], abs=1e-4)
 
 
-# --- Batches, and what the state gets to see -----------------------------------------------------
+# --- Batches, and the calls on the state ----------------------------------------------------------
 
 PROMPTS = [[EOS, language] for language in (3, 5, 7, 11, 13, 17, 19, 23)]
 SCRIPTED_VOCAB = 24
@@ -124,7 +124,7 @@ def test_neighbours_do_not_matter(options: SearchOptions) -> None:
 
 @pytest.mark.parametrize("options", MIXED, ids=describe)
 def test_no_row_is_stepped_in_vain(options: SearchOptions) -> None:
-    """A batch pays for exactly the rows its sentences pay for alone, and for no step after them."""
+    """A batch computes exactly the rows that its sentences need alone, and no step after them."""
     _, state = run_scripted(PROMPTS, SCRIPTED_VOCAB, options)
     alone = [run_scripted([prompt], SCRIPTED_VOCAB, options)[1].steps for prompt in PROMPTS]
     assert all(steps == [options.beam_size] * len(steps) for steps in alone)
@@ -152,7 +152,7 @@ def test_greedy_pays_one_step_a_token_and_selects_nothing() -> None:
     options = SearchOptions(beam_size=1, max_length=40)
     for prompt in PROMPTS:
         [[hypothesis]], state = run_scripted([prompt], SCRIPTED_VOCAB, options)
-        assert state.calls == ["step"] * (len(hypothesis.tokens) - 3)  # prompt and prefill gave 3
+        assert state.calls == ["step"] * (len(hypothesis.tokens) - 3)  # prompt and prefill have 3
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
@@ -169,7 +169,7 @@ def test_an_empty_batch_is_no_work() -> None:
     assert state.calls == []
 
 
-# --- Little left to choose from ------------------------------------------------------------------
+# --- Few continuations ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
@@ -195,7 +195,7 @@ def test_fewer_hypotheses_than_asked_for_when_there_are_no_more() -> None:
 
 
 def test_only_the_best_k_may_end() -> None:
-    """`</s>` as the third of four candidates is dropped, though it would be the best by length."""
+    """Drops `</s>` as the third of four candidates, although its length gives the best score."""
     row = np.array([[-30, -30, 1, 5, 4, -30]], np.float32)
 
     class Endless:
@@ -218,11 +218,11 @@ def test_only_the_best_k_may_end() -> None:
         ("never", 1.0, -0.5, True),  # -4 / 20 at max_length
         (False, 0.0, -4.5, True),
         ("never", 0.0, -3.5, False),
-        (False, -1.0, -20.0, True),  # -4 * 4 now, and longer only gets worse
+        (False, -1.0, -20.0, True),  # -4 * 4 now, and longer ones are worse
         ("never", -1.0, -20.0, True),
         ("never", -1.0, -15.0, False),
-        (False, 1.0, -1.0, False),  # no better is not better
-        (True, 1.0, -20.0, False),  # full is full
+        (False, 1.0, -1.0, False),  # an equal score is no improvement
+        (True, 1.0, -20.0, False),  # early stopping ends a full sentence
     ],
 )
 def test_when_a_full_sentence_goes_on(
@@ -254,7 +254,7 @@ def test_ties_go_to_the_lowest_token(beam_size: int) -> None:
     assert [h.tokens for h in found] == [(EOS, 9, 0), (EOS, 9, 1)][:beam_size]
 
 
-# --- The top-k selection -------------------------------------------------------------------------
+# --- The top-k selection --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("columns", [1, 2, 7, 64, 999, 1000, 4096, 20011])
@@ -274,7 +274,7 @@ def test_top_columns_is_a_stable_sort(columns: int, count: int, kind: str) -> No
     np.testing.assert_array_equal(values, untouched)
 
 
-# --- What is not accepted ------------------------------------------------------------------------
+# --- Invalid arguments ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The search against transformers' own, on a model of one layer and every kind of option."""
+"""Compares the search with that of transformers, on a small model with every kind of option."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def model() -> Iterator[M2M100ForConditionalGeneration]:
         init_std=0.3,
     )
     net = M2M100ForConditionalGeneration(config).eval()
-    # A head of its own, as a random tied one only repeats its input. The scales make the end come
-    # early for some sources and late for others. A pad would shift the positions of what follows.
+    # The head is not tied, because a random tied head only repeats its input. The scales make the
+    # end come early for some sources and late for others. A pad would shift later positions.
     net.lm_head = torch.nn.Linear(32, VOCAB)
     with torch.no_grad():
         net.lm_head.weight.normal_(0, 0.3)
@@ -59,7 +59,7 @@ def model() -> Iterator[M2M100ForConditionalGeneration]:
 
 @dataclass
 class TorchState:
-    """Runs the whole prefix again at every step: slow, and without a cache to get wrong."""
+    """Computes the whole prefix again in each step. This is slow, but needs no cache."""
 
     model: M2M100ForConditionalGeneration
     encoded: torch.Tensor
@@ -99,7 +99,7 @@ class Sources:
 
 
 def make_sources(batch: int, seed: int) -> Sources:
-    """Padded sources of mixed lengths with languages of their own."""
+    """Returns padded sources of mixed lengths, each with its own language."""
     rng = random.Random(seed)
     lengths = [rng.randint(3, 14) for _ in range(batch)]
     ids = torch.full((batch, max(lengths)), PAD)
@@ -121,7 +121,7 @@ def run_search(
 def run_transformers(
     model: M2M100ForConditionalGeneration, sources: Sources, options: SearchOptions
 ) -> list[list[Hypothesis]]:
-    """`generate`, once per language, as it forces one language a call."""
+    """Runs `generate` once per language, because a call forces one language."""
     results: list[list[Hypothesis]] = [[] for _ in sources.languages]
     for language in set(sources.languages):
         index = [i for i, other in enumerate(sources.languages) if other == language]
@@ -156,7 +156,7 @@ def run_transformers(
 
 
 def make_cases() -> list[tuple[int, SearchOptions]]:
-    """Batch sizes and options: what belongs together in full, the rest drawn at random."""
+    """Returns batch sizes and options: full grids of related options, and random combinations."""
     beams, stoppings = (1, 2, 4, 5), (False, True, "never")
     penalties = (0.5, 1.0, 2.0, 0.0, -1.0)
     cases: list[tuple[int, dict[str, Any]]] = []
@@ -205,7 +205,7 @@ def test_equals_transformers(
 def test_the_comparison_with_transformers_is_not_trivial(
     model: M2M100ForConditionalGeneration,
 ) -> None:
-    """Sequences end at many lengths, languages matter, and every option changes some result."""
+    """Sequences have many lengths, languages matter, and every option changes some result."""
     sources = make_sources(16, seed=16)
     plain = SearchOptions(beam_size=4, num_hypotheses=4, max_length=20, early_stopping=False)
     results = run_search(model, sources, plain)

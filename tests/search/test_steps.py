@@ -1,4 +1,4 @@
-"""A search that is driven from outside: stopped, thinned out and read between two steps."""
+"""Tests what a caller can do between two steps: drop sentences, read results and prefixes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def begin(options: SearchOptions) -> tuple[BeamSearch, ScriptedState]:
 
 
 def alone(options: SearchOptions) -> list[list[Hypothesis]]:
-    """Each sentence's results, undisturbed."""
+    """Returns the results of each sentence alone."""
     found = []
     for row in PROMPTS:
         state = ScriptedState([tuple(row)], VOCAB)
@@ -44,7 +44,7 @@ def test_a_step_says_which_sentences_ended(options: SearchOptions) -> None:
         before = run.live
         now = run.step()
         assert set(now) == set(before) - set(run.live)
-        # What has ended can be taken while the others go on.
+        # The caller can read the results of an ended sentence while the others continue.
         for sentence in now:
             assert run.hypotheses(sentence) == expected[sentence]
         ended += now
@@ -70,7 +70,7 @@ def test_a_dropped_sentence_leaves_the_others_as_they_were(
         run.step()
     for sentence, hypotheses in enumerate(expected):
         assert run.hypotheses(sentence) == ([] if sentence in dropped else hypotheses)
-    # Their rows are not computed from the next step on.
+    # The next step no longer computes their rows.
     assert state.steps[after] <= (len(PROMPTS) - 2) * options.beam_size
 
 
@@ -99,7 +99,7 @@ def test_a_settled_prefix_only_grows_and_all_beams_share_it(options: SearchOptio
         run.step()
         steps += 1
     for sentence, prefix in settled.items():
-        # With one beam it is what the result starts with.
+        # With one beam the result starts with the settled prefix.
         if options.beam_size == 1:
             (best,) = run.hypotheses(sentence)
             assert best.tokens[: len(prefix)] == prefix
