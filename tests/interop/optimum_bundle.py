@@ -1,6 +1,6 @@
 """Tests that Optimum opens our bundle and produces our tokens.
 
-    python tests/interop/optimum_bundle.py BUNDLE
+    PYTHONPATH=tests python tests/interop/optimum_bundle.py BUNDLE
 
 Run it in the environment of Optimum, which pins an older transformers. So this file imports nothing
 of ours except the reader of the golden data.
