@@ -36,7 +36,7 @@ from m2m100_onnx.errors import InvalidInputError, M2M100Error, StoppedError
 from m2m100_onnx.options import READ_AHEAD
 
 if TYPE_CHECKING:
-    from m2m100_onnx.translator import Translation
+    from m2m100_onnx.translation import Translation
 
 __all__ = ["add_parser"]
 

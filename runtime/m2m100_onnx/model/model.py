@@ -16,6 +16,7 @@ from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.graphs import FUSED_FILES, GRAPH_FILES
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.model.fused import FusedState
+from m2m100_onnx.model.memory import release_memory
 from m2m100_onnx.model.portable import PortableState
 from m2m100_onnx.model.sessions import SessionFactory, Sessions
 from m2m100_onnx.model.support import (
@@ -110,6 +111,11 @@ class Model:
         files = FUSED_FILES if self.fused else GRAPH_FILES
         # onnxruntime packs the weights of each graph with one thread.
         side_by_side(*(partial(self.sessions.get, file) for file in files))
+
+    def release(self) -> None:
+        """Closes every graph and gives memory back to the system; the next run opens them again."""
+        self.sessions.release()
+        release_memory()
 
     @property
     def threads(self) -> int:

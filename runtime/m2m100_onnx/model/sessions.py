@@ -90,6 +90,12 @@ class Sessions:
         self._sessions = {}
         self._locks.clear()
 
+    def release(self) -> None:
+        """Closes every session that no run uses; the next `get` opens its graph again."""
+        for key in list(self._locks):
+            with self._locks[key]:
+                self._sessions.pop(key, None)
+
     def get(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
         """Returns the session of one graph, opened at the first call.
 
