@@ -16,7 +16,6 @@ from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.graphs import FUSED_FILES, GRAPH_FILES
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.model.fused import FusedState
-from m2m100_onnx.model.memory import release_memory
 from m2m100_onnx.model.portable import PortableState
 from m2m100_onnx.model.sessions import SessionFactory, Sessions
 from m2m100_onnx.model.support import (
@@ -115,7 +114,6 @@ class Model:
     def release(self) -> None:
         """Closes every graph and gives memory back to the system; the next run opens them again."""
         self.sessions.release()
-        release_memory()
 
     @property
     def threads(self) -> int:

@@ -20,6 +20,7 @@ from types import NoneType
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.graphs import DECODER_FILE, FOUR_BITS, Signature
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
+from m2m100_onnx.model.memory import shrink_arena
 from m2m100_onnx.model.support import (
     CPU,
     CUDA,
@@ -91,10 +92,12 @@ class Sessions:
         self._locks.clear()
 
     def release(self) -> None:
-        """Closes every session that no run uses; the next `get` opens its graph again."""
+        """Closes every session and gives memory back; the next `get` opens its graph again."""
         for key in list(self._locks):
             with self._locks[key]:
-                self._sessions.pop(key, None)
+                self._sessions.pop(key, None)  # A run that has it keeps it open.
+        shrink_arena()
+        _trim_heap()
 
     def get(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
         """Returns the session of one graph, opened at the first call.
