@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_calls_of_other_threads_end_first(own: Translator) -> None:
     closer = threading.Thread(target=own.close)
     closer.start()
     while not repr(own).endswith("closed>"):
-        pass
+        time.sleep(0.001)
     with pytest.raises(ClosedError):
         own.translate("Quit", **GREEDY)
     assert closer.is_alive()
@@ -204,7 +205,7 @@ def test_the_memory_of_a_big_batch_goes_back_to_the_system(
 
 
 def test_what_it_looks_like(own: Translator, demo_bundle: Path) -> None:
-    shown = f"<Translator of '{demo_bundle}': fp32, 6 languages, fused graphs on cpu, 1 threads>"
+    shown = f"<Translator of '{demo_bundle}': fp32, 6 languages, fused graphs on cpu, 1 thread>"
     assert repr(own) == shown
     own.close()
     assert repr(own) == shown.replace(">", ", closed>")

@@ -367,11 +367,12 @@ class Translator:
 
     def __repr__(self) -> str:
         kind = "fused" if self.model.fused else "portable"
+        threads = self.model.threads
         closed = ", closed" if self._gate.closed else ""
         return (
             f"<{type(self).__name__} of {str(self.bundle.directory)!r}: {self.bundle.precision}, "
             f"{len(self.languages)} languages, {kind} graphs on {self.model.device}, "
-            f"{self.model.threads} threads{closed}>"
+            f"{threads} thread{'s' if threads > 1 else ''}{closed}>"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
