@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from m2m100_onnx.bundle.bundle import WEIGHTS_FILE
 from m2m100_onnx.cli import main as command
 from m2m100_onnx.cli import signals
 from shell import arguments
@@ -85,7 +86,7 @@ def test_export_leaves_nothing(
     demo_checkpoint: Path, tmp_path: Path, number: int, status: int
 ) -> None:
     with running(["export", str(demo_checkpoint), "bundle"], tmp_path) as process:
-        wait_until(lambda: hidden(tmp_path))
+        wait_until(lambda: list(tmp_path.glob(f".*/**/{WEIGHTS_FILE}")))
         process.send_signal(number)
         process.communicate(timeout=120)
     assert process.returncode == status
