@@ -127,7 +127,9 @@ class Sessions:
         defaults = {_UNPACKED: "1"} if file == DECODER_FILE and not four_bits else {}
         factory = self._serial_factory if serial else self.factory
         self.bundle.check_unchanged()
-        session = factory.open(path, str(path), defaults)
+        manifest = self.bundle.manifest
+        hashes = {name: r.sha256 for name, r in manifest.files.items()} if manifest else {}
+        session = factory.open(path, str(path), defaults, hashes)
         check_signature(path, session, self.bundle.signature(file))
         # The file that was read is the old one, if the bundle is still the old one now.
         self.bundle.check_unchanged()
@@ -206,7 +208,11 @@ class SessionFactory:
             ) from None
 
     def open(
-        self, name: Path, model: str | bytes, defaults: Mapping[str, str]
+        self,
+        name: Path,
+        model: str | bytes,
+        defaults: Mapping[str, str],
+        hashes: Mapping[str, str] | None = None,
     ) -> ort.InferenceSession:
         """Opens a graph.
 
@@ -214,6 +220,7 @@ class SessionFactory:
             name: its name in error messages.
             model: its path or its bytes.
             defaults: session config entries, which those of the caller override.
+            hashes: the SHA-256 of the bundle's files, by which the weights cache finds its entries.
 
         Raises:
             BundleError: onnxruntime cannot open it.
@@ -222,7 +229,7 @@ class SessionFactory:
         entries = {**self._defaults, **defaults, **self._options}
         packed = reason = None
         if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
-            packed = self._packed(self._cache, Path(model), entries)
+            packed = self._packed(self._cache, Path(model), entries, hashes)
         if packed is not None:
             try:
                 session = self._open_packed(packed, entries)
@@ -279,7 +286,13 @@ class SessionFactory:
             options.add_session_config_entry(key, entry)
         return options
 
-    def _packed(self, cache: WeightsCache, source: Path, entries: Mapping[str, str]) -> Path | None:
+    def _packed(
+        self,
+        cache: WeightsCache,
+        source: Path,
+        entries: Mapping[str, str],
+        hashes: Mapping[str, str] | None,
+    ) -> Path | None:
         """Returns the packed form of a graph in the cache; None where it cannot have one."""
 
         def write(graph: Path, weights: str) -> None:
@@ -299,7 +312,7 @@ class SessionFactory:
             "providers": [p if isinstance(p, str) else [p[0], dict(p[1])] for p in self._providers],
             "options": {k: v for k, v in entries.items() if not k.startswith(_THREAD_OPTIONS)},
         }
-        return cache.graph(source, facts, write)
+        return cache.graph(source, facts, write, hashes)
 
     def _open_packed(self, graph: Path, entries: Mapping[str, str]) -> ort.InferenceSession:
         """Returns a session whose packed weights are pages of the cache."""
