@@ -21,6 +21,7 @@ from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
 from m2m100_onnx.options import SearchOptions, Settings, options_from_config, resolve_options
+from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.beam import Hypothesis as Tokens
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.translation import EMPTY, Hypothesis, Translation
@@ -108,7 +109,7 @@ class _Window:
     first: int
     sentences: list[Sentence] = field(default_factory=list)
     errors: dict[int, M2M100Error] = field(default_factory=dict)
-    failure: M2M100Error | None = None
+    failure: Exception | None = None
     stats: Stats = field(default_factory=Stats)
 
     @property
@@ -227,7 +228,10 @@ class Worker:
                     window.sentences.append(sentence)
                     window.stats.characters += len(text)
                 window.stats.encode_seconds += time.perf_counter() - began
-        except M2M100Error as error:
+        except Exception as error:
+            if raised_by_signal_handler(error):
+                raise
+            # That of a text, or of whoever yields the texts: what was read before comes first.
             window.failure = error
             _LOGGER.debug(
                 "the call ends after %d texts: %s", window.positions.stop, type(error).__name__

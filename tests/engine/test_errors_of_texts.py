@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,13 +124,42 @@ def test_languages_that_end_early_end_the_stream(translator: Translator, on_erro
     assert len(found) == 2
 
 
-def test_a_readers_own_error_passes_through(translator: Translator) -> None:
+@pytest.mark.parametrize("on_error", ["raise", "return"])
+def test_a_readers_own_error_comes_after_what_was_read(
+    translator: Translator, expected: list[Translation], on_error: Any
+) -> None:
+    """Such as a line of a file that cannot be decoded."""
+
     def texts() -> Iterator[str]:
         yield "Quit"
-        raise OSError("the reader's")
+        raise LookupError("the reader's")
 
-    with pytest.raises(OSError, match="the reader's"):
-        list(translator.translate_iterable(texts(), **GREEDY, on_error="return"))
+    found: list[Any] = []
+    with pytest.raises(LookupError, match="the reader's"):
+        found.extend(translator.translate_iterable(texts(), **GREEDY, on_error=on_error))
+    assert found == expected[:1]
+
+
+def test_a_time_limit_ends_a_stream_while_it_reads(
+    translator: Translator, starts: list[tuple[int, int]]
+) -> None:
+    """What the handler of a signal raises is not kept until the texts before are translated."""
+
+    def end(*_: object) -> None:
+        raise LookupError("time limit")
+
+    def texts() -> Iterator[str]:
+        yield "Quit"
+        os.kill(os.getpid(), signal.SIGALRM)
+        yield "Open"
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        with pytest.raises(LookupError, match="time limit"):
+            list(translator.translate_iterable(texts(), **GREEDY))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert starts == []
 
 
 def test_all_texts_may_be_bad(translator: Translator, starts: list[tuple[int, int]]) -> None:

@@ -7,6 +7,7 @@ from importlib import resources
 import numpy as np
 
 from m2m100_onnx.model.support import CPU, ort
+from m2m100_onnx.process import native_call
 
 __all__ = ["shrink_arena"]
 
@@ -26,6 +27,7 @@ def shrink_arena() -> None:
     options.intra_op_num_threads = 1
     options.add_session_config_entry(_SHARED_ARENA, "1")
     run.add_run_config_entry(_SHRINK, "cpu:0")
-    session = ort.InferenceSession(graph.read_bytes(), options, providers=[CPU])
     data, rows = np.zeros((1, 1, 1, 1), np.float32), np.zeros(1, np.int64)
-    session.run(None, {"data": data, "rows": rows}, run)
+    with native_call():
+        session = ort.InferenceSession(graph.read_bytes(), options, providers=[CPU])
+        session.run(None, {"data": data, "rows": rows}, run)
