@@ -1,10 +1,9 @@
-"""Work side by side: results, errors, threads that outlive the main one; the machine's memory."""
+"""Work side by side: results, errors, threads that cannot be had or outlive the main one."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import sys
 import threading
 import weakref
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from m2m100_onnx import process
 from m2m100_onnx.process import side_by_side
 from shell import run
 
@@ -59,9 +57,10 @@ def test_results_come_in_order_and_the_first_function_stays_here() -> None:
 @pytest.mark.parametrize("failing", [{0}, {1}, {1, 2}, {0, 2}])
 def test_the_first_error_is_raised_when_all_have_ended(failing: set[int]) -> None:
     ended: list[int] = []
-    running = threading.active_count()
+    running, begun = threading.active_count(), threading.Barrier(3, timeout=60)
 
     def end(number: int) -> None:
+        begun.wait()
         try:
             if number in failing:
                 raise KeyboardInterrupt(number)
@@ -94,21 +93,45 @@ def test_what_an_error_held_goes_with_it(failing: int) -> None:
         gc.enable()
 
 
-def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, waiting = threading.Thread.start, threading.Event()
-    running = threading.active_count()
-    starts = iter((True, False))
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_without_more_threads_parts_run_one_after_another(
+    monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    """A container's limit of processes counts threads too."""
+    start, running, left = threading.Thread.start, threading.active_count(), [allowed]
 
     def limited(thread: threading.Thread) -> None:
-        if not next(starts):
-            waiting.set()
+        if not left[0]:
             raise RuntimeError("can't start new thread")
+        left[0] -= 1
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", limited)
-    with pytest.raises(RuntimeError, match="can't start"):
-        side_by_side(lambda: None, lambda: waiting.wait(60), lambda: None)
+    calls: list[int] = []
+
+    def call(number: int) -> int:
+        calls.append(number)
+        return number * number
+
+    assert side_by_side(*(partial(call, number) for number in range(4))) == [0, 1, 4, 9]
+    assert sorted(calls) == [0, 1, 2, 3]
     assert threading.active_count() == running
+
+
+def test_nothing_begins_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    calls: list[int] = []
+
+    def call(number: int) -> None:
+        calls.append(number)
+        raise ValueError(number)
+
+    with pytest.raises(ValueError, match="0"):
+        side_by_side(partial(call, 0), partial(call, 1))
+    assert calls == [0]
 
 
 def test_threads_may_outlive_the_main_one(
@@ -121,26 +144,3 @@ def test_threads_may_outlive_the_main_one(
         *("plain  1 1", "plain  8 1"),
         *("pooled 1 1", "pooled 8 1"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"memory.max": "1073741824\n"}, 1 << 30),
-        ({"memory.max": "max\n"}, None),
-        ({"memory/memory.limit_in_bytes": "536870912\n"}, 1 << 29),
-        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
-        ({"memory.max": "nonsense"}, None),
-        ({}, None),
-    ],
-    ids=str,
-)
-def test_a_containers_memory_is_the_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int | None
-) -> None:
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(process, "_CGROUP", tmp_path)
-    assert process.memory_limit() == (expected or machine)

@@ -18,7 +18,10 @@ def load(**_: object) -> None:
     translator.model.load()
 
 
-@app.task
+@app.task(soft_time_limit=60, time_limit=90)
 def translate(texts: list[str], source_lang: str, target_lang: str) -> list[str]:
-    """Translates texts; an error reaches the caller of `get()` with its attributes."""
+    """Translates texts; an error reaches the caller of `get()` with its attributes.
+
+    Celery raises `SoftTimeLimitExceeded` in the middle of the call; it passes through as it is.
+    """
     return translator.translate(texts, source_lang=source_lang, target_lang=target_lang)

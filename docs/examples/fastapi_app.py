@@ -1,6 +1,8 @@
 """Translation over HTTP: `uvicorn fastapi_app:app`."""
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import FastAPI, Request
@@ -10,7 +12,16 @@ from pydantic import BaseModel, Field
 from m2m100_onnx import DeadlineExceeded, M2M100Error, Translator
 
 translator = Translator(os.environ.get("BUNDLE", "bundles/demo"))
-app = FastAPI()
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """Closes the translator when the server ends, after the requests that it still answers."""
+    yield
+    translator.close()
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 class Job(BaseModel):

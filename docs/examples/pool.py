@@ -9,10 +9,10 @@ from m2m100_onnx import Translator
 translator: Translator
 
 
-def open_translator(bundle: str) -> None:
-    """Opens the bundle, once in each process; they share the weights cache."""
+def receive(one: Translator) -> None:
+    """Keeps the translator that this process got: it opens the bundle here, at its first call."""
     global translator
-    translator = Translator(bundle, intra_op_num_threads=1)
+    translator = one
 
 
 def translate(texts: list[str]) -> list[str]:
@@ -26,9 +26,10 @@ def main() -> None:
         lines = file.read().splitlines()
     parts = [lines[start : start + 8] for start in range(0, len(lines), 8)]
     bundle = os.environ.get("BUNDLE", "bundles/demo")
+    one = Translator(bundle, intra_op_num_threads=1, lazy=True)
     # "spawn" works on every system and with CUDA; "fork" works too, see gunicorn's example.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(2, open_translator, (bundle,)) as pool:
+    with context.Pool(2, receive, (one,)) as pool:
         for part in pool.imap(translate, parts):
             print(*part, sep="\n")
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from m2m100_onnx.bundle.bundle import Bundle
     from m2m100_onnx.bundle.manifest import Manifest
+    from m2m100_onnx.engine.stats import Stats
     from m2m100_onnx.engine.stopping import Cancellation
     from m2m100_onnx.errors import (
         BundleError,
         Cancelled,
+        ClosedError,
         DeadlineExceeded,
         DependencyError,
         ExportError,
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     )
     from m2m100_onnx.options import OPTIONS, SearchOptions, TranslateOptions
     from m2m100_onnx.text.tokenizer import Tokenizer
-    from m2m100_onnx.translator import Hypothesis, Translation, Translator
+    from m2m100_onnx.translation import Hypothesis, Translation
+    from m2m100_onnx.translator import Translator
 
 __version__ = "0.1.0"
 
@@ -38,6 +41,7 @@ __all__ = [
     "BundleError",
     "Cancellation",
     "Cancelled",
+    "ClosedError",
     "DeadlineExceeded",
     "DependencyError",
     "ExportError",
@@ -48,6 +52,7 @@ __all__ = [
     "M2M100Error",
     "Manifest",
     "SearchOptions",
+    "Stats",
     "StoppedError",
     "Tokenizer",
     "TranslateOptions",
@@ -61,11 +66,13 @@ _ERRORS = ("Cancelled", "DeadlineExceeded", *(n for n in __all__ if n.endswith("
 _HOMES = {
     "bundle.bundle": ("Bundle",),
     "bundle.manifest": ("Manifest",),
+    "engine.stats": ("Stats",),
     "engine.stopping": ("Cancellation",),
     "errors": _ERRORS,
     "options": ("OPTIONS", "SearchOptions", "TranslateOptions"),
     "text.tokenizer": ("Tokenizer",),
-    "translator": ("Hypothesis", "Translation", "Translator"),
+    "translation": ("Hypothesis", "Translation"),
+    "translator": ("Translator",),
 }
 
 

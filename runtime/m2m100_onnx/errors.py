@@ -7,6 +7,7 @@ M2M100Error
 ├── InvalidInputError     an argument or a text of the wrong type or out of range
 ├── DependencyError       a package that is needed and not installed, or too old
 ├── InferenceError        onnxruntime failed during a run, for instance out of memory
+├── ClosedError           a call of a `Translator` that was closed
 ├── StoppedError          a call that ended between two steps of its search
 │   ├── DeadlineExceeded  because its `timeout` was over
 │   └── Cancelled         because its `Cancellation` was cancelled
@@ -23,6 +24,7 @@ from typing import Any
 __all__ = [
     "BundleError",
     "Cancelled",
+    "ClosedError",
     "DeadlineExceeded",
     "DependencyError",
     "ExportError",
@@ -76,6 +78,10 @@ class ExportError(M2M100Error, RuntimeError):
 
 class InferenceError(M2M100Error, RuntimeError):
     """onnxruntime failed during a run; the message is onnxruntime's."""
+
+
+class ClosedError(M2M100Error, RuntimeError):
+    """The `Translator` was closed before the call."""
 
 
 class InputTooLongError(M2M100Error, ValueError):

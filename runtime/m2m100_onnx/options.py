@@ -16,8 +16,9 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
+from m2m100_onnx._typing import TypedDict
 from m2m100_onnx.errors import InvalidInputError
 
 __all__ = [
@@ -281,10 +282,7 @@ OPTIONS: Mapping[str, Option] = {
 
 
 class TranslateOptions(TypedDict, total=False):
-    """Options of one translating call; what is left out comes from the bundle's configuration.
-
-    `OPTIONS` describes each.
-    """
+    """Options of one translating call, which `OPTIONS` describes; the bundle has the others."""
 
     beam_size: int
     num_hypotheses: int

@@ -1,79 +1,47 @@
-"""Text in, text out. The one file that knows tokenizer and engine both."""
+"""The face of the library: text in, text out. Knows arguments and their types.
+
+`calls.py` carries a call out.
+"""
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
+from m2m100_onnx._typing import Self, Unpack
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.engine.batches import Batch, Sentence, cut
+from m2m100_onnx.bundle.identity import identity_of
+from m2m100_onnx.calls import (
+    OnError,
+    Progress,
+    Worker,
+    check_languages,
+    check_texts,
+    default_options,
+)
+from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
-from m2m100_onnx.engine.stopping import Cancellation, Stop
-from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
+from m2m100_onnx.engine.stats import Stats
+from m2m100_onnx.engine.stopping import Cancellation
+from m2m100_onnx.errors import BundleError, M2M100Error
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.model.support import Provider
-from m2m100_onnx.options import (
-    READ_AHEAD,
-    Option,
-    SearchOptions,
-    Settings,
-    TranslateOptions,
-    options_from_config,
-    resolve_options,
-)
+from m2m100_onnx.options import READ_AHEAD, Option, TranslateOptions
 from m2m100_onnx.process import side_by_side
 from m2m100_onnx.text.tokenizer import Tokenizer
+from m2m100_onnx.translation import Translation
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-__all__ = ["Hypothesis", "Translation", "Translator"]
+__all__ = ["Translator"]
 
 _READ_AHEAD = Option("read_ahead", "int", READ_AHEAD, "Texts read at once.", 1, 1 << 20)
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """One translation of a text.
-
-    Attributes:
-        text: the translation.
-        score: sum of its tokens' log-probabilities over `(len(tokens) - 1) ** length_penalty`.
-        tokens: the decoder's whole sequence as transformers' `generate` returns it, without
-            padding: start token, language token, the text, and `</s>` unless max_length cut it.
-    """
-
-    text: str
-    score: float
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Translation:
-    """The translation of a text: its best hypothesis, and all hypotheses.
-
-    Attributes:
-        text: the best translation; empty if the source has nothing to translate.
-        score: its score, see `Hypothesis`; 0.0 for an empty source.
-        tokens: its tokens, see `Hypothesis`.
-        hypotheses: `num_hypotheses` of them, best first; none for an empty source.
-    """
-
-    text: str
-    score: float
-    tokens: tuple[int, ...]
-    hypotheses: tuple[Hypothesis, ...]
-
-
-_EMPTY = Translation("", 0.0, (), ())
-
-
 class Translator:
     """Translates text with an exported bundle; many threads may use one at the same time.
+
+    A copy, or one that was pickled and sent to another process, opens the bundle anew.
 
     Attributes:
         bundle: the opened bundle.
@@ -120,29 +88,31 @@ class Translator:
             InvalidInputError: an argument is out of range.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self._config = self.bundle.config
-        self._positions = self._config.max_position_embeddings
-        self.defaults = _default_options(self.bundle)
-        self.model = Model(
-            self.bundle,
-            device=device,
-            providers=providers,
-            intra_op_num_threads=intra_op_num_threads,
-            session_options=session_options,
-            fused=fused,
-            cache_dir=cache_dir,
-        )
+        config = self.bundle.config
+        self.defaults = default_options(self.bundle)
+        arguments: dict[str, Any] = {
+            "device": device,
+            "providers": providers,
+            "intra_op_num_threads": intra_op_num_threads,
+            "session_options": session_options,
+            "fused": fused,
+            "cache_dir": cache_dir,
+        }
+        self._arguments = {**arguments, "sp_model_kwargs": sp_model_kwargs}
+        self.model = Model(self.bundle, **arguments)
         self.generator = Generator(self.model)
         manifest = self.bundle.manifest
         read = partial(
             Tokenizer,
             self.bundle.directory,
             sp_model_kwargs=sp_model_kwargs,
-            embedding_rows=self._config.vocab_size,
+            embedding_rows=config.vocab_size,
             trained_languages=manifest.languages if manifest else None,
         )
         # onnxruntime releases Python's lock while it opens graphs, so the vocabulary is read then.
         self.tokenizer: Tokenizer = read() if lazy else side_by_side(self.model.load, read)[1]
+        self._gate = Gate("Translator", self.model.release)
+        self._worker = Worker(self.tokenizer, self.generator, self._gate, self.defaults)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -162,43 +132,44 @@ class Translator:
             InputTooLongError: the text has more tokens than the model has positions.
             InvalidInputError: the text is not valid Unicode.
         """
-        ids = self.tokenizer.encode(text, source_lang)
-        limit = self._positions
-        if len(ids) <= limit:
-            return ids
-        if not truncate:
-            raise InputTooLongError(limit, len(ids), text)
-        return [*ids[: limit - 1], ids[-1]]
+        return self._worker.encode(text, source_lang, truncate=truncate)
 
+    # A str is a sequence of str too; the first signature that fits is the one that counts.
     @overload
-    def translate(
+    def translate(  # type: ignore[overload-overlap]
         self,
         text: str,
         *,
         source_lang: str,
         target_lang: str,
         cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
         **options: Unpack[TranslateOptions],
     ) -> str: ...
 
     @overload
     def translate(
         self,
-        text: list[str] | tuple[str, ...],
+        text: Sequence[str],
         *,
         source_lang: str | Sequence[str],
         target_lang: str | Sequence[str],
         cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
         **options: Unpack[TranslateOptions],
     ) -> list[str]: ...
 
     def translate(
         self,
-        text: str | list[str] | tuple[str, ...],
+        text: str | Sequence[str],
         *,
         source_lang: str | Sequence[str],
         target_lang: str | Sequence[str],
         cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
         **options: Unpack[TranslateOptions],
     ) -> str | list[str]:
         """Translates a text into a text, or a list of texts into as many, in the same order.
@@ -208,6 +179,9 @@ class Translator:
             source_lang: their language, or one for each.
             target_lang: the language to translate into, or one for each.
             cancellation: lets another thread end the call.
+            progress: called in this thread after each batch, with the number of texts that are done
+                and of all texts; an error that it raises ends the call.
+            stats: takes counts and times of the call.
             **options: see `TranslateOptions`.
 
         Raises:
@@ -215,6 +189,7 @@ class Translator:
             InputTooLongError: a text has more tokens than the model has positions.
             InvalidInputError: a text is not a string, or an option is out of range.
             StoppedError: `timeout` or `cancellation` ended the call.
+            ClosedError: the translator is closed.
         """
         single = isinstance(text, str)
         try:
@@ -223,6 +198,8 @@ class Translator:
                 source_lang=source_lang,
                 target_lang=target_lang,
                 cancellation=cancellation,
+                progress=progress,
+                stats=stats,
                 **options,
             )
         except M2M100Error as error:
@@ -231,38 +208,99 @@ class Translator:
         texts = [translation.text for translation in found]
         return texts[0] if single else texts
 
+    @overload
     def translate_batch(
         self,
         texts: Sequence[str],
         *,
         source_lang: str | Sequence[str],
         target_lang: str | Sequence[str],
+        on_error: Literal["raise", "skip"] = "raise",
         cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
         **options: Unpack[TranslateOptions],
-    ) -> list[Translation]:
+    ) -> list[Translation]: ...
+
+    @overload
+    def translate_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        source_lang: str | Sequence[str],
+        target_lang: str | Sequence[str],
+        on_error: Literal["return"],
+        cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
+        **options: Unpack[TranslateOptions],
+    ) -> list[Translation | M2M100Error]: ...
+
+    def translate_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        source_lang: str | Sequence[str],
+        target_lang: str | Sequence[str],
+        on_error: OnError = "raise",
+        cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
+        **options: Unpack[TranslateOptions],
+    ) -> Sequence[Translation | M2M100Error]:
         """Translates texts, with scores, tokens and further hypotheses, in the same order.
 
-        A text's result does not depend on the texts beside it. Arguments and errors are those of
-        `translate`.
+        A text's result does not depend on the texts beside it. Other arguments and errors are those
+        of `translate`.
+
+        Args:
+            texts: the texts.
+            source_lang: their language, or one for each.
+            target_lang: the language to translate into, or one for each.
+            on_error: for a text that cannot be translated. `raise` raises before any is translated;
+                `return` puts the error in the text's place, so that places are kept; `skip` leaves
+                it out, so that the list is shorter. Other errors are always raised.
+            cancellation: see `translate`.
+            progress: see `translate`.
+            stats: see `translate`.
+            **options: see `TranslateOptions`.
         """
-        settings = resolve_options(options, self.defaults, self._positions)
-        stop = Stop(settings.call.timeout, cancellation)
-        _check_texts(texts)
+        call = self._worker.begin(options, cancellation, on_error, progress, stats)
+        check_texts(texts)
         texts = list(texts)
-        for name, value in (("source_lang", source_lang), ("target_lang", target_lang)):
-            ordered = isinstance(value, Sized) and not isinstance(value, (Set, Mapping))
-            found = len(value) if ordered else type(value).__name__
-            if not isinstance(value, str) and found != len(texts):
-                raise InvalidInputError(
-                    f"{name}: expected one code, or one for each of {len(texts)} texts, "
-                    f"found {found}"
-                )
-        rows = _rows(texts, source_lang, target_lang)
-        sentences = [self._encode(n, *row, settings) for n, row in enumerate(rows)]
-        results = self._translate(sentences, settings, stop)
-        if len(results) < len(texts):
-            raise stop.error(results)
-        return [results[position] for position in range(len(texts))]
+        call.total = len(texts)
+        check_languages(call.total, source_lang=source_lang, target_lang=target_lang)
+        return self._worker.batch(texts, source_lang, target_lang, call)
+
+    @overload
+    def translate_iterable(
+        self,
+        texts: Iterable[str],
+        *,
+        source_lang: str | Iterable[str],
+        target_lang: str | Iterable[str],
+        read_ahead: int = READ_AHEAD,
+        on_error: Literal["raise", "skip"] = "raise",
+        cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
+        **options: Unpack[TranslateOptions],
+    ) -> Iterator[Translation]: ...
+
+    @overload
+    def translate_iterable(
+        self,
+        texts: Iterable[str],
+        *,
+        source_lang: str | Iterable[str],
+        target_lang: str | Iterable[str],
+        read_ahead: int = READ_AHEAD,
+        on_error: Literal["return"],
+        cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
+        **options: Unpack[TranslateOptions],
+    ) -> Iterator[Translation | M2M100Error]: ...
 
     def translate_iterable(
         self,
@@ -271,9 +309,12 @@ class Translator:
         source_lang: str | Iterable[str],
         target_lang: str | Iterable[str],
         read_ahead: int = READ_AHEAD,
+        on_error: OnError = "raise",
         cancellation: Cancellation | None = None,
+        progress: Progress | None = None,
+        stats: Stats | None = None,
         **options: Unpack[TranslateOptions],
-    ) -> Iterator[Translation]:
+    ) -> Iterator[Translation | M2M100Error]:
         """Translates a stream, endless if need be, in constant memory and in the same order.
 
         An error about one text comes after the results of all texts before it. `timeout` counts
@@ -284,116 +325,69 @@ class Translator:
             source_lang: their language, or a stream of one for each.
             target_lang: the language to translate into, or a stream of one for each.
             read_ahead: texts read, sorted by length and translated before the first result comes.
+            on_error: see `translate_batch`.
             cancellation: lets another thread end the stream.
+            progress: see `translate`; the number of all texts is None if `texts` has no length.
+            stats: see `translate`.
             **options: see `TranslateOptions`.
 
         Raises:
             InvalidInputError: `read_ahead` is out of range; otherwise as `translate`.
         """
         read_ahead = _READ_AHEAD.check(read_ahead)
-        _check_texts(texts)
-        settings = resolve_options(options, self.defaults, self._positions)
-        stop = Stop(settings.call.timeout, cancellation)
-        return self._stream(_rows(texts, source_lang, target_lang), read_ahead, settings, stop)
+        check_texts(texts)
+        call = self._worker.begin(options, cancellation, on_error, progress, stats)
+        call.total = len(texts) if isinstance(texts, Sized) else None
+        check_languages(None, source_lang=source_lang, target_lang=target_lang)
+        return self._worker.stream(texts, source_lang, target_lang, call, read_ahead)
 
-    def _stream(
-        self, rows: Iterator[tuple[Any, str, str]], read_ahead: int, settings: Settings, stop: Stop
-    ) -> Iterator[Translation]:
-        error: M2M100Error | None = None
-        position = 0
-        while error is None:
-            sentences: list[Sentence] = []
-            try:
-                for row in itertools.islice(rows, read_ahead):
-                    sentences.append(self._encode(position + len(sentences), *row, settings))
-            except M2M100Error as bad:
-                error = bad  # What came before it is translated first.
-            results = self._translate(sentences, settings, stop)
-            ended = len(sentences) < read_ahead
-            for _ in sentences:
-                if position not in results:
-                    raise stop.error(results)
-                yield results.pop(position)
-                position += 1
-            if ended:
-                break
-        if error is not None:
-            raise error
+    def release_memory(self) -> None:
+        """Gives the memory of past calls back to the system.
 
-    def _translate(
-        self, sentences: Sequence[Sentence], settings: Settings, stop: Stop
-    ) -> dict[int, Translation]:
-        """Translates sentences; returns the results that `stop` allowed, by position."""
-        # Language token and `</s>` alone are no text.
-        empty = [sentence for sentence in sentences if len(sentence.source) <= 2]
-        results = {sentence.position: _EMPTY for sentence in empty}
-        texts = [sentence for sentence in sentences if len(sentence.source) > 2]
-        for some in cut(texts, settings, self.model.cache_bytes):
-            batch = Batch.of(some, self._config.pad_token_id)
-            found = self.generator.run(batch, settings.search, stop)
-            for sentence, hypotheses in zip(some, found, strict=True):
-                if hypotheses is not None:
-                    decoded = tuple(
-                        Hypothesis(self.tokenizer.decode(h.tokens), h.score, h.tokens)
-                        for h in hypotheses
-                    )
-                    best = decoded[0]
-                    translation = Translation(best.text, best.score, best.tokens, decoded)
-                    results[sentence.position] = translation
-        return results
+        onnxruntime keeps what its largest batch needed. This closes the graphs, and the next call
+        opens them again. Calls that run in other threads keep what they use until they end.
+        """
+        self.model.release()
 
-    def _encode(
-        self, position: int, text: object, source_lang: str, target_lang: str, settings: Settings
-    ) -> Sentence:
-        """Returns a text's tokens; an error about it names its position."""
-        try:
-            if not isinstance(text, str):
-                raise InvalidInputError(f"expected a str, found {type(text).__name__}")
-            source = self.encode(text, source_lang, truncate=settings.call.truncate)
-            start = self._config.decoder_start_token_id
-            return Sentence(position, source, self.tokenizer.build_prompt(target_lang, start))
-        except M2M100Error as error:
-            error.position = position
-            raise
+    def close(self) -> None:
+        """Closes the graphs and gives their memory back; a second time has no effect.
 
+        Calls that run in other threads end first, and new ones raise `ClosedError`; a
+        `Cancellation` ends a long one. A call that this interrupts in its own thread, in a signal
+        handler or in `progress`, goes on and closes the graphs at its end.
+        """
+        self._gate.close()
 
-def _default_options(bundle: Bundle) -> SearchOptions:
-    try:
-        return options_from_config(
-            bundle.generation,
-            is_generation_config=bundle.has_generation_config,
-            positions=bundle.config.max_position_embeddings,
+    def __enter__(self) -> Self:
+        self._gate.check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        kind = "fused" if self.model.fused else "portable"
+        threads = self.model.threads
+        closed = ", closed" if self._gate.closed else ""
+        return (
+            f"<{type(self).__name__} of {str(self.bundle.directory)!r}: {self.bundle.precision}, "
+            f"{len(self.languages)} languages, {kind} graphs on {self.model.device}, "
+            f"{threads} thread{'s' if threads > 1 else ''}{closed}>"
         )
-    except InvalidInputError as error:
-        raise BundleError(f"{bundle.generation_file}: {error}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        folder = str(self.bundle.directory)
+        return _open_again, (type(self), folder, identity_of(self.bundle), self._arguments)
 
 
-def _check_texts(texts: object) -> None:
-    single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
-    if single or getattr(texts, "shape", None) == ():  # an array of no dimensions
-        raise InvalidInputError(f"texts: expected several str, found one {type(texts).__name__}")
-    if isinstance(texts, (Set, Mapping)):
-        kind = type(texts).__name__
-        raise InvalidInputError(f"texts: expected them in an order, found a {kind}")
-
-
-def _rows(
-    texts: Iterable[str], source_lang: str | Iterable[str], target_lang: str | Iterable[str]
-) -> Iterator[tuple[str, str, str]]:
-    """Yields each text with its languages; a stream of languages must not end before the texts."""
-    sources, targets = iter(_repeat(source_lang)), iter(_repeat(target_lang))
-    for position, text in enumerate(texts):
-        try:
-            name = "source_lang"
-            source = next(sources)
-            name = "target_lang"
-            target = next(targets)
-        except StopIteration:
-            raise InvalidInputError(
-                f"{name}: expected a code for each text, found {position} codes"
-            ) from None
-        yield text, source, target
-
-
-def _repeat(value: str | Iterable[str]) -> Iterable[str]:
-    return itertools.repeat(value) if isinstance(value, str) else value
+def _open_again(
+    kind: type[Translator], folder: str, identity: str, arguments: dict[str, Any]
+) -> Translator:
+    """Opens the bundle of a translator that was copied or pickled, if it is still the same."""
+    bundle = Bundle.open(folder)
+    if identity_of(bundle) != identity:
+        raise BundleError(
+            f"{bundle.directory} is not the bundle that the copied or pickled Translator had open: "
+            "it was replaced since, or another one lies there on this machine; open it by its path"
+        )
+    return kind(bundle, **arguments, lazy=True)

@@ -130,13 +130,14 @@ def test_options_reach_the_search(
     flags = [part for name, v in shown.items() for part in (f"--{name.replace('_', '-')}", str(v))]
     assert shell(*arguments(demo_bundle, *flags, "--truncate", "--read-ahead", "7"))[0] == 0
     languages = {"source_lang": "en", "target_lang": "fr"}
-    assert seen.pop() == {**languages, **given, "truncate": True, "read_ahead": 7}
+    outside: dict[str, object] = {**languages, "on_error": "raise"}
+    assert seen.pop() == {**outside, **given, "truncate": True, "read_ahead": 7}
     for value, meant in (("true", True), ("false", False), ("never", "never")):
         shell(*arguments(demo_bundle, "--early-stopping", value))
         assert seen.pop()["early_stopping"] == meant
     # The bundle decides what is not given.
     shell(*[part for part in arguments(demo_bundle) if part not in GREEDY])
-    assert seen.pop() == {**languages, "read_ahead": 256}
+    assert seen.pop() == {**outside, "read_ahead": 256}
 
 
 def test_short_flags_and_home_folders(

@@ -59,9 +59,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     real = support.ort.InferenceSession
 
-    def session(model: Any, options: Any, *, providers: Any) -> Any:
+    def session(model: Any, options: Any, *, providers: Any, **named: Any) -> Any:
         seen.append(providers)
-        return real(model, options, providers=[CPU])
+        return real(model, options, providers=[CPU], **named)
 
     monkeypatch.setattr(support.ort, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(support.ort, "InferenceSession", session)

@@ -38,6 +38,7 @@ _FLAGS = {
     "cache_dir": "--cache-dir",
     "device": "--device",
     "intra_op_num_threads": "--threads",
+    "on_error": "--on-error",
     "read_ahead": "--read-ahead",
 }
 # What a message is about, and the limits that it names: "min_length: expected max_length = 5".

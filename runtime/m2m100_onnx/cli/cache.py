@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -47,7 +47,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     about = "What to do with the entries; with all of them by default."
     add("action", choices=("list", "verify", "clear"), help=about)
     _add_directory(add, "The folder.")
-    add("--stale", action="store_true", help="Only entries whose bundle has changed or is gone.")
+    about = "Only entries whose bundle lies where it was and has changed."
+    add("--stale", action="store_true", help=about)
     about = "Only entries that were not used for N days."
     add("--older-than", type=float, metavar="N", default=0.0, help=about)
     add("--json", action="store_true", help="Print JSON.")
@@ -66,8 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for entry in chosen:
             entry.remove()
         # Those of processes that write now are younger than an hour.
-        for leftover in cache.leftovers(days=max(arguments.older_than, 1 / 24)):
-            shutil.rmtree(leftover)
+        cache.sweep(days=max(arguments.older_than, 1 / 24))
     facts = [_facts(entry, ok) for entry, ok in zip(chosen, sound, strict=True)]
     if arguments.json:
         print_lines([json.dumps(facts)])
@@ -83,7 +83,8 @@ def _open(arguments: argparse.Namespace) -> WeightsCache:
     directory = cache_directory(arguments.cache_dir)
     if directory is None:
         raise InvalidInputError(
-            f"the weights cache is switched off ({_VARIABLE}=off); name a folder with --cache-dir"
+            f"the weights cache is switched off ({_VARIABLE}={os.environ.get(_VARIABLE)}); name a "
+            "folder with --cache-dir"
         )
     if directory.exists() and not directory.is_dir():
         raise InvalidInputError(

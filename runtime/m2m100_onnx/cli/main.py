@@ -18,6 +18,7 @@ from m2m100_onnx.cli import cache, completion, export, info, languages, translat
 from m2m100_onnx.cli.arguments import as_typed
 from m2m100_onnx.cli.benchmark import command as benchmark
 from m2m100_onnx.cli.output import complain
+from m2m100_onnx.cli.signals import terminable
 from m2m100_onnx.errors import ExportError, InvalidInputError, M2M100Error
 
 __all__ = ["main", "make_parser"]
@@ -27,8 +28,10 @@ exit status:
   0    done
   1    an export or a verification failed, --timeout was over, or the output cannot be written
   2    arguments, language codes, input, bundle or installation need a correction
-  130  interrupted (as a shell reports SIGINT)
-  141  the reader of the output closed it (as a shell reports SIGPIPE)"""
+  129  ended by SIGHUP, cleaned up
+  130  interrupted (as a shell reports SIGINT), cleaned up
+  141  the reader of the output closed it (as a shell reports SIGPIPE)
+  143  ended by SIGTERM, cleaned up"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stdout:
         complain("standard output is closed")
         return 2
+    with terminable() as caught:
+        status = _run(argv)
+    # The signal is the reason, whatever failed on the way out, such as a write to a lost terminal.
+    return caught.status if status and caught.status else status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = make_parser().parse_args(argv)
         status: int = arguments.run(arguments)

@@ -1,4 +1,4 @@
-"""What commands write: files that appear whole, lines, tables and progress for terminals, errors.
+"""What commands write: lines, tables and progress for terminals, errors.
 
 Tables and progress need rich. Without it, and in pipes, there are lines and no progress. This file
 knows streams and terminals, and no command.
@@ -9,30 +9,23 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import shutil
 import stat
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
-
-from m2m100_onnx.errors import InvalidInputError
 
 __all__ = [
     "complain",
     "has_terminal",
-    "open_output",
     "print_columns",
     "print_lines",
     "print_table",
     "progress",
     "size_left",
+    "warn",
 ]
 
-_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
-_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 # rich cuts what is wider than its console. A terminal wraps it instead, which loses nothing.
 _WIDE = 10_000
 
@@ -42,6 +35,12 @@ def complain(message: str) -> None:
     with contextlib.suppress(OSError):
         # onnxruntime's messages have several lines; scripts count on one.
         print("m2m100: error:", " ".join(message.split("\n")), file=sys.stderr)
+
+
+def warn(message: str) -> None:
+    """Prints a warning as one line of standard error."""
+    with contextlib.suppress(OSError):
+        print("m2m100: warning:", " ".join(message.split("\n")), file=sys.stderr)
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -140,56 +139,6 @@ def _columns(text: str, total: float | None) -> list[Any] | None:
     if total is None:
         return [described]
     return [BarColumn(), TaskProgressColumn(), described, TimeRemainingColumn()]
-
-
-@contextlib.contextmanager
-def open_output(name: str | None) -> Iterator[BinaryIO]:
-    """Opens what to write to; a named file changes at the end, and only if nothing failed.
-
-    Raises:
-        InvalidInputError: the file cannot be written.
-    """
-    if name is None or name == "-":
-        yield sys.stdout.buffer
-        return
-    if direct := _direct(name):
-        with direct as file:
-            yield file
-        return
-    target = Path(os.path.realpath(name))  # A link stays a link.
-    path = target.with_name(f".m2m100.{time.time_ns():x}")
-    try:
-        file = path.open("xb")
-    except OSError as error:
-        raise _unwritable(name, error) from None
-    try:
-        with file:
-            if target.exists():
-                shutil.copymode(target, path)
-            yield file
-        path.replace(target)
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _direct(name: str) -> BinaryIO | None:
-    """Opens a descriptor, a device or a pipe, which must not be replaced; None for a file.
-
-    A descriptor's own name leads to a file where a shell has redirected it, perhaps to append.
-    """
-    descriptor = _DESCRIPTOR.fullmatch(name)
-    number = int(descriptor[1]) if descriptor else _STANDARD.get(name)
-    try:
-        if number is not None:
-            return os.fdopen(os.dup(number), "wb")
-        path = Path(name)
-        return path.open("wb") if path.exists() and not path.is_file() else None
-    except OSError as error:
-        raise _unwritable(name, error) from None
-
-
-def _unwritable(name: str, error: OSError) -> InvalidInputError:
-    return InvalidInputError(f"cannot write {name}: {error.strerror}")
 
 
 def size_left(file: BinaryIO) -> int | None:

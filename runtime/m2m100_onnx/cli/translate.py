@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from m2m100_onnx.cli.arguments import (
     Add,
@@ -31,12 +31,11 @@ from m2m100_onnx.cli.arguments import (
     path,
 )
 from m2m100_onnx.cli.cache import add_cache_options
-from m2m100_onnx.cli.output import complain, open_output, progress, size_left
+from m2m100_onnx.cli.files import open_output
+from m2m100_onnx.cli.output import complain, progress, size_left, warn
 from m2m100_onnx.errors import InvalidInputError, M2M100Error, StoppedError
 from m2m100_onnx.options import READ_AHEAD
-
-if TYPE_CHECKING:
-    from m2m100_onnx.translator import Translation
+from m2m100_onnx.translation import EMPTY, Translation
 
 __all__ = ["add_parser"]
 
@@ -68,6 +67,13 @@ def _add_arguments(add: Add) -> None:
     about = "Threads inside an operator. (default: all cores)"
     add("--threads", type=int, metavar="N", help=about)
     add_cache_options(add)
+    add(
+        "--on-error",
+        choices=("raise", "skip", "return"),
+        default="raise",
+        help="What to do with a line that cannot be translated: end with an error, write an empty "
+        "line in its place, or write the error in its place (with --json). (default: raise)",
+    )
     about = (
         "Lines that are read and translated together. "
         f"(default: {READ_AHEAD}; 1 for lines typed on a terminal)"
@@ -80,6 +86,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.texts and arguments.input is not None:
         raise InvalidInputError("expected texts or --input, found both")
+    if arguments.on_error == "return" and not arguments.json:
+        raise InvalidInputError("on_error: expected --json with return, found none")
     languages = {"source_lang": arguments.source_lang, "target_lang": arguments.target_lang}
     # Lazy, since opening the graphs takes seconds and arguments may yet turn out to be wrong.
     translator = Translator(
@@ -98,19 +106,29 @@ def _run(arguments: argparse.Namespace) -> int:
         texts = _Texts(source)
         # It refuses wrong options at once, and reads nothing before its first result is asked for.
         found = translator.translate_iterable(
-            texts, read_ahead=ahead, **languages, **given_options(arguments)
+            texts,
+            read_ahead=ahead,
+            # Where lines are skipped, their errors say which.
+            on_error="raise" if arguments.on_error == "raise" else "return",
+            **languages,
+            **given_options(arguments),
         )
         translator.model.load()
         written = _Lines(output, languages if arguments.json else None, ahead)
+        written.shows_errors = arguments.on_error == "return"
         stopped = _write_all(found, texts, written)
         output.flush()
+    if written.errors:
+        warn(f"{written.errors} of {written.count} {texts.noun}s could not be translated")
     if stopped:
         complain(f"{as_typed(str(stopped.args[0]))}; lines written: {written.count}")
         return 1
     return 0
 
 
-def _write_all(found: Iterator[Translation], texts: _Texts, written: _Lines) -> StoppedError | None:
+def _write_all(
+    found: Iterator[Translation | M2M100Error], texts: _Texts, written: _Lines
+) -> StoppedError | None:
     """Writes every translation; returns what stopped the call, None at the end of the input.
 
     Raises:
@@ -122,11 +140,16 @@ def _write_all(found: Iterator[Translation], texts: _Texts, written: _Lines) -> 
     bar = progress(shown=shown, total=texts.size or None, text=_PROGRESS, lines=0, rate=0.0)
     try:
         with bar as update:
-            for translation in found:
-                text, size = texts.waiting.popleft()
-                written.write(text, translation)
+            for result in found:
+                line = texts.waiting.popleft()
+                if isinstance(result, M2M100Error):
+                    message = line.problem or result.message
+                    warn(f"{texts.noun} {written.count + 1}: {message}")
+                    written.write_error(line.text, type(result).__name__, message)
+                else:
+                    written.write(line.text, result)
                 rate = written.count / max(time.monotonic() - started, 1e-9)
-                update(advance=size, lines=written.count, rate=rate)
+                update(advance=line.size, lines=written.count, rate=rate)
     except StoppedError as error:
         return error
     except M2M100Error as error:
@@ -134,8 +157,17 @@ def _write_all(found: Iterator[Translation], texts: _Texts, written: _Lines) -> 
         if error.position is None:
             raise
         place = f"{texts.noun} {error.position + 1}"
-        raise InvalidInputError(f"{place}: {error.message}") from error
+        message = texts.waiting[-1].problem or error.message  # It was the last to be read.
+        raise InvalidInputError(f"{place}: {message}") from error
     return None
+
+
+class _Line(NamedTuple):
+    """A text that was read: as it is shown, its bytes, and why it is no text if it is none."""
+
+    text: str
+    size: int
+    problem: str | None
 
 
 class _Texts:
@@ -144,34 +176,46 @@ class _Texts:
     Attributes:
         noun: what a text is called in an error.
         size: bytes of the input; 0 if unknown, None if progress is of no use.
-        waiting: texts that were read and not answered, with their bytes.
+        waiting: what was read and not answered.
     """
 
     def __init__(self, source: Source) -> None:
         self.noun = "text" if isinstance(source, list) else "line"
         self.size = None if isinstance(source, list) or source.isatty() else size_left(source) or 0
-        self.waiting: deque[tuple[str, int]] = deque()
+        self.waiting: deque[_Line] = deque()
         self._source: Iterable[str | bytes] = source
 
-    def __iter__(self) -> Iterator[str]:
-        for position, raw in enumerate(self._source):
+    def __iter__(self) -> Iterator[Any]:
+        """Yields texts; bytes that are no text stay bytes, which the translator refuses."""
+        for raw in self._source:
+            if isinstance(raw, str):
+                self.waiting.append(_Line(raw, len(raw), None))
+                yield raw
+                continue
+            # `splitlines` would also split at U+2028 and others, which are part of the text.
+            line = _LINE_END.sub(b"", raw)
             try:
-                # `splitlines` would also split at U+2028 and others, which are part of the text.
-                text = raw if isinstance(raw, str) else _LINE_END.sub(b"", raw).decode()
+                text, problem = line.decode(), None
             except UnicodeDecodeError as error:
-                wrong = InvalidInputError(f"expected UTF-8, found {error}")
-                wrong.position = position
-                raise wrong from None
-            self.waiting.append((text, len(raw)))
-            yield text
+                text = line.decode(errors="backslashreplace")
+                problem = f"expected UTF-8, found {error}"
+            self.waiting.append(_Line(text, len(raw), problem))
+            yield line if problem else text
 
 
 class _Lines:
-    """Writes a translation a line, and counts."""
+    """Writes a line for each text, and counts.
+
+    Attributes:
+        count: lines that were written.
+        errors: how many of them stand for a text that could not be translated.
+        shows_errors: whether such a line, which is JSON, has the error; else it is that of an empty
+            text, so that each line stays beside its source.
+    """
 
     def __init__(self, output: BinaryIO, languages: dict[str, str] | None, every: int) -> None:
         """Lines are JSON where `languages` are given, and are flushed `every` so many."""
-        self.output, self.count = output, 0
+        self.output, self.count, self.errors, self.shows_errors = output, 0, 0, False
         self._languages, self._every = languages, every
 
     def write(self, source: str, translation: Translation) -> None:
@@ -181,7 +225,21 @@ class _Lines:
         if self._languages:
             record = {"source": source, **self._languages, **asdict(translation)}
             line = json.dumps(record, ensure_ascii=False)
-        self.output.write(line.encode() + b"\n")
+        self._put(line)
+
+    def write_error(self, source: str, kind: str, message: str) -> None:
+        """Writes the line of a text that could not be translated."""
+        self.errors += 1
+        if self.shows_errors:
+            error = {"type": kind, "message": message}
+            record = {"source": source, **(self._languages or {}), "error": error}
+            self._put(json.dumps(record, ensure_ascii=False))
+        else:
+            self.write(source, EMPTY)
+
+    def _put(self, line: str) -> None:
+        # An argument that is not UTF-8 has lone surrogates, which JSON writes as escapes.
+        self.output.write(line.encode(errors="backslashreplace") + b"\n")
         self.count += 1
         if self.count % self._every == 0:
             self.output.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from m2m100_onnx.errors import Cancelled, DeadlineExceeded, InvalidInputError, StoppedError
 
@@ -28,6 +28,9 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Cancellation reaches the calls of its own process; it has no copies")
 
     def cancel(self) -> None:
         """Makes the calls raise `Cancelled` within one step; a second time has no effect."""

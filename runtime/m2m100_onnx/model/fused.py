@@ -23,6 +23,7 @@ from m2m100_onnx.bundle.graphs import FUSED_RANK_FILE, FUSED_SOURCE_FILE, FUSED_
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
+from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.ranking import amend, among
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
@@ -319,6 +320,8 @@ def _block(shape: tuple[int, ...]) -> Float32Array:
     try:
         block = mmap.mmap(-1, size, **private)
     except OSError as error:
+        if raised_by_signal_handler(error):
+            raise
         raise MemoryError(f"no {size:,} bytes for keys and values: {error}") from error
     return np.frombuffer(block, np.float32).reshape(shape)
 

@@ -111,6 +111,10 @@ class Model:
         # onnxruntime packs the weights of each graph with one thread.
         side_by_side(*(partial(self.sessions.get, file) for file in files))
 
+    def release(self) -> None:
+        """Closes every graph and gives memory back to the system; the next run opens them again."""
+        self.sessions.release()
+
     @property
     def threads(self) -> int:
         """Threads of a run, the caller's included."""

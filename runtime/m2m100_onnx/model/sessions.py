@@ -1,7 +1,6 @@
 """Opens graphs with onnxruntime, once each, and runs them.
 
-Knows session options, the weights cache, and what a graph must take and give; knows no tensors of a
-search.
+Knows session options and the weights cache; knows no tensors of a search.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from pathlib import Path
 from types import NoneType
 
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.graphs import DECODER_FILE, FOUR_BITS, Signature
+from m2m100_onnx.bundle.graphs import DECODER_FILE, FOUR_BITS
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
+from m2m100_onnx.model.memory import shrink_arena
+from m2m100_onnx.model.signatures import check_signature
 from m2m100_onnx.model.support import (
     CPU,
     CUDA,
@@ -31,19 +32,20 @@ from m2m100_onnx.model.support import (
     raised_by_onnxruntime,
 )
 from m2m100_onnx.model.weights_cache import PackingError, WeightsCache
-from m2m100_onnx.process import cores, leave_behind, renew_in_children
+from m2m100_onnx.process import (
+    affine_cores,
+    cores,
+    finish_at_exit,
+    leave_behind,
+    native_call,
+    raised_by_signal_handler,
+    renew_in_children,
+)
 
-__all__ = ["SessionFactory", "Sessions", "check_signature", "run"]
+__all__ = ["SessionFactory", "Sessions", "run"]
 
 _LOGGER = logging.getLogger("m2m100_onnx")
 
-_ORT_TYPE = {
-    "bool": "tensor(bool)",
-    "int32": "tensor(int32)",
-    "int64": "tensor(int64)",
-    "float32": "tensor(float)",
-    "float16": "tensor(float16)",
-}
 # These affect threads alone; graphs and packed weights do not depend on them.
 _THREAD_OPTIONS = ("session.intra_op", "session.inter_op", "session.dynamic_block_base")
 # onnxruntime's threads spin while they wait for work. By default they do so for so long that a busy
@@ -62,6 +64,7 @@ _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 # cores and one on one core, of several models, reuse the same memory.
 _SHARED_ARENA = {"session.use_env_allocators": "1"}
 _registering = threading.Lock()
+finish_at_exit()  # onnxruntime is imported, so its own exit hooks run later.
 
 
 class Sessions:
@@ -89,6 +92,14 @@ class Sessions:
             leave_behind(session)
         self._sessions = {}
         self._locks.clear()
+
+    def release(self) -> None:
+        """Closes every session and gives memory back; the next `get` opens its graph again."""
+        for key in list(self._locks):
+            with self._locks[key]:
+                self._sessions.pop(key, None)  # A run that has it keeps it open.
+        shrink_arena()
+        _trim_heap()
 
     def get(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
         """Returns the session of one graph, opened at the first call.
@@ -125,7 +136,9 @@ class Sessions:
         defaults = {_UNPACKED: "1"} if file == DECODER_FILE and not four_bits else {}
         factory = self._serial_factory if serial else self.factory
         self.bundle.check_unchanged()
-        session = factory.open(path, str(path), defaults)
+        manifest = self.bundle.manifest
+        hashes = {name: r.sha256 for name, r in manifest.files.items()} if manifest else {}
+        session = factory.open(path, str(path), defaults, hashes)
         check_signature(path, session, self.bundle.signature(file))
         # The file that was read is the old one, if the bundle is still the old one now.
         self.bundle.check_unchanged()
@@ -179,8 +192,10 @@ class SessionFactory:
             raise InvalidInputError(
                 f"intra_op_num_threads: expected an int from 1 to {_MOST_THREADS}, found {number!r}"
             )
-        self._intra_op_num_threads = number
         self.threads: int = number or cores()
+        # onnxruntime's own default heeds affinity, and no quota.
+        limited = number is None and self.threads < affine_cores()
+        self._intra_op_num_threads = self.threads if limited else number
         self.mapped: set[Path] = set()
         names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
         self.cpu_only = names == {CPU}
@@ -195,12 +210,18 @@ class SessionFactory:
             for key, entry in self._options.items():
                 ort.SessionOptions().add_session_config_entry(key, entry)
         except (TypeError, RuntimeError) as error:
+            if raised_by_signal_handler(error):
+                raise
             raise InvalidInputError(
                 f"session_options: onnxruntime does not take {key!r}: {entry!r}: {error}"
             ) from None
 
     def open(
-        self, name: Path, model: str | bytes, defaults: Mapping[str, str]
+        self,
+        name: Path,
+        model: str | bytes,
+        defaults: Mapping[str, str],
+        hashes: Mapping[str, str] | None = None,
     ) -> ort.InferenceSession:
         """Opens a graph.
 
@@ -208,25 +229,41 @@ class SessionFactory:
             name: its name in error messages.
             model: its path or its bytes.
             defaults: session config entries, which those of the caller override.
+            hashes: the SHA-256 of the bundle's files, by which the weights cache finds its entries.
 
         Raises:
             BundleError: onnxruntime cannot open it.
             DependencyError: CUDA is wanted and could not be started.
         """
         entries = {**self._defaults, **defaults, **self._options}
+        packed = reason = None
         if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
-            session = self._open_packed(self._cache, Path(model), entries)
-            if session is not None:
+            packed = self._packed(self._cache, Path(model), entries, hashes)
+        if packed is not None:
+            try:
+                session = self._open_packed(packed, entries)
                 self.mapped.add(name)
                 return session
+            except Exception as error:
+                if not raised_by_onnxruntime(error):
+                    raise
+                reason = str(error)
         try:
             session = self._session(model, self._session_options(entries))
         except Exception as error:
             if not raised_by_onnxruntime(error):
                 raise
+            if self.device == "cuda" and isinstance(error, RuntimeError):
+                raise DependencyError(
+                    f"device: expected cuda, which did not start: {error}"
+                ) from error
             raise BundleError(
                 f"{name}: onnxruntime {ort.__version__} cannot open it: {error}"
             ) from error
+        if self._cache and packed is not None:
+            # Not so where the graph itself cannot be opened either: memory or threads may be short,
+            # and the entry sound.
+            self._cache.reject(packed, reason)
         if self.device == "cuda" and CUDA not in session.get_providers():
             raise DependencyError(
                 "device: expected cuda, but onnxruntime could not start CUDA and fell back to "
@@ -236,7 +273,12 @@ class SessionFactory:
         return session
 
     def _session(self, model: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-        return ort.InferenceSession(model, options, providers=self._providers)
+        # With its fallback, onnxruntime tries again after some errors, even those of a signal's
+        # handler, with other providers; and prints to stdout, which is the program's.
+        with native_call():
+            return ort.InferenceSession(
+                model, options, providers=self._providers, enable_fallback=0
+            )
 
     def _session_options(self, entries: Mapping[str, str]) -> ort.SessionOptions:
         options = ort.SessionOptions()
@@ -253,10 +295,14 @@ class SessionFactory:
             options.add_session_config_entry(key, entry)
         return options
 
-    def _open_packed(
-        self, cache: WeightsCache, source: Path, entries: Mapping[str, str]
-    ) -> ort.InferenceSession | None:
-        """Returns a session whose packed weights are pages of the cache; None without a cache."""
+    def _packed(
+        self,
+        cache: WeightsCache,
+        source: Path,
+        entries: Mapping[str, str],
+        hashes: Mapping[str, str] | None,
+    ) -> Path | None:
+        """Returns the packed form of a graph in the cache; None where it cannot have one."""
 
         def write(graph: Path, weights: str) -> None:
             options = self._session_options({**entries, _SAVE_PACKED: "1", _SAVED_WEIGHTS: weights})
@@ -275,9 +321,10 @@ class SessionFactory:
             "providers": [p if isinstance(p, str) else [p[0], dict(p[1])] for p in self._providers],
             "options": {k: v for k, v in entries.items() if not k.startswith(_THREAD_OPTIONS)},
         }
-        graph = cache.graph(source, facts, write)
-        if graph is None:
-            return None
+        return cache.graph(source, facts, write, hashes)
+
+    def _open_packed(self, graph: Path, entries: Mapping[str, str]) -> ort.InferenceSession:
+        """Returns a session whose packed weights are pages of the cache."""
         # An arena would keep packed weights, which are private memory, when the session is closed.
         # These weights are mapped, so these sessions need an arena for little.
         with _registering:
@@ -285,13 +332,7 @@ class SessionFactory:
         options = self._session_options({**_SHARED_ARENA, **entries})
         # The graph was optimized before it was written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            session = self._session(str(graph), options)
-        except Exception as error:
-            if not raised_by_onnxruntime(error):
-                raise
-            cache.reject(graph, error)
-            return None
+        session = self._session(str(graph), options)
         _trim_heap()
         return session
 
@@ -303,7 +344,8 @@ def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
         InferenceError: onnxruntime failed.
     """
     try:
-        session.run_with_iobinding(binding)
+        with native_call():
+            session.run_with_iobinding(binding)
     except Exception as error:
         if not raised_by_onnxruntime(error):
             raise
@@ -318,8 +360,10 @@ def _register_arena() -> None:
     )
     try:
         ort.create_and_register_allocator(info, ort.OrtArenaCfg({}))
-    except RuntimeError:  # Old versions refuse a second arena; the program's own serves as well.
-        return
+    except RuntimeError as error:
+        # Old versions refuse a second arena; the program's own serves as well.
+        if raised_by_signal_handler(error):
+            raise
 
 
 def _trim_heap() -> None:
@@ -327,50 +371,3 @@ def _trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
-
-
-def check_signature(path: Path, session: ort.InferenceSession, expected: Signature) -> None:
-    """Refuses a graph whose inputs or outputs are not those that the runtime binds.
-
-    Raises:
-        BundleError: names the graph, what was expected and what was found.
-    """
-    for kind, specs, found in (
-        ("inputs", expected.inputs, session.get_inputs()),
-        ("outputs", expected.outputs, session.get_outputs()),
-    ):
-        want = {spec.name: (_ORT_TYPE[spec.dtype], spec.shape) for spec in specs}
-        have = {value.name: (value.type, tuple(value.shape)) for value in found}
-        missing = [n for n in want if n not in have]
-        extra = [n for n in have if n not in want]
-        other = [
-            f"{n} {have[n]} for {want[n]}"
-            for n in want
-            if n in have and not _takes(*have[n], *want[n])
-        ]
-        if not (missing or extra or other):
-            continue
-        details = [
-            f"{label} {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
-            for label, names in (
-                ("missing", missing),
-                ("unexpected", extra),
-                ("of another type or shape:", other),
-            )
-            if names
-        ]
-        raise BundleError(
-            f"{path}: expected {len(want)} {kind} as config.json implies, found {len(have)}: "
-            + "; ".join(details)
-        )
-
-
-def _takes(
-    kind: str, axes: Sequence[object], wanted_kind: str, wanted_axes: Sequence[object]
-) -> bool:
-    """Says whether a tensor of a graph fits; an axis that the graph fixes must have that length."""
-    return (
-        kind == wanted_kind
-        and len(axes) == len(wanted_axes)
-        and all(not isinstance(a, int) or a == b for a, b in zip(axes, wanted_axes, strict=True))
-    )

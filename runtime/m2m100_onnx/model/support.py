@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.graphs import FOUR_BITS, FUSED_FILES, Precision
 from m2m100_onnx.errors import DependencyError, InvalidInputError
+from m2m100_onnx.process import raised_by_signal_handler
 
 # Since 1.29 onnxruntime keeps a device id in the user's cache folder and sends events to its maker,
 # unless this is set before the import. The thread that sends them makes forked processes hang at
@@ -50,6 +51,7 @@ Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 _ERRORS_MODULE = "onnxruntime.capi.onnxruntime_pybind11_state"
+_BUILT_IN = (RuntimeError, ValueError, UnicodeDecodeError, IndexError, OverflowError)
 _CPUINFO = Path("/proc/cpuinfo")
 # The first whose DecoderMaskedMultiHeadAttention is right on a CPU: with that of 1.20 the fused
 # graphs give other tokens.
@@ -69,10 +71,14 @@ def raised_by_onnxruntime(error: BaseException) -> bool:
 
     Any other, such as one that a signal handler raises during a run, must pass through untouched.
     """
-    if type(error) is RuntimeError:
-        # A run with a binding raises this type, and its message starts with this text.
-        return str(error).startswith("Error in execution")
-    return type(error).__module__ == _ERRORS_MODULE
+    if type(error).__module__ == _ERRORS_MODULE:
+        return True
+    # C++ exceptions without a type of their own come as Python's, out of onnxruntime's own lines.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""
+    return type(error) in _BUILT_IN and module.partition(".")[0] == "onnxruntime"
 
 
 def check_version() -> None:
@@ -185,6 +191,8 @@ def adds_in_16_bits() -> bool:
     try:
         with _CPUINFO.open() as lines:  # All cores are alike, and many of them make it long.
             flags = next((line for line in lines if line.startswith("flags")), "")
-    except OSError:
+    except OSError as error:
+        if raised_by_signal_handler(error):
+            raise
         return True
     return "vnni" not in flags

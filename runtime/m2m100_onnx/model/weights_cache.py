@@ -8,41 +8,51 @@ weight twice, since onnxruntime packs the raw one again at every opening to comp
 
 Knows folders, keys and damage; knows no onnxruntime, which `sessions.py` brings.
 
-An entry is a folder `packed-<key>` with the graph, its weights, and a record of what they were made
-from. `_origin`, `_processor` and the caller's facts make up the key. An entry appears as a whole,
-by a rename, or not at all. Each use checks the record, size and modification time of the files, and
-all of the graph. Of the weights it compares 16 pieces of 256 KiB, the first, the last and random
-others, so damage to few pieces may take several loads to be found; `m2m100 cache verify` compares
-all. The check is no defence against the user who owns the files. Others are kept out: a folder that
-they may write to is not used.
+An entry appears as a whole, by a rename, or not at all. One process writes it while others wait for
+it, a bounded time. Nobody deletes a sound entry that was used within 30 days: other bundles,
+processes and containers may share the folder.
+
+Each use checks the record, size and modification time of the files, and all of the graph. Of the
+weights it compares 16 pieces of 256 KiB, the first, the last and random others, so damage to few
+pieces may take several loads to be found; `m2m100 cache verify` compares all. So does the first use
+of a copy whose times differ. The check is no defence against the user who owns the files. Others
+are kept out: a folder that they may write to is not used.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
 import json
 import logging
 import os
-import platform
-import re
 import shutil
-import stat
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from m2m100_onnx.bundle.bundle import file_states
 from m2m100_onnx.bundle.graphs import Precision
-from m2m100_onnx.bundle.manifest import MANIFEST_FILE, sha256_of
+from m2m100_onnx.bundle.manifest import sha256_of
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.model.weights_cache_files import damage, rewrite, sync
-from m2m100_onnx.process import renew_in_children
+from m2m100_onnx.model.weights_cache_entry import (
+    GRAPH,
+    PARTIAL,
+    RECORD,
+    WEIGHTS,
+    Entry,
+    Source,
+    discard,
+    key_of,
+    others_may_write,
+    problem_of,
+    processor,
+    read_entry,
+    remove,
+)
+from m2m100_onnx.model.weights_cache_files import rewrite, sync
+from m2m100_onnx.model.weights_cache_lock import LOCK, file_lock
+from m2m100_onnx.process import raised_by_signal_handler, renew_in_children, tolerate
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -56,19 +66,14 @@ __all__ = [
 ]
 
 CACHE_VARIABLE = "M2M100_ONNX_CACHE"
-GRAPH = "graph.onnx"
-WEIGHTS = "graph.onnx_data"
+DAY = 86400.0
 
 _LOGGER = logging.getLogger("m2m100_onnx")
-_RECORD, _LAYOUT = "entry.json", 2
-_NAME = re.compile(r"packed-[0-9a-f]{32}")
-_PARTIAL = ".packed-"
-DAY, _UNUSED_DAYS = 86400.0, 30.0
-# The names in /proc/cpuinfo of what kernels are chosen by, on x86 and on Arm.
-_PROCESSOR_LINES = {
-    *("vendor_id", "cpu family", "model", "flags"),
-    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),
-}
+_UNUSED_DAYS = 30.0
+_PATIENCE = 30.0
+"""Seconds to wait for another process that packs the same graph; packing takes a few."""
+_OFF = frozenset({"0", "off", "false", "no", "none", "disabled"})
+_ON = frozenset({"1", "on", "true", "yes", "enabled"})
 
 
 def cache_directory(
@@ -78,7 +83,8 @@ def cache_directory(
 
     Args:
         given: a folder; False for no cache; None for the environment's choice: `M2M100_ONNX_CACHE`,
-            which is a folder or `off`, else `m2m100-onnx` in `XDG_CACHE_HOME` or `~/.cache`.
+            which is a folder or `off`, else `m2m100-onnx` in `XDG_CACHE_HOME` or `~/.cache`. `0`,
+            `false` and `no` mean off, `1`, `true`, `yes` and `on` the usual folder, in any case.
         precision: of the bundle. fp32 and fp16 are cached only in a folder that somebody named,
             since their entries take several times the size of a large bundle.
 
@@ -86,9 +92,12 @@ def cache_directory(
         InvalidInputError: `given` is something else.
     """
     if given is None:
-        given = os.environ.get(CACHE_VARIABLE) or None
-        if given == "off":
+        given = os.environ.get(CACHE_VARIABLE, "").strip() or None
+        word = (given or "").lower()
+        if word in _OFF:
             return None
+        if word in _ON:
+            given = None
     if given is False:
         return None
     if given is None:
@@ -102,53 +111,14 @@ def cache_directory(
         raise InvalidInputError(f"cache_dir: expected a folder, False or None, found {given!r}")
     try:
         return Path(given).expanduser().absolute()
-    except RuntimeError:  # There is no home folder.
+    except RuntimeError as error:  # There is no home folder.
+        if raised_by_signal_handler(error):
+            raise
         return None
 
 
 class PackingError(Exception):
-    """onnxruntime could not write a packed graph; the message is its own."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A packed graph in the cache.
-
-    Attributes:
-        directory: its folder.
-        bundle: the folder of its bundle; empty if its record is unreadable.
-        graph: the graph's file name there.
-        onnxruntime: the version that wrote it; no other may use it.
-        size: bytes on disk.
-        created: seconds since the epoch.
-        used: when it was last opened, in seconds since the epoch.
-        stale: whether its bundle has changed or is gone, so that no one can use it again.
-    """
-
-    directory: Path
-    bundle: str
-    graph: str
-    onnxruntime: str
-    size: int
-    created: float
-    used: float
-    stale: bool
-
-    def remove(self) -> None:
-        """Deletes the entry; processes that have it open keep what they mapped.
-
-        Raises:
-            OSError: it cannot be deleted.
-        """
-        _remove(self.directory)
-
-    def verify(self) -> bool:
-        """Says whether every byte is as it was written."""
-        try:
-            record = json.loads((self.directory / _RECORD).read_bytes())
-            return _damage(self.directory, record, sample=False) is None
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+    """A packed graph could not be written; the message says why."""
 
 
 class WeightsCache:
@@ -163,19 +133,26 @@ class WeightsCache:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Makes a new lock: in a forked process, a thread of the parent may hold the old one."""
+        """Makes new locks: in a forked process, a thread of the parent may hold the old ones."""
         self._lock = threading.Lock()  # Several threads open graphs.
+        self._hashing = threading.Lock()
+        self._hashes: dict[tuple[object, ...], str] = {}
 
     def graph(
-        self, source: Path, facts: Mapping[str, Any], write: Callable[[Path, str], None]
+        self,
+        path: Path,
+        facts: Mapping[str, Any],
+        write: Callable[[Path, str], None],
+        hashes: Mapping[str, str] | None = None,
     ) -> Path | None:
         """Returns the packed form of a graph; writes it first if it is missing.
 
         Args:
-            source: the graph in its bundle.
+            path: the graph in its bundle.
             facts: what else the packed form depends on, as JSON.
             write: writes the packed graph to the path of the first argument, and the weights beside
                 it, to the file name of the second; raises `PackingError`.
+            hashes: the SHA-256 of the bundle's files by name, where it has a manifest.
 
         Returns:
             The path to open. None where the cache can be neither read nor written; a warning says
@@ -184,88 +161,100 @@ class WeightsCache:
         try:
             if not self._trusted():
                 return None
-            wanted = {**facts, **_origin(source), "processor": _processor()}
-            key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
-            entry = self.directory / f"packed-{key}"
-            problem = _problem(entry, wanted)
-            if problem is not None and entry.exists():
-                # Another process may have put it in place after the first look.
-                problem = _problem(entry, wanted)
-            if problem is not None:
+            source = Source(path, hashes or {})
+            wanted = {**facts, **source.origin(), "processor": processor()}
+            entry = self.directory / key_of(wanted)
+            if problem_of(entry, wanted) is not None:
                 if not self._writable:
                     return None
-                if entry.exists():
-                    _LOGGER.warning("packing %s again: %s", source, problem)
-                    _remove(entry)
-                self._write(entry, wanted, source, write)
-                # Another process may have been faster, so this may be its entry.
-                problem = _problem(entry, wanted)
+                problem = self._pack(entry, wanted, source, write)
                 if problem is not None:
-                    self._warn(f"the new entry cannot be used: {problem}")
+                    self._writable = False
+                    self._warn(problem)
                     return None
-            _touch(entry / _RECORD)
+            with tolerate(OSError):  # It is used now; not all may record that.
+                os.utime(entry / RECORD)
             return entry / GRAPH
         # A cache must not fail a load. What a signal handler raises is no failure of the cache.
         except (OSError, ValueError, PackingError) as error:
+            if raised_by_signal_handler(error):
+                raise
             self._writable = False
             self._warn(str(error).split("\n")[0])
             return None
 
     def reject(self, graph: Path, reason: object) -> None:
-        """Removes an entry that onnxruntime could not open."""
+        """Removes an entry that onnxruntime could not open, though it opens the bundle's graph."""
         self._warn(f"{graph} cannot be opened: {reason}")
         self._writable = False
-        shutil.rmtree(graph.parent, ignore_errors=True)
+        discard(graph.parent)
 
     def entries(self) -> Iterator[Entry]:
         """Yields the entries of the folder by name, damaged ones included."""
-        for directory in sorted(self.directory.glob("packed-*")):
-            if not _NAME.fullmatch(directory.name) or not directory.is_dir():
-                continue
-            try:
-                used = directory.stat().st_mtime
-                size = sum(path.stat().st_size for path in directory.iterdir())
-            except OSError:  # Another process removed it just now, or it is another user's.
-                continue
-            created, stale, facts = used, True, ("", "", "")
-            # An entry is stale if it or its bundle cannot be read.
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                used = (directory / _RECORD).stat().st_mtime
-                record = json.loads((directory / _RECORD).read_bytes())
-                wanted, created = record["wanted"], float(record["created"])
-                facts = (wanted["bundle"], wanted["graph"], wanted["onnxruntime"])
-                origin = _origin(Path(wanted["bundle"], wanted["graph"]))
-                stale = any(wanted.get(name) != value for name, value in origin.items())
-            yield Entry(directory, *facts, size, created, used, stale)
+        found = map(read_entry, sorted(self.directory.glob("packed-*")))
+        return filter(None, found)
 
-    def leftovers(self, *, days: float = 0.0) -> Iterator[Path]:
-        """Yields folders that killed writers left behind at least `days` ago."""
-        for path in self.directory.glob(f"{_PARTIAL}*"):
-            # Another process may put one in place at this moment.
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime <= time.time() - days * DAY:
-                    yield path
+    def sweep(self, *, days: float) -> None:
+        """Removes what killed writers left behind at least `days` ago."""
+        for pattern in (f"{PARTIAL}*", f"{LOCK}*"):
+            for path in self.directory.glob(pattern):
+                # Another process may put one in place at this moment.
+                with tolerate(OSError):
+                    if path.stat().st_mtime > time.time() - days * DAY:
+                        continue
+                    if path.is_dir():
+                        discard(path)
+                    else:
+                        path.unlink()
+
+    def _pack(
+        self,
+        entry: Path,
+        wanted: Mapping[str, Any],
+        source: Source,
+        write: Callable[[Path, str], None],
+    ) -> str | None:
+        """Makes an entry, alone among all processes; says why there is none to use."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with file_lock(self.directory / f"{LOCK}{entry.name}", _PATIENCE) as held:
+            # Another process may have put it in place after the first look.
+            problem = problem_of(entry, wanted)
+            if problem is None:
+                return None
+            if not held:
+                return f"another process has been packing {source.path} for {_PATIENCE:g} s"
+            if entry.exists():
+                _LOGGER.warning("packing %s again: %s", source.path, problem)
+                remove(entry)
+            self._write(entry, wanted, source, write)
+        # Another process may have been faster, so this may be its entry.
+        problem = problem_of(entry, wanted)
+        return problem and f"the new entry cannot be used: {problem}"
 
     def _write(
         self,
         entry: Path,
         wanted: Mapping[str, Any],
-        source: Path,
+        source: Source,
         write: Callable[[Path, str], None],
     ) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._tidy()
-        needed = 2 * sum(size for size, _ in wanted["files"].values())
+        states = source.states()
+        needed = 2 * sum(size for size, _ in states.values())
         free = shutil.disk_usage(self.directory).free
         if free < needed:
-            raise OSError(f"expected {needed:,} bytes of free space, found {free:,}")
-        _LOGGER.info("packing %s into %s, once", source, self.directory)
-        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.directory))
+            raise PackingError(f"expected {needed:,} bytes of free space, found {free:,}")
+        self._check(source, states)
+        _LOGGER.info("packing %s into %s, once", source.path, self.directory)
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.directory))
         try:
             write(partial / GRAPH, WEIGHTS)
+            if source.states() != states:
+                raise PackingError(f"{source.path} was changed while it was packed")
             files = {path.name: rewrite(path) for path in sorted(partial.iterdir())}
-            record = {"wanted": wanted, "created": time.time(), "files": files}
-            (partial / _RECORD).write_text(json.dumps(record))
+            bundle = str(source.path.parent.resolve())
+            record = {"wanted": wanted, "bundle": bundle, "created": time.time(), "files": files}
+            (partial / RECORD).write_text(json.dumps(record))
             for path in (*partial.iterdir(), partial):
                 sync(path)
             try:
@@ -276,19 +265,37 @@ class WeightsCache:
             sync(self.directory)
         finally:
             # After the rename there is nothing to remove.
-            shutil.rmtree(partial, ignore_errors=True)
+            discard(partial)
+
+    def _check(self, source: Source, states: Mapping[str, list[int]]) -> None:
+        """Compares what is about to be packed with the hashes of the manifest.
+
+        A later load does not read the bundle's weights, and other copies of the bundle use the
+        entry too. So what is packed must be what the manifest says.
+        """
+        for name, state in states.items():
+            expected = source.hashes.get(name)
+            if expected is None:
+                continue
+            path = source.path.parent / name
+            with self._hashing:  # The graphs of a bundle share their weights: hash them once.
+                key = (path, *state)
+                if key not in self._hashes:
+                    self._hashes[key] = sha256_of(path)
+                found = self._hashes[key]
+            if found != expected:
+                raise PackingError(f"{path}: expected SHA-256 {expected}, found {found}")
 
     def _tidy(self) -> None:
-        """Removes entries that are stale, or that nobody has used for 30 days."""
+        """Removes entries that nobody has used for 30 days, and what killed writers left."""
         oldest = time.time() - _UNUSED_DAYS * DAY
         for entry in self.entries():
-            if entry.stale or entry.used < oldest:
-                shutil.rmtree(entry.directory, ignore_errors=True)
-        for path in self.leftovers(days=1):
-            shutil.rmtree(path, ignore_errors=True)
+            if entry.used < oldest:
+                discard(entry.directory)
+        self.sweep(days=1)
 
     def _trusted(self) -> bool:
-        problem = _others_may_write(self.directory) if self.directory.exists() else None
+        problem = others_may_write(self.directory) if self.directory.exists() else None
         if problem is not None:
             self._warn(f"other users may write to it, and it holds code that runs: {problem}")
         return problem is None
@@ -302,80 +309,3 @@ class WeightsCache:
                 self.directory,
                 reason,
             )
-
-
-def _origin(source: Path) -> dict[str, Any]:
-    """Returns what a packed graph is made from, the part of the key that the bundle gives.
-
-    Hashing half a gigabyte takes longer than opening it. So size and modification time stand for
-    the files, and the hash of the manifest, which has their SHA-256.
-    """
-    manifest = source.parent / MANIFEST_FILE
-    return {
-        "layout": _LAYOUT,
-        "bundle": str(source.parent.resolve()),
-        "graph": source.name,
-        "manifest": sha256_of(manifest) if manifest.is_file() else None,
-        "files": file_states(source.parent),
-    }
-
-
-@functools.cache
-def _processor() -> str:
-    """Returns a hash of what kernels are chosen by: kind of processor and instruction sets."""
-    facts = [platform.machine(), platform.system()]
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-        pairs = (line.partition(":") for line in first.splitlines())
-        facts += sorted(f"{n.strip()}:{v}" for n, _, v in pairs if n.strip() in _PROCESSOR_LINES)
-    except OSError:
-        facts.append(platform.processor())
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
-
-
-def _problem(entry: Path, wanted: Mapping[str, Any]) -> str | None:
-    """Says why an entry must not be used; None if it may."""
-    try:
-        record = json.loads((entry / _RECORD).read_bytes())
-        if record["wanted"] != json.loads(json.dumps(wanted)):
-            return f"{entry} was made from something else"
-        return _others_may_write(entry) or _damage(entry, record, sample=True)
-    except FileNotFoundError as error:
-        return f"{error.filename} is missing"
-    except (ValueError, KeyError, TypeError) as error:
-        return f"{entry / _RECORD} is damaged: {error}"
-
-
-def _damage(entry: Path, record: Mapping[str, Any], *, sample: bool) -> str | None:
-    """Says how an entry's files differ from what was written; None if they do not."""
-    files = record["files"]
-    found = (damage(entry / name, files[name], sample=sample) for name in (GRAPH, WEIGHTS))
-    return next(filter(None, found), None)
-
-
-def _others_may_write(directory: Path) -> str | None:
-    """Says who else may write to a folder, root excepted; None if nobody may."""
-    if not hasattr(os, "geteuid"):  # Windows, where a profile's folders are private.
-        return None
-    status = directory.stat()
-    if status.st_uid not in (0, os.geteuid()):
-        return f"{directory} belongs to user {status.st_uid}, this is user {os.geteuid()}"
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"{directory} has mode {stat.S_IMODE(status.st_mode):o}; run `chmod go-w` on it"
-    return None
-
-
-def _remove(entry: Path) -> None:
-    """Deletes an entry; a rename first makes sure that nobody opens half of it."""
-    aside = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=entry.parent))
-    try:
-        with contextlib.suppress(FileNotFoundError):  # Another process was faster.
-            entry.rename(aside / entry.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _touch(record: Path) -> None:
-    """Records that an entry was used, where permissions allow it."""
-    with contextlib.suppress(OSError):
-        os.utime(record)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2m100_onnx.cli.arguments import Add, Commands, add_command, add_device, add_languages, path
-from m2m100_onnx.cli.output import has_terminal, open_output, print_lines, print_table, progress
+from m2m100_onnx.cli.files import open_output
+from m2m100_onnx.cli.output import has_terminal, print_lines, print_table, progress
 from m2m100_onnx.errors import InvalidInputError
 
 if TYPE_CHECKING:

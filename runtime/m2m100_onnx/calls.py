@@ -1,0 +1,377 @@
+"""Carries out a call: texts become tokens, batches, hypotheses and texts again.
+
+The one file that knows tokenizer and engine both. `translator.py` is the face that it works behind:
+arguments and their types are there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.engine.batches import Batch, Sentence, cut
+from m2m100_onnx.engine.gate import Gate
+from m2m100_onnx.engine.generator import Generator
+from m2m100_onnx.engine.stats import Stats
+from m2m100_onnx.engine.stopping import Cancellation, Stop
+from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
+from m2m100_onnx.options import SearchOptions, Settings, options_from_config, resolve_options
+from m2m100_onnx.process import raised_by_signal_handler
+from m2m100_onnx.search.beam import Hypothesis as Tokens
+from m2m100_onnx.text.tokenizer import Tokenizer
+from m2m100_onnx.translation import EMPTY, Hypothesis, Translation
+
+__all__ = [
+    "Call",
+    "Languages",
+    "OnError",
+    "Progress",
+    "Worker",
+    "check_languages",
+    "check_texts",
+    "default_options",
+]
+
+_LOGGER = logging.getLogger("m2m100_onnx")
+
+OnError = Literal["raise", "skip", "return"]
+"""What happens with a text that cannot be translated."""
+Progress = Callable[[int, int | None], object]
+"""Takes the number of texts that are done, and of all texts; None where that is unknown."""
+Languages = str | Iterable[str]
+Row = tuple[Any, str, str]
+"""A text with its source and its target language."""
+
+
+@dataclass
+class Call:
+    """How one call is carried out, and how far it is.
+
+    Raises:
+        InvalidInputError: `on_error`, `progress` or `stats` is something else.
+    """
+
+    settings: Settings
+    stop: Stop
+    on_error: OnError
+    progress: Progress | None
+    stats: Stats | None
+    total: int | None = None
+    done: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("raise", "skip", "return"):
+            raise InvalidInputError(
+                f'on_error: expected "raise", "skip" or "return", found {self.on_error!r}'
+            )
+        if self.progress is not None and not callable(self.progress):
+            kind = type(self.progress).__name__
+            raise InvalidInputError(f"progress: expected a function, found {kind}")
+        if self.stats is not None and not isinstance(self.stats, Stats):
+            kind = type(self.stats).__name__
+            raise InvalidInputError(f"stats: expected a Stats, found {kind}")
+
+    def advance(self, count: int) -> None:
+        """Counts texts that are done, and says so."""
+        self.done += count
+        if count and self.progress is not None:
+            self.progress(self.done, self.total)
+
+    def record(self, stats: Stats) -> None:
+        """Adds the numbers of a part of the call, and logs them; texts are not logged."""
+        if self.stats is not None:
+            self.stats.add(stats)
+        _LOGGER.debug(
+            "%d texts of %d characters: %d tokens translated to %d in %d batches; "
+            "seconds: encode %.4f, search %.4f, decode %.4f",
+            *(stats.texts, stats.characters, stats.source_tokens, stats.target_tokens),
+            *(stats.batches, stats.encode_seconds, stats.search_seconds, stats.decode_seconds),
+        )
+
+
+@dataclass
+class _Window:
+    """Texts that are translated together.
+
+    Attributes:
+        first: position of the first text in the call.
+        sentences: the texts that can be translated.
+        errors: why others cannot, by position.
+        failure: why no text was read after these, where that is an error.
+        stats: what was done for these texts.
+    """
+
+    first: int
+    sentences: list[Sentence] = field(default_factory=list)
+    errors: dict[int, M2M100Error] = field(default_factory=dict)
+    failure: Exception | None = None
+    stats: Stats = field(default_factory=Stats)
+
+    @property
+    def positions(self) -> range:
+        """The positions of the texts that were read."""
+        return range(self.first, self.first + len(self.sentences) + len(self.errors))
+
+
+class Worker:
+    """Translates batches and streams of texts."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, generator: Generator, gate: Gate, defaults: SearchOptions
+    ) -> None:
+        """Takes the parts.
+
+        Args:
+            tokenizer: text to ids and back.
+            generator: runs searches.
+            gate: lets no search in when the translator is closed.
+            defaults: search options where a call gives none.
+        """
+        self._tokenizer, self._generator, self._gate = tokenizer, generator, gate
+        self._config, self._defaults = generator.model.bundle.config, defaults
+
+    def begin(
+        self,
+        options: Mapping[str, Any],
+        cancellation: Cancellation | None,
+        on_error: OnError,
+        progress: Progress | None,
+        stats: Stats | None,
+    ) -> Call:
+        """Returns a call that has begun, with its arguments checked."""
+        self._gate.check()
+        settings = resolve_options(options, self._defaults, self._config.max_position_embeddings)
+        stop = Stop(settings.call.timeout, cancellation)
+        return Call(settings, stop, on_error, progress, stats)
+
+    def batch(
+        self, texts: Sequence[str], source_lang: Languages, target_lang: Languages, call: Call
+    ) -> list[Translation | M2M100Error]:
+        """Translates texts; checks all of them before it translates the first."""
+        window = self._read(self._rows(texts, source_lang, target_lang), 0, call)
+        if window.failure:
+            call.record(window.stats)
+            raise window.failure
+        results = self._translate(window, call)
+        if len(results) < len(window.sentences):
+            raise call.stop.error(results)
+        return list(self._results(window, results, call))
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        source_lang: Languages,
+        target_lang: Languages,
+        call: Call,
+        read_ahead: int,
+    ) -> Iterator[Translation | M2M100Error]:
+        """Checks the languages at once, and translates `read_ahead` texts together."""
+        return self._stream(self._rows(texts, source_lang, target_lang), read_ahead, call)
+
+    def _stream(
+        self, rows: Iterator[Row], read_ahead: int, call: Call
+    ) -> Iterator[Translation | M2M100Error]:
+        position = 0
+        while True:
+            self._gate.check()  # Texts that are read now would be lost.
+            window = self._read(itertools.islice(rows, read_ahead), position, call)
+            if window.positions:
+                yield from self._results(window, self._translate(window, call), call)
+            if window.failure:  # What came before it was translated first.
+                raise window.failure
+            position = window.positions.stop
+            if len(window.positions) < read_ahead:
+                return
+
+    def _rows(
+        self, texts: Iterable[str], source_lang: Languages, target_lang: Languages
+    ) -> Iterator[Row]:
+        """Yields each text with its languages; a language of all texts is checked at once."""
+        for code in (source_lang, target_lang):
+            if isinstance(code, str):
+                self._tokenizer.language_id(code)
+        return _joined(texts, source_lang, target_lang)
+
+    def encode(self, text: str, source_lang: str, *, truncate: bool) -> list[int]:
+        """Returns a text's tokens, at most as many as the model has positions."""
+        ids = self._tokenizer.encode(text, source_lang)
+        limit = self._config.max_position_embeddings
+        if len(ids) <= limit:
+            return ids
+        if not truncate:
+            raise InputTooLongError(limit, len(ids), text)
+        return [*ids[: limit - 1], ids[-1]]
+
+    def _read(self, rows: Iterable[Row], first: int, call: Call) -> _Window:
+        """Encodes texts, up to the first that cannot be if the call is to raise then."""
+        window = _Window(first)
+        try:
+            for position, (text, source_lang, target_lang) in enumerate(rows, first):
+                began = time.perf_counter()
+                try:
+                    sentence = self._encode(position, text, source_lang, target_lang, call.settings)
+                except M2M100Error as error:
+                    error.position = position
+                    if call.on_error == "raise":
+                        raise
+                    # Frames would keep what they refer to for as long as the error.
+                    window.errors[position] = error.with_traceback(None)
+                    level = logging.WARNING if call.on_error == "skip" else logging.DEBUG
+                    kind = type(error).__name__
+                    _LOGGER.log(level, "texts[%d] is not translated: %s", position, kind)
+                else:
+                    window.sentences.append(sentence)
+                    window.stats.characters += len(text)
+                window.stats.encode_seconds += time.perf_counter() - began
+        except Exception as error:
+            if raised_by_signal_handler(error):
+                raise
+            # That of a text, or of whoever yields the texts: what was read before comes first.
+            window.failure = error
+            _LOGGER.debug(
+                "the call ends after %d texts: %s", window.positions.stop, type(error).__name__
+            )
+        return window
+
+    def _encode(
+        self, position: int, text: object, source_lang: str, target_lang: str, settings: Settings
+    ) -> Sentence:
+        if not isinstance(text, str):
+            raise InvalidInputError(f"expected a str, found {type(text).__name__}")
+        source = self.encode(text, source_lang, truncate=settings.call.truncate)
+        start = self._config.decoder_start_token_id
+        return Sentence(position, source, self._tokenizer.build_prompt(target_lang, start))
+
+    def _translate(self, window: _Window, call: Call) -> dict[int, Translation]:
+        """Translates a window; returns the results that `call.stop` allowed, by position."""
+        stats = window.stats
+        # Language token and `</s>` alone are no text.
+        empty = [sentence for sentence in window.sentences if len(sentence.source) <= 2]
+        texts = [sentence for sentence in window.sentences if len(sentence.source) > 2]
+        results = {sentence.position: EMPTY for sentence in empty}
+        try:
+            with self._gate.call():
+                stats.errors, stats.texts = len(window.errors), len(empty)
+                call.advance(len(empty) + len(window.errors))
+                for some in cut(texts, call.settings, self._generator.model.cache_bytes):
+                    found = self._search(some, call, stats)
+                    results.update(found)
+                    call.advance(len(found))
+        finally:
+            call.record(stats)
+        return results
+
+    def _search(
+        self, sentences: list[Sentence], call: Call, stats: Stats
+    ) -> dict[int, Translation]:
+        """Translates one batch; a sentence that `call.stop` ended is left out."""
+        began = time.perf_counter()
+        batch = Batch.of(sentences, self._config.pad_token_id)
+        found = self._generator.run(batch, call.settings.search, call.stop)
+        ended = time.perf_counter()
+        results = {
+            sentence.position: self._decode(hypotheses)
+            for sentence, hypotheses in zip(sentences, found, strict=True)
+            if hypotheses is not None
+        }
+        stats.batches += 1
+        stats.texts += len(results)
+        stats.source_tokens += sum(len(sentence.source) for sentence in sentences)
+        stats.target_tokens += sum(len(translation.tokens) for translation in results.values())
+        stats.search_seconds += ended - began
+        stats.decode_seconds += time.perf_counter() - ended
+        return results
+
+    def _decode(self, hypotheses: Iterable[Tokens]) -> Translation:
+        decoded = tuple(
+            Hypothesis(self._tokenizer.decode(h.tokens), h.score, h.tokens) for h in hypotheses
+        )
+        best = decoded[0]
+        return Translation(best.text, best.score, best.tokens, decoded)
+
+    @staticmethod
+    def _results(
+        window: _Window, results: dict[int, Translation], call: Call
+    ) -> Iterator[Translation | M2M100Error]:
+        """Yields the results of a window in order; raises where `call.stop` left one out."""
+        for position in window.positions:
+            if position in results:
+                yield results.pop(position)
+            elif position not in window.errors:
+                raise call.stop.error(results)
+            elif call.on_error == "return":
+                yield window.errors[position]
+
+
+def default_options(bundle: Bundle) -> SearchOptions:
+    """Returns the search options of a bundle's generation config.
+
+    Raises:
+        BundleError: the file asks for something that cannot be.
+    """
+    try:
+        return options_from_config(
+            bundle.generation,
+            is_generation_config=bundle.has_generation_config,
+            positions=bundle.config.max_position_embeddings,
+        )
+    except InvalidInputError as error:
+        raise BundleError(f"{bundle.generation_file}: {error}") from None
+
+
+def check_texts(texts: object) -> None:
+    """Raises `InvalidInputError` if `texts` are not several in an order."""
+    single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
+    if single or getattr(texts, "shape", None) == ():  # an array of no dimensions
+        raise InvalidInputError(f"texts: expected several str, found one {type(texts).__name__}")
+    if isinstance(texts, (Set, Mapping)):
+        kind = type(texts).__name__
+        raise InvalidInputError(f"texts: expected them in an order, found a {kind}")
+
+
+def check_languages(texts: int | None, **languages: object) -> None:
+    """Raises `InvalidInputError` if there is neither one language nor one for each text.
+
+    Args:
+        texts: how many there are; None if unknown.
+        languages: what was given, by name.
+    """
+    for name, value in languages.items():
+        kind = type(value).__name__
+        if isinstance(value, str):
+            continue
+        ordered = isinstance(value, Iterable) and not isinstance(value, (Set, Mapping, bytes))
+        if texts is None and not ordered:
+            raise InvalidInputError(
+                f"{name}: expected one code, or one for each text, found {kind}"
+            )
+        found = len(value) if ordered and isinstance(value, Sized) else kind
+        if texts is not None and found != texts:
+            raise InvalidInputError(
+                f"{name}: expected one code, or one for each of {texts} texts, found {found}"
+            )
+
+
+def _joined(texts: Iterable[str], source_lang: Languages, target_lang: Languages) -> Iterator[Row]:
+    """Yields each text with its languages; a stream of languages must not end before the texts."""
+    sources, targets = iter(_repeat(source_lang)), iter(_repeat(target_lang))
+    for position, text in enumerate(texts):
+        try:
+            name = "source_lang"
+            source = next(sources)
+            name = "target_lang"
+            target = next(targets)
+        except StopIteration:
+            raise InvalidInputError(
+                f"{name}: expected a code for each text, found {position} codes"
+            ) from None
+        yield text, source, target
+
+
+def _repeat(value: Languages) -> Iterable[str]:
+    return itertools.repeat(value) if isinstance(value, str) else value
