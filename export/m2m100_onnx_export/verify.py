@@ -146,7 +146,7 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
         # The reference has rounded weights too, so the comparison is of the arithmetic alone.
         model = model.half()
     model = model.float().eval()
-    translator = Translator(bundle)
+    translator = Translator(bundle, sp_model_kwargs={}, cache_dir=False)
     differences, tolerances = _compare_graphs(model, translator, _TOLERANCE[precision])
     if any(not differences[name] <= limit for name, limit in tolerances.items()):
         # Translations of wrong graphs tell no more, and a search refuses NaN.

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.bundle.generation import options_from_config
 from m2m100_onnx.engine.batches import Batch, Sentence, cut
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stopping import Cancellation, Stop
@@ -22,7 +23,6 @@ from m2m100_onnx.options import (
     SearchOptions,
     Settings,
     TranslateOptions,
-    options_from_config,
     resolve_options,
 )
 from m2m100_onnx.process import side_by_side
