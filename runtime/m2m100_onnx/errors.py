@@ -71,7 +71,7 @@ class DependencyError(M2M100Error, ImportError):
 
 
 class ExportError(M2M100Error, RuntimeError):
-    """An export failed or did not pass its verification; it leaves nothing that it does not name."""
+    """An export failed or did not pass its verification; it leaves nothing that is not named."""
 
 
 class InferenceError(M2M100Error, RuntimeError):
