@@ -34,6 +34,7 @@ from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs.builder import GraphBuilder, opset_of
 from m2m100_onnx_export.graphs.fused import FusedGraphs
+from m2m100_onnx_export.graphs.layers import check_activation
 from m2m100_onnx_export.graphs.portable import PortableGraphs
 from m2m100_onnx_export.place import Place
 from m2m100_onnx_export.verify import Report, verify
@@ -104,6 +105,7 @@ def export(
     target = Path(bundle)
     place = Place.of(target, overwrite=overwrite)
     source = Checkpoint(checkpoint, revision=revision)
+    check_activation(source.config, os.fspath(source.directory / CONFIG_FILE))
     with place.workplace() as work:
         started = time.perf_counter()
         record = _write(source, work, precision, languages, tell)

@@ -135,6 +135,17 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], type[M2M100Error], str]] = {
     "no-pieces": (removed("sentencepiece.bpe.model"), BundleError, r"sentencepiece\.bpe\.model"),
     "broken-vocab": (written("vocab.json", "[]"), BundleError, r"vocab\.json"),
     "larger-vocab": (embedding_too_small, BundleError, r"vocabulary.* 10600"),
+    "tokenizer-class": (
+        written("tokenizer_config.json", '{"tokenizer_class": "M2M100TokenizerFast"}'),
+        BundleError,
+        "tokenizer_config.json: .*M2M100TokenizerFast",
+    ),
+    "added-token": (
+        written("tokenizer_config.json", '{"mask_token": "<mask>"}'),
+        BundleError,
+        "tokenizer_config.json: .*<mask>",
+    ),
+    "beams": (written("generation_config.json", '{"num_beams": "5"}'), BundleError, "beam_size"),
     "broken-generation": (written("generation_config.json", "x"), BundleError, "generation_config"),
 }
 
@@ -151,8 +162,11 @@ def test_broken_checkpoint_leaves_nothing_behind(
     (place / "other.txt").write_text("untouched")
     before = tree(tmp_path)
     for target, overwrite in (("old", True), ("deep/er/new", False)):
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=message) as caught:
             export(checkpoint, place / target, precision="fp16", overwrite=overwrite)
+        # What is named is there, and not a file of the folder that the export worked in.
+        assert str(checkpoint) in str(caught.value)
+        assert str(place) not in str(caught.value)
         assert tree(tmp_path) == before
 
 

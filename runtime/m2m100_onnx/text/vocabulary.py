@@ -224,8 +224,8 @@ def _check_table(ids: Any, size: int, others: Any, pieces: int) -> None:
     """
     if ids.dtype != np.int32 or ids.shape != (pieces,) or not isinstance(others, dict):
         raise ValueError(f"expected an id of each of {pieces} pieces, found {ids.shape}")
-    if not all(type(index) is int for index in others.values()):
-        raise ValueError("expected integer ids")
+    if not all(type(index) is int and 0 <= index < size for index in others.values()):
+        raise ValueError(f"expected integer ids from 0 to {size} - 1")
     found = np.concatenate([ids[ids != -1], np.array([*others.values()], np.int64)])
     inside = len(found) == size and (found >= 0).all() and (found < size).all()
     if not inside or (np.bincount(found, minlength=size) != 1).any():
