@@ -100,20 +100,18 @@ class Report:
             ExportError: tokens differ, or a graph or a translation differs too much; the message
                 names all of them.
         """
-        failed = (
-            [*self.tokens]
-            + [
-                f"{graph}: largest difference {self.differences[graph]:.3g}, accepted up to {limit:.3g}"
-                for graph, limit in self.tolerances.items()
-                if not self.differences[graph] <= limit
-            ]
-            + [
-                f"{check.method}: expected {check.total} translations to equal transformers', "
-                f"found {check.identical}"
-                for check in self.translations
-                if check.identical + check.ties < check.total
-            ]
-        )
+        failed = list(self.tokens)
+        failed += [
+            f"{graph}: largest difference {self.differences[graph]:.3g}, accepted up to {limit:.3g}"
+            for graph, limit in self.tolerances.items()
+            if not self.differences[graph] <= limit
+        ]
+        failed += [
+            f"{check.method}: expected {check.total} translations to equal transformers', "
+            f"found {check.identical}"
+            for check in self.translations
+            if check.identical + check.ties < check.total
+        ]
         if failed:
             raise ExportError("verification against PyTorch failed: " + "; ".join(failed))
 
