@@ -115,7 +115,7 @@ class Service:
 @pytest.mark.parametrize(
     "handler",
     [plain, anything, Service().method, Service(), functools.partial(Service.method, Service())],
-    ids=str,
+    ids=["plain", "anything", "method", "object", "partial"],
 )
 def test_what_a_handler_raises_is_known(handler: Callable[..., Any]) -> None:
     signal.signal(signal.SIGUSR1, handler)

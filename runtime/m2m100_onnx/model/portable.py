@@ -21,6 +21,13 @@ from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
 __all__ = ["PortableState"]
 
+_COPIES = 5
+"""Copies of the target's keys and values, measured as growth of the process.
+
+A step joins old and new into one tensor, and a reordering gathers it. The tensors grow with each
+step, so onnxruntime's arena cannot reuse the room of the last ones, and keeps it.
+"""
+
 
 class PortableState:
     """Keys and values of the target so far and of the source, for R rows; a `DecoderState`.
@@ -74,16 +81,16 @@ class PortableState:
     def cache_bytes(
         bundle: Bundle, sentences: int, rows: int, source_length: int, target_length: int
     ) -> int:
-        """Returns the bytes that a batch holds at most, when every row has `target_length` tokens.
+        """Returns the bytes that a batch takes when every row has `target_length` tokens.
 
-        Keys and values are `2 * L * H * E * (R * T + B * S)` numbers. A step joins old and new into
-        one tensor, so the target's part exists twice. Scores are `R * V` numbers, and their copies.
+        Keys and values are `2 * L * H * E * (R * T + B * S)` numbers, of which the target's part
+        exists in several copies. Scores are `R * V` numbers, and their copies.
         """
         config = bundle.config
         numbers = 2 * config.decoder_layers * config.d_model
         # Folders that Optimum exported repeat the source's keys and values for every beam.
         sources = sentences if _beams_share_source(bundle) else rows
-        cache = numbers * (2 * rows * target_length + sources * source_length)
+        cache = numbers * (_COPIES * rows * target_length + sources * source_length)
         return _real(bundle).itemsize * cache + 3 * 4 * rows * config.vocab_size
 
     @property
@@ -138,8 +145,13 @@ class PortableState:
             rows: `(R',)` indices into the current R rows.
         """
         if not np.array_equal(rows, np.arange(self.rows)):
+            # What is bound stays in memory: the past before the last step, and the one after it.
+            self._binding.clear_binding_inputs()
+            self._binding.clear_binding_outputs()
             index = self._to_device(rows)
-            self._own = {name: self._gather(value, index) for name, value in self._own.items()}
+            for name in self._own:  # One by one, so that only one tensor exists twice.
+                self._own[name] = self._gather(self._own[name], index)
+            self._bind_source()
             # A step usually follows, and overwrites them.
             self._moved = rows if self._moved is None else self._moved[rows]
         sentence_of_row = self._sentence_of_row[rows]
