@@ -53,4 +53,6 @@ def write_sharded(folder: Path, single: str, state: dict[str, torch.Tensor], sav
         name = f"{stem}-{number:05}-of-00002.{suffix}"
         save(part, folder / name)
         weight_map.update(dict.fromkeys(part, name))
-    (folder / f"{single}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    size = sum(tensor.nbytes for tensor in state.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / f"{single}.index.json").write_text(json.dumps(index))

@@ -299,11 +299,6 @@ def test_a_silent_generation_config_is_transformers_defaults(
         (found,) = translator.translate_batch([text], **EN_DE)
         assert list(found.tokens) == expected
     assert translator.defaults == SearchOptions(beam_size=1, max_length=30, early_stopping=False)
-    silent = Translator(edited(tiny_bundle, tmp_path / "silent"))
-    assert (
-        silent.defaults.max_length
-        == GenerationConfig()._get_default_generation_params()["max_length"]
-    )
 
 
 def test_where_there_is_no_generation_config(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -1,25 +1,31 @@
-"""Weights and config of a checkpoint, from a local folder or the hub, one tensor at a time.
+"""Weights and config of a checkpoint, one tensor at a time.
 
-Knows the file formats of checkpoints and transformers' names of tensors. Refuses to know graphs.
+Knows transformers' names of tensors. Refuses to know graphs, the hub and the formats of files.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
-from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig, read_json
-from m2m100_onnx.errors import BundleError
+from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
+from m2m100_onnx.bundle.generation import options_from_config, read_generation
+from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx_export.hub import locate
+from m2m100_onnx_export.weight_files import (
+    listing,
+    load_pickle,
+    read_shapes,
+    refuse_quantized,
+    weight_files,
+)
 
 __all__ = ["Checkpoint"]
 
-_SAFETENSORS = "model.safetensors"
-_PICKLE = "pytorch_model.bin"
 # Names of the one embedding that encoder, decoder and LM head share.
 _SHARED_NAMES = (
     "model.shared.weight",
@@ -52,16 +58,18 @@ class Checkpoint:
             BundleError: the folder is no checkpoint, has another architecture, or is broken.
         """
         self.source = os.fspath(source)
-        self.directory, self.revision = _locate(self.source, revision)
+        self.directory, self.revision = locate(self.source, revision)
         if not (self.directory / CONFIG_FILE).is_file():
             raise BundleError(
                 f"{self.directory} is no checkpoint: expected {CONFIG_FILE}, "
-                f"found {_listing(self.directory)}"
+                f"found {listing(self.directory)}"
             )
+        refuse_quantized(self.directory)
         self.config = ModelConfig.from_json(self.directory / CONFIG_FILE)
+        self._check_generation()
         self._pickles: dict[Path, dict[str, torch.Tensor]] = {}
         self._where: dict[str, tuple[Path, tuple[int, ...]]] = {}
-        for path in _weight_files(self.directory):
+        for path in weight_files(self.directory):
             self._index(path)
 
     def tokenizer_files(self) -> list[Path]:
@@ -149,99 +157,22 @@ class Checkpoint:
             raise BundleError(f"{self.directory}: the checkpoint has no tensor {name!r}")
         return self._where[name]
 
+    def _check_generation(self) -> None:
+        """Raises `BundleError` if a generation setting is one that the runtime would refuse."""
+        path, raw, config = read_generation(self.directory, self.config)
+        try:
+            options_from_config(
+                raw,
+                is_generation_config=path.name != CONFIG_FILE,
+                positions=config.max_position_embeddings,
+            )
+        except InvalidInputError as error:
+            raise BundleError(f"{path}: {error}") from None
+
     def _index(self, path: Path) -> None:
         if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, framework="pt") as file:
-                    shapes = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
-            except (SafetensorError, OSError) as error:
-                raise BundleError(f"{path}: damaged safetensors file: {error}") from None
+            shapes = read_shapes(path)
         else:
-            self._pickles[path] = _load_pickle(path)
+            self._pickles[path] = load_pickle(path)
             shapes = {name: tuple(tensor.shape) for name, tensor in self._pickles[path].items()}
         self._where.update({name: (path, shape) for name, shape in shapes.items()})
-
-
-def _locate(source: str, revision: str | None) -> tuple[Path, str | None]:
-    """Returns the folder of a checkpoint and its hub commit; downloads a hub id."""
-    if Path(source).is_dir():
-        if revision is not None:
-            raise BundleError(
-                f"{source}: a folder has no revisions, found revision {revision!r}; leave it out, "
-                "or give a hub id"
-            )
-        return Path(source), None
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1
-    if looks_local or Path(source).exists():
-        raise BundleError(
-            f"{source}: expected the folder of a checkpoint or a hub id, found neither"
-        )
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        info = HfApi().model_info(source, revision=revision)
-        names = {entry.rfilename for entry in info.siblings or ()}
-        # The hub also has copies for TensorFlow, Flax and Rust, of gigabytes each.
-        weights = (
-            "*.safetensors"
-            if any(n.endswith(".safetensors") for n in names)
-            else "pytorch_model*.bin"
-        )
-        folder = snapshot_download(
-            source, revision=info.sha, allow_patterns=["*.json", "*.model", weights]
-        )
-    # The errors of huggingface_hub have no common base class and differ by HTTP library.
-    except Exception as error:
-        raise BundleError(
-            f"{source}: found no such local folder, and could not download it from the hub"
-            f"{f' at revision {revision!r}' if revision else ''}: {error}"
-        ) from error
-    return Path(folder), info.sha
-
-
-def _listing(directory: Path) -> str:
-    names = sorted(path.name for path in directory.iterdir())
-    return (
-        ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "an empty folder"
-    )
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """Returns the files that hold the tensors, safetensors rather than pickles."""
-    for single in (_SAFETENSORS, _PICKLE):
-        index = directory / f"{single}.index.json"
-        if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not shards:
-                raise BundleError(f"{index}: expected a weight_map, found {type(shards).__name__}")
-            paths = [directory / str(name) for name in sorted(set(shards.values()))]
-        elif (directory / single).is_file():
-            paths = [directory / single]
-        else:
-            continue
-        for path in paths:
-            if not path.is_file():
-                raise BundleError(f"{path} is missing, though {index.name} names it")
-        return paths
-    raise BundleError(
-        f"{directory}: expected weights as {_SAFETENSORS} or {_PICKLE} (or their shards), "
-        f"found {_listing(directory)}"
-    )
-
-
-def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """Opens a pickled state dict, memory-mapped if possible, and runs no code from it."""
-    errors = (RuntimeError, ValueError, pickle.UnpicklingError, EOFError, OSError, KeyError)
-    try:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            # Files of torch before 1.6 are no zip archives, and torch cannot map them.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except errors as error:
-        raise BundleError(f"{path}: damaged or unsafe pytorch file: {error}") from None
-    if not isinstance(state, dict):
-        raise BundleError(f"{path}: expected a state dict, found a {type(state).__name__}")
-    return {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}

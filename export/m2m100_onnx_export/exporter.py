@@ -5,13 +5,11 @@ Knows the files of a bundle and the order of the work. Refuses to know tensors a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +26,17 @@ from m2m100_onnx.bundle.graphs import (
     Precision,
     graph_signature,
 )
-from m2m100_onnx.bundle.manifest import MANIFEST_FILE, FileRecord, Manifest, sha256_of
-from m2m100_onnx.errors import ExportError, InvalidInputError
+from m2m100_onnx.bundle.manifest import FileRecord, Manifest, sha256_of
+from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import OPTIONS
 from m2m100_onnx.text.languages import unknown_language
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs.builder import GraphBuilder, opset_of
 from m2m100_onnx_export.graphs.fused import FusedGraphs
+from m2m100_onnx_export.graphs.layers import check_activation
 from m2m100_onnx_export.graphs.portable import PortableGraphs
+from m2m100_onnx_export.place import Place
 from m2m100_onnx_export.verify import Report, verify
 from m2m100_onnx_export.weights import WeightsFile, write_weights
 
@@ -103,9 +103,10 @@ def export(
         raise InvalidInputError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
     tell = progress or (lambda _: None)
     target = Path(bundle)
-    _check_target(target, overwrite=overwrite)
+    place = Place.of(target, overwrite=overwrite)
     source = Checkpoint(checkpoint, revision=revision)
-    with _workplace(target) as work:
+    check_activation(source.config, os.fspath(source.directory / CONFIG_FILE))
+    with place.workplace() as work:
         started = time.perf_counter()
         record = _write(source, work, precision, languages, tell)
         seconds = time.perf_counter() - started
@@ -114,49 +115,8 @@ def export(
             tell("verifying against PyTorch")
             report = verify(source, work, precision)
             report.raise_if_failed()
-        work.chmod(0o755)
-        _put_in_place(work, target)
+        place.put(work)
     return Export(target, seconds, record.size, report)
-
-
-@contextlib.contextmanager
-def _workplace(target: Path) -> Iterator[Path]:
-    """Makes an empty folder beside `target`, from where one rename puts the bundle in place.
-
-    Removes the folder, and the parents that it made, unless the bundle lies there afterwards.
-    """
-    missing = [folder for folder in target.parents if not folder.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True
-        ) as work:
-            yield Path(work)
-    except OSError as error:
-        raise ExportError(f"{target}: could not write the bundle: {error}") from error
-    finally:
-        for folder in missing:  # innermost first; a folder that holds the bundle is not empty
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
-        raise ExportError(
-            f"{target} exists; choose another folder, or overwrite it (overwrite=True, --overwrite)"
-        )
-    replaceable = not target.exists() or (
-        target.is_dir() and (not any(target.iterdir()) or _is_bundle(target))
-    )
-    if not replaceable:
-        raise ExportError(
-            f"{target} is no bundle, so overwrite does not replace it; remove it yourself"
-        )
-
-
-def _is_bundle(folder: Path) -> bool:
-    # manifest.json alone proves nothing: web pages and browser extensions have one too.
-    return all((folder / name).exists() for name in (MANIFEST_FILE, *GRAPH_FILES))
 
 
 def _write(
@@ -167,12 +127,13 @@ def _write(
     tell: Callable[[str], object],
 ) -> FileRecord:
     """Writes every file of the bundle, the manifest last, and returns the weights file's record."""
-    for path in source.tokenizer_files():
-        shutil.copyfile(path, work / path.name)
-    _write_configs(source, work, precision)
+    files_of_tokenizer = source.tokenizer_files()
     # Refuses a tokenizer that does not fit the model, before the long part of the work.
-    tokenizer = Tokenizer(work, embedding_rows=source.config.vocab_size)
-    tokenizer.write_table()
+    tokenizer = Tokenizer(source.directory, embedding_rows=source.config.vocab_size)
+    for path in files_of_tokenizer:
+        shutil.copyfile(path, work / path.name)
+    tokenizer.write_table(work)
+    _write_configs(source, work, precision)
     trained = _languages(tokenizer, languages)
     tell("writing weights")
     weights = write_weights(source, work / WEIGHTS_FILE, precision)
@@ -266,20 +227,3 @@ def _languages(tokenizer: Tokenizer, languages: Sequence[str] | None) -> tuple[s
         if code not in tokenizer.all_languages:
             raise unknown_language(code, tokenizer.all_languages)
     return tuple(dict.fromkeys(languages))
-
-
-def _put_in_place(work: Path, target: Path) -> None:
-    """Renames `work` to `target`; removes an old bundle there only after that."""
-    if not target.exists():
-        work.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    try:
-        target.rename(old / target.name)
-        work.rename(target)
-    except BaseException:
-        if not target.exists():
-            (old / target.name).rename(target)
-        old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)

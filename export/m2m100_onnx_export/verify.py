@@ -32,6 +32,7 @@ from m2m100_onnx.options import OPTIONS, SearchOptions
 from m2m100_onnx.search.state import Ranking
 from m2m100_onnx.translator import Translator
 from m2m100_onnx_export.checkpoint import Checkpoint
+from m2m100_onnx_export.verify_tokens import ReferenceTokenizer
 
 __all__ = ["Report", "TranslationCheck", "verify"]
 
@@ -84,23 +85,28 @@ class Report:
         differences: the largest absolute difference from PyTorch, by graph.
         tolerances: the largest accepted difference, by graph.
         translations: one check for each search method.
+        tokens: what the tokenizer does otherwise than transformers', in words.
     """
 
     differences: dict[str, float]
     tolerances: dict[str, float]
     translations: tuple[TranslationCheck, ...]
+    tokens: tuple[str, ...] = ()
 
     def raise_if_failed(self) -> None:
         """Raises an error if the bundle differs from PyTorch by more than rounding.
 
         Raises:
-            ExportError: a graph or a translation differs too much; the message names all of them.
+            ExportError: tokens differ, or a graph or a translation differs too much; the message
+                names all of them.
         """
-        failed = [
+        failed = list(self.tokens)
+        failed += [
             f"{graph}: largest difference {self.differences[graph]:.3g}, accepted up to {limit:.3g}"
             for graph, limit in self.tolerances.items()
             if not self.differences[graph] <= limit
-        ] + [
+        ]
+        failed += [
             f"{check.method}: expected {check.total} translations to equal transformers', "
             f"found {check.identical}"
             for check in self.translations
@@ -146,13 +152,21 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
         # The reference has rounded weights too, so the comparison is of the arithmetic alone.
         model = model.half()
     model = model.float().eval()
-    translator = Translator(bundle)
+    # `_generate` gives lengths as tokens in all; these would win.
+    model.generation_config.max_new_tokens = model.generation_config.min_new_tokens = None
+    # Without sampling, which is random, and without entries of a folder that is gone soon.
+    translator = Translator(bundle, sp_model_kwargs={}, cache_dir=False)
+    reference = ReferenceTokenizer(checkpoint.directory)
+    if tokens := tuple(reference.differences(translator.tokenizer, _samples(translator))):
+        return Report({}, {}, (), tokens)
     differences, tolerances = _compare_graphs(model, translator, _TOLERANCE[precision])
     if any(not differences[name] <= limit for name, limit in tolerances.items()):
         # Translations of wrong graphs tell no more, and a search refuses NaN.
         return Report(differences, tolerances, ())
     checks = tuple(
-        _compare_translations(model, translator, beam_size, _TIE.get(precision, math.inf))
+        _compare_translations(
+            model, reference, translator, beam_size, _TIE.get(precision, math.inf)
+        )
         for beam_size in sorted({1, max(2, translator.defaults.beam_size)})
     )
     return Report(differences, tolerances, checks)
@@ -300,7 +314,11 @@ def _run(
 
 
 def _compare_translations(
-    model: M2M100ForConditionalGeneration, translator: Translator, beam_size: int, tie: float
+    model: M2M100ForConditionalGeneration,
+    reference: ReferenceTokenizer,
+    translator: Translator,
+    beam_size: int,
+    tie: float,
 ) -> TranslationCheck:
     samples = _samples(translator)
     codes = list(samples)
@@ -318,9 +336,8 @@ def _compare_translations(
     )
     identical = ties = 0
     for code, target, ours in zip(codes, targets, found, strict=True):
-        ids = torch.tensor([translator.tokenizer.encode(samples[code], code)])
-        language = translator.tokenizer.language_id(target)
-        tokens, score = _generate(model, ids, language, options)
+        ids = torch.tensor([reference.encode(samples[code], code)])
+        tokens, score = _generate(model, ids, reference.language_id(target), options)
         if tokens == ours.tokens:
             identical += 1
         else:

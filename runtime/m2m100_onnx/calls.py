@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.bundle.generation import options_from_config
 from m2m100_onnx.engine.batches import Batch, Sentence, cut
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
-from m2m100_onnx.options import SearchOptions, Settings, options_from_config, resolve_options
+from m2m100_onnx.options import SearchOptions, Settings, resolve_options
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.beam import Hypothesis as Tokens
 from m2m100_onnx.text.tokenizer import Tokenizer

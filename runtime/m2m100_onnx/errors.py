@@ -73,7 +73,7 @@ class DependencyError(M2M100Error, ImportError):
 
 
 class ExportError(M2M100Error, RuntimeError):
-    """An export failed or did not pass its verification; it leaves nothing behind."""
+    """An export failed or did not pass its verification; it leaves nothing that is not named."""
 
 
 class InferenceError(M2M100Error, RuntimeError):

@@ -29,7 +29,6 @@ __all__ = [
     "SearchOptions",
     "Settings",
     "TranslateOptions",
-    "options_from_config",
     "resolve_options",
 ]
 
@@ -308,9 +307,10 @@ class Settings:
 
 
 _NO_SAMPLING = "there is no sampling: beam_size=1 is greedy search"
-# What users of other tools try, beyond the names in the table, and what to do here.
+# What users of other tools try beyond the table's names, and what to do here.
 _ELSEWHERE = {
     "max_new_tokens": "use max_length = max_new_tokens + 1, since the start token counts",
+    "min_new_tokens": "use min_length = min_new_tokens + 1, since the start token counts",
     "max_decoding_length": "use max_length = max_decoding_length + 1, as the start token counts",
     "src_lang": "use source_lang",
     "tgt_lang": "use target_lang",
@@ -333,37 +333,6 @@ def _elsewhere(name: str) -> str:
             return f"{name} (use {row.name})"
     near = difflib.get_close_matches(name, OPTIONS, n=1)
     return f"{name} (did you mean {near[0]}?)" if near else name
-
-
-def options_from_config(
-    config: Mapping[str, Any], *, is_generation_config: bool, positions: int
-) -> SearchOptions:
-    """Reads the options of a generation_config.json, or of an old checkpoint's config.json.
-
-    A generation config that does not name an option stands for transformers' default. A
-    config.json that does not name one stands for M2M100's.
-
-    Args:
-        config: the file's contents.
-        is_generation_config: which of the two it is.
-        positions: the model's positions, which `max_length` never exceeds.
-
-    Raises:
-        InvalidInputError: the file asks for something that cannot be.
-    """
-    rows = [row for row in OPTIONS.values() if row.transformers]
-    silent = {row.name: row.silent if is_generation_config else row.default for row in rows}
-    named = {row.name: config.get(row.transformers or "") for row in rows}
-    values = {name: silent[name] if value is None else value for name, value in named.items()}
-    if (new := config.get("max_new_tokens")) is not None:
-        # transformers counts these from behind the start token, and lets them win.
-        values["max_length"] = OPTIONS["max_length"].check(new) + 1
-    length = values["max_length"] = min(
-        OPTIONS["max_length"].check(values["max_length"]), positions
-    )
-    if named["max_length"] is None:
-        values["min_length"] = min(OPTIONS["min_length"].check(values["min_length"]), length)
-    return SearchOptions(**values)
 
 
 def resolve_options(

@@ -7,10 +7,8 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -198,104 +196,8 @@ def test_generation_defaults_of_old_checkpoints(tiny_checkpoint: Path, tmp_path:
 def test_a_generation_config_is_copied_as_it_is(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """An option that the file does not name has transformers' default, not M2M100's."""
     checkpoint = copied(tiny_checkpoint, tmp_path / "checkpoint")
-    (checkpoint / "generation_config.json").write_bytes(b'{"forced_eos_token_id":   2}')
+    (checkpoint / "generation_config.json").write_bytes(b'{"forced_bos_token_id":   5}')
     export(checkpoint, tmp_path / "bundle", verify_outputs=False)
     found = (tmp_path / "bundle" / "generation_config.json").read_bytes()
-    assert found == b'{"forced_eos_token_id":   2}'
+    assert found == b'{"forced_bos_token_id":   5}'
     assert Translator(tmp_path / "bundle", lazy=True).defaults.beam_size == 1
-
-
-# --- The hub -------------------------------------------------------------------------------------
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replaces the hub by one checkpoint; returns a record of the requests."""
-    folder = copied(tiny_checkpoint, tmp_path / "snapshot")
-    asked: dict[str, Any] = {"folder": folder}
-
-    class Api:
-        def model_info(self, repo: str, *, revision: str | None) -> SimpleNamespace:
-            asked["info"] = (repo, revision)
-            files = [SimpleNamespace(rfilename=path.name) for path in folder.iterdir()]
-            return SimpleNamespace(sha=COMMIT, siblings=files)
-
-    def snapshot_download(repo: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked["download"] = (repo, revision)
-        asked["patterns"] = allow_patterns
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return asked
-
-
-def allowed(asked: dict[str, Any]) -> set[str]:
-    names = [path.name for path in asked["folder"].iterdir()]
-    return set(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=asked["patterns"]))
-
-
-def test_hub_id(hub: dict[str, Any], tiny_bundle: Path, tmp_path: Path) -> None:
-    for name in ("pytorch_model.bin", "tf_model.h5", "rust_model.ot", "README.md"):
-        (hub["folder"] / name).write_bytes(b"unwanted")
-    found = weights_of("someone/model", tmp_path / "bundle", revision="v1")  # type: ignore[arg-type]
-    assert found == (tiny_bundle / WEIGHTS_FILE).read_bytes()
-    assert hub["info"] == ("someone/model", "v1")
-    # The branch may move between the two calls; the commit does not.
-    assert hub["download"] == ("someone/model", COMMIT)
-    unwanted = {"pytorch_model.bin", "tf_model.h5", "rust_model.ot", "README.md"}
-    assert allowed(hub) == {p.name for p in hub["folder"].iterdir()} - unwanted
-    manifest = Manifest.read(tmp_path / "bundle")
-    assert (manifest.source, manifest.revision) == ("someone/model", COMMIT)
-
-
-def test_hub_id_with_pickles_alone(hub: dict[str, Any], tmp_path: Path) -> None:
-    folder = hub["folder"]
-    as_pickle(folder, load_file(folder / SAFETENSORS))
-    (folder / SAFETENSORS).unlink()
-    (folder / "tf_model.h5").write_bytes(b"unwanted")
-    export("someone/model", tmp_path / "bundle", verify_outputs=False)
-    assert hub["info"] == ("someone/model", None)
-    assert PICKLE in allowed(hub)
-    assert "tf_model.h5" not in allowed(hub)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ConnectionError("no route"),
-        huggingface_hub.errors.LocalEntryNotFoundError("not in the cache"),
-        huggingface_hub.errors.OfflineModeIsEnabled("offline"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_hub_fails(
-    hub: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*_: Any, **__: Any) -> str:
-        raise error
-
-    assert hub
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    before = tree(tmp_path)
-    with pytest.raises(BundleError, match=r"someone/model.*'v1'") as caught:
-        export("someone/model", tmp_path / "bundle", revision="v1")
-    assert str(error) in str(caught.value)
-    assert tree(tmp_path) == before
-
-
-def test_hub_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uses the real client with a port where no server listens."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(BundleError, match=r"someone/model.*'v1'"):
-        export("someone/model", tmp_path / "bundle", revision="v1")
-    assert tree(tmp_path) == {}
-
-
-@pytest.mark.parametrize("name", ["someone/mo del", "./missing", "/missing/folder", "missing"])
-def test_neither_folder_nor_hub_id(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BundleError, match=name):
-        export(name, tmp_path / "bundle")
-    assert tree(tmp_path) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from checkpoints import SAFETENSORS, copied, tree
 from conftest import LANGUAGES
 from m2m100_onnx import ExportError, Translator
 from m2m100_onnx.bundle.graphs import FUSED_FILES, GRAPH_FILES, Precision
+from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export import export, exporter
 from m2m100_onnx_export.weights import StoredTensor, WeightsFile
+from tokenization import rewrite
 
 ENCODER, DECODER, WITH_PAST = GRAPH_FILES
 NORM = "model.encoder.layer_norm.weight"
@@ -139,3 +142,87 @@ def test_fp16_translates_as_fp32(
     ]
     same = sum(a.tokens == b.tokens for a, b in zip(*found, strict=True))
     assert same >= 95
+
+
+# --- Tokens --------------------------------------------------------------------------------------
+
+
+def test_verification_reads_texts_with_transformers_tokenizer(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of our tokenizer shows, though both sides would translate the same wrong ids."""
+    tokenize = Tokenizer.tokenize
+    monkeypatch.setattr(Tokenizer, "tokenize", lambda *args: tokenize(*args)[:-1])
+    with pytest.raises(ExportError, match=r"'Die Datei .*expected transformers' ids .*found \["):
+        export(tiny_checkpoint, tmp_path / "bundle")
+    assert tree(tmp_path) == {}
+
+
+def test_verification_compares_languages_and_texts(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, language_id = Tokenizer.decode, Tokenizer.language_id
+    monkeypatch.setattr(Tokenizer, "decode", lambda *args: decode(*args).upper())
+    with pytest.raises(ExportError, match=r"expected transformers' text 'Die Datei .*found 'DIE "):
+        export(tiny_checkpoint, tmp_path / "bundle")
+    monkeypatch.undo()
+    monkeypatch.setattr(Tokenizer, "language_id", lambda *args: language_id(*args) + 1)
+    with pytest.raises(ExportError, match="language af: expected transformers' id 10501, found"):
+        export(tiny_checkpoint, tmp_path / "bundle")
+
+
+def test_verification_sees_an_added_token_that_is_lost(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime refuses added tokens; should it ever miss one, its text tells."""
+    checkpoint = copied(make_checkpoint(vocab_size=10_620), tmp_path / "checkpoint")
+    (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "M2M100Tokenizer"}')
+    (checkpoint / "added_tokens.json").write_text('{"<br>": 10609}')
+    monkeypatch.setattr("m2m100_onnx.text.tokenizer.added_tokens", lambda *_: set())
+    with pytest.raises(ExportError, match=r"<br>.*: expected transformers' ids .*10609"):
+        export(checkpoint, tmp_path / "bundle")
+
+
+def test_verification_of_a_tokenizer_that_samples(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Random pieces cannot be compared, so both sides take the best ones."""
+    checkpoint = copied(tiny_checkpoint, tmp_path / "checkpoint")
+    kwargs = {"enable_sampling": True, "nbest_size": -1, "alpha": 0.1}
+    rewrite(checkpoint / "tokenizer_config.json", sp_model_kwargs=kwargs)
+    done = export(checkpoint, tmp_path / "bundle")
+    assert done.report is not None
+    assert done.report.tokens == ()
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"max_new_tokens": 5, "num_beams": 2},
+        {"max_new_tokens": 60, "min_new_tokens": 50},
+        {"eos_token_id": [50], "decoder_start_token_id": 7, "max_length": 30},
+        {},
+    ],
+    ids=repr,
+)
+def test_verification_heeds_the_generation_config(
+    tiny_checkpoint: Path, tmp_path: Path, contents: dict[str, Any]
+) -> None:
+    checkpoint = copied(tiny_checkpoint, tmp_path / "checkpoint")
+    ids = {"bos_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+    text = json.dumps({**ids, **contents})
+    (checkpoint / "generation_config.json").write_text(text)
+    done = export(checkpoint, tmp_path / "bundle", languages=["en", "de"])
+    assert done.report is not None
+    assert all(c.identical + c.ties == c.total for c in done.report.translations)
+
+
+def test_an_export_writes_nothing_into_the_weights_cache(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries of the folder that the export works in would serve nobody."""
+    monkeypatch.setenv("M2M100_ONNX_CACHE", str(tmp_path / "cache"))
+    checkpoint = make_checkpoint(d_model=64, encoder_ffn_dim=256, decoder_ffn_dim=256)
+    export(checkpoint, tmp_path / "bundle", precision="int8", languages=["en", "de"])
+    assert not (tmp_path / "cache").exists()
+    # The same bundle fills the cache when it is opened.
+    Translator(tmp_path / "bundle")
+    assert any((tmp_path / "cache").iterdir())

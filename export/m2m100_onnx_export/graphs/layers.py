@@ -13,9 +13,23 @@ from m2m100_onnx.bundle.families import first_position
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 
-__all__ = ["Layers"]
+__all__ = ["Layers", "check_activation"]
 
 _ACTIVATION = "relu"
+
+
+def check_activation(config: ModelConfig, path: str) -> None:
+    """Raises `BundleError` if no graph has the activation function that config.json names.
+
+    Args:
+        config: the facts of config.json.
+        path: its place, for the message.
+    """
+    if config.activation_function != _ACTIVATION:
+        raise BundleError(
+            f"{path}: expected activation_function {_ACTIVATION}, "
+            f"found {config.activation_function!r}"
+        )
 
 
 class Layers:
@@ -26,11 +40,7 @@ class Layers:
     """
 
     def __init__(self, graph: GraphBuilder, config: ModelConfig) -> None:
-        if config.activation_function != _ACTIVATION:
-            raise BundleError(
-                f"{CONFIG_FILE}: expected activation_function {_ACTIVATION}, "
-                f"found {config.activation_function!r}"
-            )
+        check_activation(config, CONFIG_FILE)
         self.g = graph
         self.config = config
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig, read_json
+from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
+from m2m100_onnx.bundle.generation import GENERATION_CONFIG_FILE, read_generation
 from m2m100_onnx.bundle.graphs import (
     FUSED_FILES,
     GRAPH_FILES,
@@ -23,10 +24,18 @@ from m2m100_onnx.bundle.graphs import (
 from m2m100_onnx.bundle.manifest import MANIFEST_FILE, Manifest, sha256_of
 from m2m100_onnx.errors import BundleError, InvalidInputError
 
-__all__ = ["GENERATION_CONFIG_FILE", "TOKENIZER_FILES", "WEIGHTS_FILE", "Bundle", "file_states"]
+__all__ = [
+    "GENERATION_CONFIG_FILE",
+    "TABLE_FILE",
+    "TOKENIZER_FILES",
+    "WEIGHTS_FILE",
+    "Bundle",
+    "file_states",
+]
 
 WEIGHTS_FILE = "model.onnx_data"
-GENERATION_CONFIG_FILE = "generation_config.json"
+TABLE_FILE = "vocabulary.npz"
+"""The contents of `vocab.json` in a form that loads faster. Bundles have it, checkpoints do not."""
 TOKENIZER_FILES = (
     "vocab.json",
     "sentencepiece.bpe.model",
@@ -44,7 +53,7 @@ class Bundle:
 
     Attributes:
         directory: the folder, with symbolic links resolved.
-        config: the facts of config.json.
+        config: the facts of config.json; ids that generation_config.json names come from there.
         generation: the contents of `generation_file`, from which the default options come.
         generation_file: generation_config.json; config.json where the bundle lacks it, since
             checkpoints older than that file have these settings there.
@@ -80,10 +89,8 @@ class Bundle:
         manifest = Manifest.read(root) if (root / MANIFEST_FILE).exists() else None
         _check_files(root, manifest)
         config = ModelConfig.from_json(root / CONFIG_FILE)
-        source = root / GENERATION_CONFIG_FILE
-        if not source.exists():
-            source = root / CONFIG_FILE
-        return cls(root, config, read_json(source), source, manifest, state)
+        source, generation, config = read_generation(root, config)
+        return cls(root, config, generation, source, manifest, state)
 
     @property
     def has_generation_config(self) -> bool:
@@ -123,14 +130,22 @@ class Bundle:
         """Compares every file's SHA-256 with the manifest's; reads the whole bundle.
 
         Raises:
-            BundleError: a file differs or is missing, or the bundle has no manifest.
+            BundleError: a file differs or is missing, the manifest does not list a file that the
+                runtime reads, or the bundle has no manifest.
         """
         if self.manifest is None:
             raise BundleError(
                 f"{self.directory}: expected {MANIFEST_FILE}, found none, so there is no hash to "
                 "compare"
             )
-        for name, record in self.manifest.files.items():
+        listed = self.manifest.files
+        unlisted = [name for name in _files_read(self.directory) if name not in listed]
+        if unlisted:
+            raise BundleError(
+                f"{self.directory / MANIFEST_FILE}: expected a SHA-256 of every file of the "
+                f"bundle, found none of {', '.join(unlisted)}"
+            )
+        for name, record in listed.items():
             try:
                 found = sha256_of(self.directory / name)
             except FileNotFoundError:
@@ -162,6 +177,14 @@ def _check_files(root: Path, manifest: Manifest | None) -> None:
                 f"{path}: expected {record.size:,} bytes, found {path.stat().st_size:,}: "
                 "the file is truncated or was changed; copy or export the bundle again"
             )
+
+
+def _files_read(root: Path) -> list[str]:
+    """Returns the names of a folder's files that the runtime reads, the manifest left out."""
+    names = {CONFIG_FILE, GENERATION_CONFIG_FILE, TABLE_FILE, *TOKENIZER_FILES}
+    present = (path.name for path in root.iterdir())
+    # As in `file_states`: a graph may keep its weights in a file of any such name.
+    return sorted(name for name in present if name in names or ".onnx" in name)
 
 
 def file_states(root: Path) -> dict[str, list[int]]:

@@ -7,40 +7,68 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from m2m100_onnx.errors import BundleError
 
-__all__ = ["CONFIG_FILE", "ModelConfig", "read_json", "refuse_pointer"]
+__all__ = ["CONFIG_FILE", "ModelConfig", "is_inside", "read_json", "refuse_pointer"]
 
 CONFIG_FILE = "config.json"
+# The largest file of this kind is a vocabulary, and the published ones have 4 MB.
+_LARGEST_JSON = 64 << 20
+# Far beyond any model. Without a bound, one wrong number would claim all memory.
+_LARGEST_SIZE, _MOST_LAYERS = (1 << 31) - 1, 1024
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object of a file.
 
     Raises:
-        BundleError: the file is missing, is no JSON, or holds no object.
+        BundleError: the file is missing, too large, is no JSON, or holds no object.
     """
     try:
+        if path.exists() and not path.is_file():
+            # Reading a pipe would wait forever.
+            raise BundleError(f"{path}: expected a file, found something else")
+        size = path.stat().st_size
+        if size > _LARGEST_JSON:
+            raise BundleError(
+                f"{path}: expected a JSON file of at most {_LARGEST_JSON:,} bytes, found {size:,}"
+            )
         data = path.read_bytes()
     except OSError as error:
+        if error.errno is None:  # of a signal handler, not of the system
+            raise
         raise BundleError(f"{path} is missing or unreadable: {error.strerror}") from None
     refuse_pointer(path, data)
     try:
         value = json.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    # JSONDecodeError is a ValueError, and so is the refusal of a number of too many digits.
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: expected a JSON object, found {error}") from None
     if not isinstance(value, dict):
         raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
 
 
+def is_inside(name: object) -> bool:
+    """Whether a name that a file gives is that of a file in the same folder or below it.
+
+    The folder's own links may lead elsewhere, as those of the hub's cache do.
+    """
+    if not isinstance(name, str) or not name.isprintable():
+        return False
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and parts[0] != "//" and ".." not in parts
+
+
 def refuse_pointer(path: Path, data: bytes) -> None:
     """Raises `BundleError` if a file's bytes are a Git LFS pointer instead of the content."""
     if data.startswith(b"version https://git-lfs"):
-        raise BundleError(f"{path}: expected the file itself, found a Git LFS pointer to it")
+        raise BundleError(
+            f"{path}: expected the file itself, found a Git LFS pointer to it; run `git lfs pull`"
+        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +112,8 @@ class ModelConfig:
         for spec in fields(cls):
             value = raw.get(spec.name, None if spec.default is MISSING else spec.default)
             kind = kinds[str(spec.type)]
-            if type(value) is not kind or (isinstance(value, int) and value < 0):
+            most = _MOST_LAYERS if spec.name.endswith("_layers") else _LARGEST_SIZE
+            if type(value) is not kind or (isinstance(value, int) and not 0 <= value <= most):
                 raise BundleError(f"{path}: expected {spec.name} as {spec.type}, found {value!r}")
             values[spec.name] = value
         config = cls(**values)

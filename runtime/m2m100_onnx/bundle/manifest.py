@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from m2m100_onnx.bundle.config import read_json
+from m2m100_onnx.bundle.config import is_inside, read_json
 from m2m100_onnx.bundle.graphs import PRECISIONS, Precision, Signature, TensorSpec
 from m2m100_onnx.errors import BundleError
 
@@ -20,6 +21,7 @@ __all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "FileRecord", "Manifest", "sha256_
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def sha256_of(path: Path) -> str:
@@ -83,7 +85,7 @@ class Manifest:
         path = directory / MANIFEST_FILE
         raw = read_json(path)
         version = raw.get("format_version")
-        if not isinstance(version, int) or version < 1:
+        if type(version) is not int or version < 1:
             raise BundleError(f"{path}: expected a format_version, found {version!r}")
         if version > FORMAT_VERSION:
             raise BundleError(
@@ -102,16 +104,13 @@ class Manifest:
                 raise TypeError(f"languages {languages!r}")
             return cls(
                 precision=precision,
-                opset=int(raw["opset"]),
-                source=str(raw["source"]),
-                revision=raw["revision"],
+                opset=_of(int, raw["opset"]),
+                source=_of(str, raw["source"]),
+                revision=None if raw["revision"] is None else _of(str, raw["revision"]),
                 languages=None if languages is None else tuple(languages),
-                exporter_version=str(raw["exporter_version"]),
-                graphs={name: _signature(value) for name, value in raw["graphs"].items()},
-                files={
-                    name: FileRecord(int(value["size"]), str(value["sha256"]))
-                    for name, value in raw["files"].items()
-                },
+                exporter_version=_of(str, raw["exporter_version"]),
+                graphs={_name(name): _signature(value) for name, value in raw["graphs"].items()},
+                files={_name(name): _record(value) for name, value in raw["files"].items()},
                 format_version=version,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -120,8 +119,38 @@ class Manifest:
             ) from None
 
 
+_T = TypeVar("_T", int, str)
+
+
+def _of(kind: type[_T], value: Any) -> _T:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, found {value!r}")
+    return value
+
+
+def _name(name: str) -> str:
+    """Returns a file's name if it cannot lead out of the bundle."""
+    if not is_inside(name):
+        raise ValueError(f"expected the name of a file of the bundle, found {name!r}")
+    return name
+
+
+def _record(raw: Mapping[str, Any]) -> FileRecord:
+    size, sha256 = _of(int, raw["size"]), _of(str, raw["sha256"])
+    if size < 0 or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"expected a size and a SHA-256, found {raw!r}")
+    return FileRecord(size, sha256)
+
+
 def _signature(raw: Mapping[str, Any]) -> Signature:
     def specs(values: list[Any]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(v["name"], v["dtype"], tuple(v["shape"])) for v in values)
+        return tuple(
+            TensorSpec(_of(str, v["name"]), _of(str, v["dtype"]), tuple(map(_axis, v["shape"])))
+            for v in values
+        )
 
     return Signature(specs(raw["inputs"]), specs(raw["outputs"]))
+
+
+def _axis(value: Any) -> int | str:
+    return value if type(value) is str else _of(int, value)

@@ -1,16 +1,16 @@
 """The tokenizer files of a bundle or checkpoint: their names, their settings and their checks.
 
-Knows `vocab.json`, `sentencepiece.bpe.model`, `tokenizer_config.json` and `vocabulary.npz`. Refuses
-to know texts and sequences.
+Knows `vocab.json`, `sentencepiece.bpe.model`, `vocabulary.npz`, `tokenizer_config.json` and the
+two files that older versions of transformers wrote beside it. Refuses to know texts and sequences.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from m2m100_onnx.bundle.bundle import TABLE_FILE
 from m2m100_onnx.bundle.config import read_json, refuse_pointer
 from m2m100_onnx.bundle.families import DEFAULT_FAMILY, FAMILIES
 from m2m100_onnx.bundle.manifest import sha256_of
@@ -18,11 +18,13 @@ from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.text.vocabulary import Vocabulary
 
 __all__ = [
+    "ADDED_FILE",
     "CONFIG_FILE",
     "PIECES_FILE",
-    "TABLE_FILE",
+    "SPECIAL_FILE",
     "VOCAB_FILE",
     "added_tokens",
+    "read_config",
     "read_vocabulary",
     "setting",
     "special_tokens",
@@ -32,8 +34,8 @@ __all__ = [
 VOCAB_FILE: Final = "vocab.json"
 PIECES_FILE: Final = "sentencepiece.bpe.model"
 CONFIG_FILE: Final = "tokenizer_config.json"
-TABLE_FILE: Final = "vocabulary.npz"
-"""The contents of `vocab.json` in a form that loads faster. Bundles have it, checkpoints do not."""
+SPECIAL_FILE: Final = "special_tokens_map.json"
+ADDED_FILE: Final = "added_tokens.json"
 
 _SPECIAL_TOKENS: Final = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
 
@@ -96,10 +98,28 @@ def setting(path: Path, config: Mapping[str, Any], name: str, argument: object =
     raise InvalidInputError(f"{name}: expected {expected}, found {value!r}")
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns the tokenizer's settings, none where there is no file.
+
+    As in transformers, special_tokens_map.json counts where tokenizer_config.json does not list the
+    added tokens itself, and wins there.
+
+    Raises:
+        BundleError: a file is broken.
+    """
+    config, special = (
+        read_json(path) if (path := folder / name).exists() else {}
+        for name in (CONFIG_FILE, SPECIAL_FILE)
+    )
+    return config if config.get("added_tokens_decoder") else {**config, **special}
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
+        if error.errno is None:  # of a signal handler, not of the system
+            raise
         raise BundleError(f"{path}: expected a tokenizer file, found {error.strerror}") from error
     refuse_pointer(path, data)
     return data
@@ -110,7 +130,7 @@ def special_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary
 
     Args:
         path: `vocab.json`, for error messages.
-        config: the contents of `tokenizer_config.json`.
+        config: what `read_config` returned.
         vocabulary: what the tokens must be part of.
 
     Raises:
@@ -129,28 +149,60 @@ def special_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary
     return found
 
 
-def added_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> set[str]:
-    """Returns the tokens that the file declares as special.
+def added_tokens(
+    folder: Path, config: Mapping[str, Any], vocabulary: Vocabulary, control: Collection[str]
+) -> set[str]:
+    """Returns the tokens that the files declare as special.
 
     Args:
-        path: `tokenizer_config.json`, for error messages.
-        config: the contents of the file.
+        folder: where the tokenizer's files lie.
+        config: what `read_config` returned.
         vocabulary: the vocabulary, language tokens included.
+        control: the special tokens and the language tokens.
 
     Raises:
-        BundleError: the file adds a token that would change ids.
+        BundleError: a file adds a token that would change ids.
     """
+    path = folder / CONFIG_FILE
     found = set()
     for key, entry in setting(path, config, "added_tokens_decoder").items():
         token = str(entry.get("content")) if isinstance(entry, dict) else ""
         (index,) = vocabulary.ids([token], -1)
         if str(index) != key or not entry.get("special") or len(token) < 2:
-            raise BundleError(
-                f"{path}: expected no added token but special ones of {VOCAB_FILE} and language "
-                f"tokens, found {token!r} with id {key}"
-            )
+            raise _added(path, token, key)
         found.add(token)
+    for token in _named_special_tokens(config):
+        if len(token) < 2 or vocabulary.ids([token], -1) == [-1]:
+            raise _added(path, token, "of its own")
+        found.add(token)
+    path = folder / ADDED_FILE
+    if not config.get("added_tokens_decoder") and path.exists():
+        for token, index in read_json(path).items():
+            if token not in {*control, *found} or vocabulary.ids([token], -1) != [index]:
+                raise _added(path, token, index)
     return found
+
+
+def _added(path: Path, token: str, index: object) -> BundleError:
+    return BundleError(
+        f"{path}: expected no added token but special ones of {VOCAB_FILE} and language tokens, "
+        f"found {token!r} with id {index}"
+    )
+
+
+def _named_special_tokens(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the tokens of `sep_token`, `mask_token` and the like, and the additional ones."""
+    for key, value in config.items():
+        if key in ("additional_special_tokens", "extra_special_tokens"):
+            values = [*value.values()] if isinstance(value, dict) else value
+        elif key.endswith("_token"):
+            values = [value]
+        else:
+            continue
+        for entry in values if isinstance(values, list) else ():
+            token = entry.get("content") if isinstance(entry, dict) else entry
+            if isinstance(token, str) and token:  # `add_bos_token` is a bool
+                yield token
 
 
 def read_vocabulary(
@@ -160,7 +212,7 @@ def read_vocabulary(
 
     Args:
         folder: holds `vocab.json`, `sentencepiece.bpe.model` and perhaps `vocabulary.npz`.
-        config: the contents of `tokenizer_config.json`.
+        config: what `read_config` returned.
         sampling: SentencePiece's options.
 
     Raises:
@@ -170,13 +222,18 @@ def read_vocabulary(
     path = folder / PIECES_FILE
     data = _read_bytes(path)
     # A table that is missing, damaged or out of date is no error: `vocab.json` has the same ids.
-    with contextlib.suppress(OSError, ValueError, RuntimeError):
+    try:
         table = (folder / TABLE_FILE).read_bytes()
         return Vocabulary.from_table(data, table, _made_of(folder), sampling)
+    except OSError as error:
+        if error.errno is None:  # of a signal handler, not of the system
+            raise
+    except ValueError:
+        pass
     entries = _read_entries(folder / VOCAB_FILE)
     try:
         vocabulary = Vocabulary(data, entries, sampling)
-    except (RuntimeError, OSError, ValueError) as error:
+    except ValueError as error:
         found = f"{len(data)} bytes that do not load ({error})"
         raise BundleError(f"{path}: expected a SentencePiece model, found {found}") from error
     _check_match(folder / VOCAB_FILE, config, vocabulary)

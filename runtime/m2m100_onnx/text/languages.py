@@ -1,47 +1,104 @@
-"""Language codes as users write them: finds the supported code that a wrong one may stand for.
+"""Language codes as users write them: finds the supported codes that a wrong one may stand for.
 
-Knows how codes are mistaken for each other. Refuses to know tokens and ids.
+No code is replaced in silence: "zh-Hant" would become simplified Chinese and "sr-Latn" Cyrillic. So
+a wrong code is an error, and these are the suggestions in it. Knows how codes are mistaken for each
+other. Refuses to know tokens and ids.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
-from typing import Final
+import importlib
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Final
 
+from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.errors import UnknownLanguageError
 
 __all__ = ["suggest", "unknown_language"]
 
-# Country codes and older language codes. By spelling alone, the nearest code to `jp` is `pt`.
-_OFTEN_MEANT: Final = {
+# Country codes. By spelling alone, the nearest code to `jp` is `pt`.
+_COUNTRIES: Final = {
     "cn": "zh",
     "cz": "cs",
     "dk": "da",
     "gr": "el",
-    "iw": "he",
     "jp": "ja",
     "kr": "ko",
-    "nb": "no",
     "se": "sv",
     "ua": "uk",
     "vn": "vi",
 }
-
 _LONGEST_CODE: Final = 4
 
 
 def suggest(code: object, supported: Iterable[str]) -> tuple[str, ...]:
-    """Returns up to three supported codes that `code` may stand for, best first."""
+    """Returns up to three supported codes that `code` may stand for, best first.
+
+    Understands capitals, regions and scripts (`en-US`, `eng_Latn`), codes of ISO 639-3 and older
+    ones, and English names; with langcodes (`pip install 'm2m100-onnx[langs]'`) also names in other
+    languages and near relatives.
+    """
     choices = list(supported)
     folded = str(code).strip().strip("_").replace("-", "_").lower()
-    # A code in capitals or with a region ("EN", "en-US") has one meaning.
-    for candidate in (folded, folded.split("_")[0], _OFTEN_MEANT.get(folded)):
-        if candidate in choices:
-            return (candidate,)
+    for meant in _meanings(folded):
+        # What the code means is clear. If it is not supported, a code of like spelling is no help.
+        return tuple(choice for choice in meant if choice in choices)[:3]
+    if meant := _by_langcodes(folded, choices):
+        return meant
     if len(folded) > _LONGEST_CODE:
-        return ()  # A name, such as "german", is near to codes of other languages.
+        near = difflib.get_close_matches(folded, _names(), n=1, cutoff=0.88)
+        return tuple(choice for choice in _names()[near[0]] if choice in choices) if near else ()
     return tuple(difflib.get_close_matches(folded, choices, n=3, cutoff=0.5))
+
+
+def _meanings(folded: str) -> Iterator[tuple[str, ...]]:
+    """Yields the codes of M2M100 that a code or name stands for, if it is one."""
+    from m2m100_onnx.text.language_names import MEANINGS, NAMES
+
+    words = re.split(r"[\W_]+", folded)
+    for candidate in (folded, words[0]):
+        if candidate in FAMILIES["m2m100"].languages:
+            yield (candidate,)
+        if candidate in _COUNTRIES:
+            yield (_COUNTRIES[candidate],)
+        for table in (MEANINGS, NAMES):
+            if candidate in table:
+                yield table[candidate]
+    if words[-1] in NAMES:  # "simplified Chinese"
+        yield NAMES[words[-1]]
+
+
+def _names() -> dict[str, tuple[str, ...]]:
+    from m2m100_onnx.text.language_names import NAMES
+
+    return dict(NAMES)
+
+
+def _by_langcodes(folded: str, choices: list[str]) -> tuple[str, ...]:
+    """Returns what langcodes makes of a tag or a name; nothing where it is not installed."""
+    try:
+        langcodes: Any = importlib.import_module("langcodes")
+    except ImportError:
+        return ()
+    # ImportError: names need its package language_data, which may be missing.
+    try:
+        is_tag = folded.isascii() and (len(folded) <= _LONGEST_CODE or "_" in folded)
+        tag = folded if is_tag else _found(langcodes, folded)
+        match = langcodes.closest_supported_match(tag, choices)
+    except (LookupError, ValueError, ImportError):
+        return ()
+    return (str(match),) if match else ()
+
+
+def _found(langcodes: Any, name: str) -> str:
+    """Returns the tag of a language's name.
+
+    Raises:
+        LookupError: no language has that name.
+    """
+    return str(langcodes.find(name).language)
 
 
 def unknown_language(

@@ -17,13 +17,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from m2m100_onnx.bundle.config import read_json
 from m2m100_onnx.bundle.families import FAMILIES, Family
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.text.files import (
     CONFIG_FILE,
     VOCAB_FILE,
     added_tokens,
+    read_config,
     read_vocabulary,
     setting,
     special_tokens,
@@ -91,7 +91,7 @@ class Tokenizer:
         """
         self._folder = folder = Path(directory)
         at = folder / CONFIG_FILE
-        config = read_json(at) if at.exists() else {}
+        config = read_config(folder)
         setting(at, config, "tokenizer_class")
         sampling = setting(at, config, "sp_model_kwargs", sp_model_kwargs)
         self._clean_up: bool = setting(at, config, "clean_up_tokenization_spaces")
@@ -120,8 +120,9 @@ class Tokenizer:
         tokens = {spelling.format(code): index for code, index in self._language_ids.items()}
         self._vocabulary.add(tokens)
         # Text must never become one of these.
-        added = added_tokens(at, config, self._vocabulary)
-        self._reserved = frozenset({*special.values(), *tokens, *added})
+        control = {*special.values(), *tokens}
+        added = added_tokens(folder, config, self._vocabulary, control)
+        self._reserved = frozenset(control | added)
         self._reserved_ids = frozenset(self.pieces_to_ids(self._reserved))
 
     def _count_rows(self, madeup: int | None, embedding_rows: int | None) -> int:
@@ -240,13 +241,16 @@ class Tokenizer:
             raise unknown_language(code, self.languages, self.all_languages)
         return self._language_ids[code]
 
-    def write_table(self) -> None:
-        """Writes `vocabulary.npz` into the folder, so that the next tokenizer of it loads faster.
+    def write_table(self, folder: Path | None = None) -> None:
+        """Writes `vocabulary.npz` into a folder, so that the next tokenizer of it loads faster.
+
+        Args:
+            folder: holds copies of this tokenizer's files; by default the folder of the files.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        write_table(self._folder, self._vocabulary)
+        write_table(folder or self._folder, self._vocabulary)
 
     def _check_ids(self, ids: Iterable[int]) -> list[int]:
         try:

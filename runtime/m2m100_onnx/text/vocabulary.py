@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -45,7 +48,7 @@ class Vocabulary:
             sampling: SentencePiece's options for subword sampling.
 
         Raises:
-            RuntimeError, OSError, ValueError: SentencePiece cannot read the model.
+            ValueError: SentencePiece cannot read the model.
         """
         self._sampling = dict(sampling)
         self._sp = _processor(model, self._sampling)
@@ -87,24 +90,16 @@ class Vocabulary:
             sampling: SentencePiece's options for subword sampling.
 
         Raises:
-            ValueError: the table is damaged, or was made of other files.
-            RuntimeError, OSError, ValueError: SentencePiece cannot read the model.
+            ValueError: the table is damaged, or was made of other files; or SentencePiece cannot
+                read the model.
         """
-        try:
-            # numpy does not check the checksums of what it does not read.
-            if (name := zipfile.ZipFile(io.BytesIO(table)).testzip()) is not None:
-                raise ValueError(f"{name} is damaged")
-            with np.load(io.BytesIO(table)) as arrays:
-                ids, size = arrays["ids"], int(arrays["size"])
-                others, found = (json.loads(arrays[n].tobytes()) for n in ("others", "made_of"))
-        # zipfile, numpy and json raise half a dozen types of error for damaged bytes.
-        except Exception as error:
-            raise ValueError(f"not a table: {error}") from error
+        ids, size, others, found = _read_table(table)
         if found != made_of:
             raise ValueError(f"expected a table made of {made_of}, found one made of {found}")
         vocabulary = cls.__new__(cls)
         vocabulary._sampling = dict(sampling)
         vocabulary._sp = _processor(model, vocabulary._sampling)
+        _check_table(ids, size, others, vocabulary._sp.get_piece_size())
         vocabulary._set_ids(ids, size, others)
         return vocabulary
 
@@ -187,7 +182,62 @@ class Vocabulary:
         self._sp = _processor(state["_sp"], self._sampling)
 
 
+# What zipfile, numpy and json raise for damaged or crafted bytes. Whatever else is raised, such as
+# the exception of a signal handler, passes through.
+_DAMAGE = (
+    *(ValueError, TypeError, LookupError, ArithmeticError, EOFError, SyntaxError, AttributeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RecursionError),
+    *(MemoryError, tokenize.TokenError),
+)
+
+
+def _read_table(table: bytes) -> tuple[Any, int, Any, Any]:
+    """Returns the contents of a table: ids, size, others and what it was made of.
+
+    Raises:
+        ValueError: the bytes are no table.
+    """
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(table))
+        # A table is neither compressed nor encrypted, so it unpacks to no more than its size.
+        for entry in archive.infolist():
+            if entry.compress_type or entry.flag_bits & 1 or entry.file_size > len(table):
+                raise ValueError("expected an archive without compression")
+        # numpy does not check the checksums of what it does not read.
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"{name} is damaged")
+        with np.load(io.BytesIO(table)) as arrays:
+            others, made_of = (json.loads(arrays[n].tobytes()) for n in ("others", "made_of"))
+            return arrays["ids"], int(arrays["size"]), others, made_of
+    except _DAMAGE as error:
+        raise ValueError(f"not a table: {error}") from error
+
+
+def _check_table(ids: Any, size: int, others: Any, pieces: int) -> None:
+    """Raises `ValueError` unless numbers and other entries have the ids 0 to `size` - 1, each once.
+
+    Args:
+        ids: the id of each of the `pieces` numbers, or -1.
+        size: the number of entries.
+        others: the ids of the entries without a number, by name.
+        pieces: the number of pieces of the SentencePiece model.
+    """
+    if ids.dtype != np.int32 or ids.shape != (pieces,) or not isinstance(others, dict):
+        raise ValueError(f"expected an id of each of {pieces} pieces, found {ids.shape}")
+    if not all(type(index) is int and 0 <= index < size for index in others.values()):
+        raise ValueError(f"expected integer ids from 0 to {size} - 1")
+    found = np.concatenate([ids[ids != -1], np.array([*others.values()], np.int64)])
+    inside = len(found) == size and (found >= 0).all() and (found < size).all()
+    if not inside or (np.bincount(found, minlength=size) != 1).any():
+        raise ValueError(f"expected the ids 0 to {size} - 1, each once")
+
+
 def _processor(model: bytes, sampling: Mapping[str, Any]) -> Any:
     processor: Any = sentencepiece.SentencePieceProcessor(**sampling)
-    processor.LoadFromSerializedProto(model)
+    try:
+        processor.LoadFromSerializedProto(model)
+    except TimeoutError:  # of a signal handler: SentencePiece has no such error
+        raise
+    except (RuntimeError, OSError, LookupError, TypeError) as error:
+        raise ValueError(str(error)) from error
     return processor
