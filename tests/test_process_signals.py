@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from interrupting import interrupted_at
 from m2m100_onnx.process import raised_by_signal_handler, side_by_side, tolerate
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has few signals")
@@ -101,6 +102,10 @@ def anything(*_: object) -> None:
     raise OSError("late")
 
 
+# Of futures too, which would tell of the interrupt in their own way.
+FILES = ("process.py", "_base.py", "threading.py")
+
+
 class Service:
     def method(self, number: int, _: FrameType | None) -> None:
         self.raise_it(number)
@@ -137,45 +142,21 @@ def test_what_a_line_raises_is_tolerated() -> None:
         {}["no such key"]
 
 
-def interrupted_at(line: int, function: Callable[[], Any]) -> bool:
-    """Calls a function, with Ctrl-C at one of the lines that the main thread comes by.
-
-    Returns:
-        Whether there were that many.
-    """
-    left = line
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal left
-        if Path(frame.f_code.co_filename).name not in ("process.py", "_base.py"):
-            return None
-        if event == "line":
-            left -= 1
-            if left < 0:
-                sys.settrace(None)
-                signal.raise_signal(signal.SIGINT)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        function()
-    finally:
-        sys.settrace(before)
-    return left < 0
-
-
 def test_ctrl_c_is_a_keyboard_interrupt_wherever_it_comes() -> None:
     """Between a result and its being stored, too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    running, line = threading.active_count(), 0
+    running, moment = threading.active_count(), 0
+
+    def three() -> list[int]:
+        return side_by_side(lambda: 1, lambda: 2, lambda: 3)
+
     while True:
         try:
-            if not interrupted_at(line, lambda: side_by_side(lambda: 1, lambda: 2, lambda: 3)):
+            if not interrupted_at(moment, three, FILES, signal.SIGINT):
                 break
         except KeyboardInterrupt:
-            line += 1
-    assert line > 20
+            moment += 1
+    assert moment > 20
     deadline = time.monotonic() + 60
     while threading.active_count() > running and time.monotonic() < deadline:
         time.sleep(0.01)

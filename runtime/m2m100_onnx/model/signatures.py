@@ -34,7 +34,10 @@ def check_signature(path: Path, session: ort.InferenceSession, expected: Signatu
         ("outputs", expected.outputs, session.get_outputs()),
     ):
         want = {spec.name: (_ORT_TYPE[spec.dtype], spec.shape) for spec in specs}
-        have = {value.name: (value.type, tuple(value.shape)) for value in found}
+        try:
+            have = {value.name: (value.type, tuple(value.shape)) for value in found}
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{path}: {kind}: expected names in UTF-8: {error}") from None
         missing = [n for n in want if n not in have]
         extra = [n for n in have if n not in want]
         other = [
