@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
+from m2m100_onnx.process import native_call
+
 __all__ = ["Vocabulary"]
 
 # Pieces that one call looks up. A call for all pieces is no faster and makes all strings at once.
@@ -128,19 +130,23 @@ class Vocabulary:
 
     def split(self, text: str) -> list[str]:
         """Splits a text into pieces; a run of characters outside the model is one piece."""
-        pieces: list[str] = self._sp.encode(text, out_type=str)
+        with native_call():
+            pieces: list[str] = self._sp.encode(text, out_type=str)
         return pieces
 
     def join(self, pieces: Iterable[str]) -> str:
         """Joins pieces into a text."""
-        text: str = self._sp.decode(list(pieces))
+        with native_call():
+            text: str = self._sp.decode(list(pieces))
         return text
 
     def ids(self, pieces: Iterable[str], default: int) -> list[int]:
         """Returns the id of each piece, entry or token, and `default` for anything else."""
         pieces = list(pieces)
         # SentencePiece refuses a str with a lone surrogate, but takes any bytes.
-        numbers = self._sp.piece_to_id([piece.encode("utf-8", "surrogatepass") for piece in pieces])
+        encoded = [piece.encode("utf-8", "surrogatepass") for piece in pieces]
+        with native_call():
+            numbers = self._sp.piece_to_id(encoded)
         ids: list[int] = self._ids[np.array(numbers, np.int64)].tolist()
         return [
             self._others.get(piece, default if index < 0 else index)
@@ -157,7 +163,8 @@ class Vocabulary:
         indices = np.array(list(ids), np.int64)
         inside = np.minimum(indices, len(self) - 1)
         numbers = np.where(indices < len(self), self._numbers[inside], -1)
-        pieces = self._sp.id_to_piece(np.maximum(numbers, 0).tolist())
+        with native_call():
+            pieces = self._sp.id_to_piece(np.maximum(numbers, 0).tolist())
         return [
             piece if number >= 0 else self._names.get(index, default)
             for piece, number, index in zip(pieces, numbers.tolist(), indices.tolist(), strict=True)
