@@ -93,11 +93,10 @@ def _cached(source: str, revision: str | None) -> Path | None:
     The folder's name is the commit.
     """
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
 
     try:
         found = try_to_load_from_cache(source, CONFIG_FILE, revision=revision)
-    except HFValidationError:
+    except ValueError:  # the name is no id of the hub
         return None
     if not isinstance(found, str):
         return None

@@ -84,7 +84,7 @@ class Place:
                 finally:
                     shutil.rmtree(work, ignore_errors=True)
         except OSError as error:
-            if type(error) is TimeoutError and error.errno is None:  # of a signal handler
+            if _is_of_a_handler(error):
                 raise
             raise ExportError(f"{self.target}: could not write the bundle: {error}") from error
         finally:
@@ -108,6 +108,8 @@ class Place:
             else:
                 self._replace(work)
         except OSError as error:
+            if _is_of_a_handler(error):
+                raise
             kept = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.", dir=work.parent))
             work.rename(kept)
             raise ExportError(
@@ -118,18 +120,20 @@ class Place:
     def _replace(self, work: Path) -> None:
         with _hidden(self.folder, "old", inside=False) as old:
             try:
-                self.folder.rename(old / self.folder.name)
-            except OSError:
-                # A folder of a container's image is one that no rename moves.
-                self._move_in(work)
-            else:
                 try:
+                    self.folder.rename(old / self.folder.name)
+                except OSError as error:
+                    if _is_of_a_handler(error):
+                        raise
+                    # A folder of a container's image is one that no rename moves.
+                    self._move_in(work)
+                else:
                     work.rename(self.folder)
-                except BaseException:
-                    if not self.folder.exists():
-                        (old / self.folder.name).rename(self.folder)
-                    old.rmdir()
-                    raise
+            except BaseException:
+                if not self.folder.exists():
+                    (old / self.folder.name).rename(self.folder)
+                old.rmdir()
+                raise
             shutil.rmtree(old, ignore_errors=True)
 
     def _move_in(self, work: Path) -> None:
@@ -155,6 +159,11 @@ class Place:
                 old.rmdir()
                 raise
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_of_a_handler(error: OSError) -> bool:
+    """Whether a signal handler raised the error: one of the system has a number."""
+    return type(error) is TimeoutError and error.errno is None
 
 
 def _entries(folder: Path) -> list[str]:
