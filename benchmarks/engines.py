@@ -37,14 +37,17 @@ def ours(**options: Any) -> Open:
         def translate(source: Ids, beam_size: int, tokens: int) -> int:
             import numpy as np
 
+            from m2m100_onnx.engine.batches import Batch
+            from m2m100_onnx.engine.stopping import Stop
             from m2m100_onnx.options import SearchOptions
 
             ids = np.array(source, np.int64)
             prompt = np.array([[START, LANGUAGE]] * len(ids), np.int64)
             length = tokens + GIVEN_TOKENS
             search = SearchOptions(beam_size=beam_size, max_length=length, min_length=length)
-            found = translator.generator.generate(ids, np.ones_like(ids), prompt, search)
-            return sum(len(sentence[0].tokens) - GIVEN_TOKENS for sentence in found)
+            batch = Batch(ids, np.ones_like(ids), prompt)
+            found = translator.generator.run(batch, search, Stop())
+            return sum(len(sentence[0].tokens) - GIVEN_TOKENS for sentence in found if sentence)
 
         return translate
 

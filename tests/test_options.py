@@ -56,6 +56,9 @@ from translations import EN_DE, GREEDY, LIMIT, assert_same
         ({"truncate": "no"}, "truncate.*'no'"),
         ({"beam_size": 2_000_000_000}, "beam_size: expected an int from 1 to 1,024"),
         ({"beam_size": 10**20}, "beam_size: expected an int from 1 to 1,024"),
+        ({"beam_size": 10**5000}, "beam_size: expected .* found an int of 16610 bits"),
+        ({"suppress_tokens": [-1] * 10**6}, r"suppress_tokens: .{0,300}\.\.\.$"),
+        ({"suppress_tokens": [10609]}, "suppress_tokens: expected ids from 0 to 10608"),
         ({"no_repeat_ngram_size": 10**20}, "no_repeat_ngram_size.*1,048,576"),
         ({"repetition_penalty": 10**400}, r"repetition_penalty.*1e\+30"),
         ({"repetition_penalty": 1e-300}, r"repetition_penalty.*1e-30"),
@@ -64,7 +67,7 @@ from translations import EN_DE, GREEDY, LIMIT, assert_same
         ({"timeout": float("nan")}, "timeout.*nan"),
         ({"timeout": "1"}, "timeout.*'1'"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, str) else "+".join(value),
 )
 def test_option_out_of_range(translator: Translator, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
@@ -87,6 +90,10 @@ def test_option_out_of_range(translator: Translator, options: dict[str, Any], me
         ("max_decoding_length", "use max_length"),
         ("target_prefix", "use target_lang"),
         ("sampling_topk", "no sampling"),
+        ("max_time", "use timeout"),
+        ("min_new_tokens", "use min_length = min_new_tokens + 1"),
+        ("batch_size", "max_batch_tokens counts tokens"),
+        ("diversity_penalty", "not supported"),
         ("beamsize", "did you mean beam_size"),
     ],
 )

@@ -21,7 +21,7 @@ from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
-from m2m100_onnx.options import SearchOptions, Settings, resolve_options
+from m2m100_onnx.options import SearchOptions, Settings, check_ids, resolve_options
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.beam import Hypothesis as Tokens
 from m2m100_onnx.text.tokenizer import Tokenizer
@@ -146,7 +146,8 @@ class Worker:
     ) -> Call:
         """Returns a call that has begun, with its arguments checked."""
         self._gate.check()
-        settings = resolve_options(options, self._defaults, self._config.max_position_embeddings)
+        positions, vocab_size = self._config.max_position_embeddings, self._config.vocab_size
+        settings = resolve_options(options, self._defaults, positions, vocab_size)
         stop = Stop(settings.call.timeout, cancellation)
         return Call(settings, stop, on_error, progress, stats)
 
@@ -213,6 +214,8 @@ class Worker:
         window = _Window(first)
         try:
             for position, (text, source_lang, target_lang) in enumerate(rows, first):
+                if call.stop.reached:
+                    raise call.stop.error({})
                 began = time.perf_counter()
                 try:
                     sentence = self._encode(position, text, source_lang, target_lang, call.settings)
@@ -316,11 +319,13 @@ def default_options(bundle: Bundle) -> SearchOptions:
         BundleError: the file asks for something that cannot be.
     """
     try:
-        return options_from_config(
+        options = options_from_config(
             bundle.generation,
             is_generation_config=bundle.has_generation_config,
             positions=bundle.config.max_position_embeddings,
         )
+        check_ids(options, bundle.config.vocab_size)
+        return options
     except InvalidInputError as error:
         raise BundleError(f"{bundle.generation_file}: {error}") from None
 

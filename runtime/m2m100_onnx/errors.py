@@ -155,12 +155,13 @@ class StoppedError(M2M100Error):
 
     def __init__(self, reason: str, finished: Mapping[int, Any] | None = None) -> None:
         self.finished = dict(finished or {})
-        super().__init__(reason, self.finished)
+        # Not `super()`, since OSError would take a reason and a dict for its errno and strerror.
+        Exception.__init__(self, reason, self.finished)
 
     @property
     def message(self) -> str:
         """The message; a stopped call concerns no single text."""
-        return f"{self.args[0]}; {len(self.finished)} texts are translated"
+        return f"{self.args[0]}; translated by then: {len(self.finished)}"
 
 
 class DeadlineExceeded(StoppedError, TimeoutError):  # noqa: N818 - the field's name for it

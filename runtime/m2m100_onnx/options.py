@@ -29,11 +29,13 @@ __all__ = [
     "SearchOptions",
     "Settings",
     "TranslateOptions",
+    "check_ids",
     "resolve_options",
 ]
 
 READ_AHEAD = 256
 """Texts that a stream reads, sorts by length and translates together."""
+_LONGEST_SHOWN = 200
 _MOST_BEAMS = 1024
 _MOST_TOKENS = 1 << 20
 _LONGEST_WAIT = 1e8  # Three years: `time.monotonic` plus this is still exact to the microsecond.
@@ -92,8 +94,17 @@ class Option:
         except (TypeError, ValueError, OverflowError):
             inside = False
         if not inside:
-            raise InvalidInputError(f"{self.name}: expected {self.accepted}, found {value!r}")
+            raise InvalidInputError(f"{self.name}: expected {self.accepted}, found {_shown(value)}")
         return found
+
+
+def _shown(value: Any) -> str:
+    """Returns a value for an error, short enough to read."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write ints of more than 4,300 digits.
+        return f"an int of {value.bit_length()} bits"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _option(
@@ -317,7 +328,13 @@ _ELSEWHERE = {
     "forced_bos_token_id": "use target_lang",
     "target_prefix": "use target_lang; a longer prefix is not supported",
     "decoder_start_token_id": "the bundle has it",
-    "batch_type": "max_batch_tokens counts tokens",
+    "max_time": "use timeout",
+    "bad_words_ids": "use suppress_tokens, which takes single tokens",
+    "suppress_sequences": "use suppress_tokens, which takes single tokens",
+    "max_input_length": "longer texts are an error, or cut with truncate=True",
+    "skip_special_tokens": "they are always skipped",
+    **dict.fromkeys(("batch_size", "batch_type"), "max_batch_tokens counts tokens"),
+    **dict.fromkeys(("diversity_penalty", "coverage_penalty"), "not supported"),
     **dict.fromkeys(("return_scores", "output_scores"), "translate_batch returns scores"),
     **dict.fromkeys(("do_sample", "temperature", "top_k", "top_p"), _NO_SAMPLING),
     **dict.fromkeys(("sampling_topk", "sampling_topp", "sampling_temperature"), _NO_SAMPLING),
@@ -331,12 +348,21 @@ def _elsewhere(name: str) -> str:
     for row in OPTIONS.values():
         if name in (row.transformers, row.ctranslate2):
             return f"{name} (use {row.name})"
-    near = difflib.get_close_matches(name, OPTIONS, n=1)
+    near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.8)
     return f"{name} (did you mean {near[0]}?)" if near else name
 
 
+def check_ids(search: SearchOptions, vocab_size: int) -> None:
+    """Raises `InvalidInputError` if a suppressed token is not one of the model's."""
+    wrong = [token for token in search.suppress_tokens if token >= vocab_size]
+    if wrong:
+        raise InvalidInputError(
+            f"suppress_tokens: expected ids from 0 to {vocab_size - 1}, found {wrong[0]}"
+        )
+
+
 def resolve_options(
-    options: Mapping[str, Any], defaults: SearchOptions, positions: int
+    options: Mapping[str, Any], defaults: SearchOptions, positions: int, vocab_size: int
 ) -> Settings:
     """Completes and checks a call's options.
 
@@ -344,6 +370,7 @@ def resolve_options(
         options: what the call gave.
         defaults: search options where it gave none.
         positions: the most tokens that the model's decoder takes.
+        vocab_size: the number of the model's tokens.
 
     Raises:
         InvalidInputError: a value is out of range.
@@ -364,4 +391,5 @@ def resolve_options(
             f"max_length: expected at most the model's {positions} positions, "
             f"found {search.max_length}"
         )
+    check_ids(search, vocab_size)
     return Settings(search, CallOptions(**call))

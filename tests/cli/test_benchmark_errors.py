@@ -56,8 +56,10 @@ from shell import QUICK
         (("--text", "long", "--source-lang", "en", "--target-lang", "fr"), "line 2: the text has"),
         (
             ("--text", "lines", "--source-lang", "en", "--target-lang", "fr", "--batch-size", "4"),
-            "a batch of 4 lines, found 2",
+            "--text: expected at least a batch of 4 lines, found 2",
         ),
+        (("--beam-size", "1,5000"), "--beam-size: expected an int from 1 to 1,024, found 5000"),
+        (("--threads", "1,5000"), "--threads: expected an int from 1 to 1,024, found 5000"),
     ],
 )
 def test_wrong_requests_are_refused_before_anything_is_measured(

@@ -189,11 +189,11 @@ def test_what_is_done_at_the_timeout_is_written(
     stdin = b"Delete\n" * 3
     status, output, errors = shell(*arguments(demo_bundle, "--timeout", "0"), stdin=stdin)
     assert (status, output) == (1, b"")
-    assert errors == "m2m100: error: --timeout: 0 seconds are over; lines written: 0\n"
+    assert errors == "m2m100: error: --timeout: 0 s are over; lines translated: 0\n"
 
     def stopping(*_: object, **__: object) -> Iterator[Translation]:
         yield Translation("done", 0.0, (), ())
-        raise DeadlineExceeded("timeout: 5 seconds are over")
+        raise DeadlineExceeded("timeout: 5 s are over")
 
     monkeypatch.setattr(Translator, "translate_iterable", lambda _, texts, **__: reading(texts))
 
@@ -201,11 +201,15 @@ def test_what_is_done_at_the_timeout_is_written(
         list(texts)
         return stopping()
 
+    status, output, errors = shell(*arguments(demo_bundle, "--timeout", "5"), stdin=stdin)
+    assert (status, output) == (1, b"done\n")
+    assert errors == "m2m100: error: --timeout: 5 s are over; lines translated: 1\n"
+    # A named file is replaced when all is done, or not at all.
     target = tmp_path / "out"
+    target.write_bytes(b"old\n")
     argv = arguments(demo_bundle, "--timeout", "5", "--output", str(target))
     status, output, errors = shell(*argv, stdin=stdin)
-    assert (status, output, target.read_bytes()) == (1, b"", b"done\n")
-    assert errors == "m2m100: error: --timeout: 5 seconds are over; lines written: 1\n"
+    assert (status, output, target.read_bytes()) == (1, b"", b"old\n")
 
 
 def test_a_text_that_is_too_long_is_named_by_its_line(

@@ -15,6 +15,7 @@ from m2m100_onnx.bundle.graphs import FUSED_FILES
 from m2m100_onnx.errors import InferenceError
 from m2m100_onnx.model import fused
 from m2m100_onnx.model.support import ort
+from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.state import DecoderState
 
 # Rows that pay for two threads: see generator._ROWS_A_PART.
@@ -127,6 +128,38 @@ def test_a_part_that_fails_fails_the_call(
     translator.begun.clear()
     translated(translator, texts, **MANY)
     assert sorted(translator.begun) == [(7, True), (8, True)]
+
+
+@pytest.mark.parametrize("error", [InferenceError("broken"), KeyboardInterrupt()], ids=repr)
+def test_a_part_that_fails_ends_the_others(
+    packed_bundle: Path,
+    filled_cache: Path,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    """Otherwise Ctrl-C would wait for the rest of a batch."""
+    translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    here, steps = threading.current_thread(), {True: 0, False: 0}
+    both = threading.Barrier(2, timeout=60)
+    step = BeamSearch.step
+
+    def counted(self: BeamSearch) -> tuple[int, ...]:
+        mine = threading.current_thread() is here
+        steps[mine] += 1
+        if steps[mine] == 5:
+            both.wait()
+            if mine:
+                raise error
+        return step(self)
+
+    monkeypatch.setattr(BeamSearch, "step", counted)
+    options = {"beam_size": 3, "min_length": 60, "max_length": 62}
+    with pytest.raises(type(error)):
+        translated(translator, texts, **options)
+    assert steps[True] == 5
+    # Of 60 steps, the other part makes those that it had begun.
+    assert steps[False] < 20
 
 
 @pytest.mark.parametrize("count", [1, 15])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from m2m100_onnx import (
 )
 from m2m100_onnx.engine import stopping
 from m2m100_onnx.search.beam import BeamSearch
+from m2m100_onnx.text.tokenizer import Tokenizer
 
 EN_DE: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
 
@@ -112,7 +113,7 @@ def test_a_deadline_ends_a_call_with_its_step(
 ) -> None:
     expected = translator.translate_batch(texts, **EN_DE, timeout=3)
     steps = at_step(8, lambda: clock.__setitem__(0, 103.0))
-    with pytest.raises(DeadlineExceeded, match="timeout: 3 seconds") as found:
+    with pytest.raises(DeadlineExceeded, match="timeout: 3 s are over") as found:
         translator.translate_batch(texts, **EN_DE, timeout=3)
     assert len(steps) == 8
     assert isinstance(found.value, TimeoutError)
@@ -134,14 +135,46 @@ def test_batches_that_were_done_come_with_the_error(
     with pytest.raises(StoppedError) as found:
         translator.translate_batch(texts, **options, cancellation=cancellation)
     assert found.value.finished == {n: expected[n] for n in by_length[:2]}
-    assert "2 texts are translated" in str(found.value)
+    assert "translated by then: 2" in str(found.value)
 
 
 def test_no_time_at_all(translator: Translator) -> None:
     with pytest.raises(DeadlineExceeded) as found:
         translator.translate(["Quit", ""], **EN_DE, timeout=0)
-    # A text without words needs no model.
-    assert found.value.finished == {1: Translation("", 0.0, (), ())}
+    assert found.value.finished == {}
+    assert (found.value.errno, found.value.strerror) == (None, None)
+
+
+def test_reading_stops_too(
+    translator: Translator, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream without words never comes to a search, and a long list is read before the first."""
+
+    def ticking() -> Iterator[str]:
+        while True:
+            clock[0] += 1
+            yield ""
+
+    read = 0
+    stream = translator.translate_iterable(ticking(), **EN_DE, timeout=600, read_ahead=100)
+    with pytest.raises(DeadlineExceeded):
+        for _ in stream:
+            read += 1
+    assert 500 <= read <= 600
+    cancellation = Cancellation()
+    cancellation.cancel()
+    encoded: list[str] = []
+    monkeypatch.setattr(Tokenizer, "encode", lambda _, text, __: encoded.append(text))
+    with pytest.raises(Cancelled):
+        translator.translate_batch(["Open the file."] * 50, **EN_DE, cancellation=cancellation)
+    assert not encoded
+
+
+def test_a_stopped_call_opens_no_graph(demo_bundle: Path) -> None:
+    translator = Translator(demo_bundle, lazy=True)
+    with pytest.raises(DeadlineExceeded):
+        translator.translate("Quit", **EN_DE, timeout=0)
+    assert not translator.model.sessions._sessions
 
 
 def test_parts_of_a_batch_stop_together(

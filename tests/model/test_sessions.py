@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from m2m100_onnx import Bundle, DependencyError, InvalidInputError, Translator
@@ -27,9 +28,15 @@ def test_unknown_device(tiny_bundle: Path, device: Any) -> None:
 @pytest.mark.parametrize("value", [0, -1, "2", 1.5, True, 1025, 10**20])
 def test_threads_out_of_range(tiny_bundle: Path, value: Any) -> None:
     with pytest.raises(
-        InvalidInputError, match=rf"intra_op_num_threads: .*from 1 to 1024, found {value!r}"
+        InvalidInputError,
+        match=rf"intra_op_num_threads: .*from 1 to 1,024, or None, found {value!r}",
     ):
         Translator(tiny_bundle, intra_op_num_threads=value)
+
+
+def test_numpys_number_of_threads(tiny_bundle: Path) -> None:
+    model = Model(Bundle.open(tiny_bundle), intra_op_num_threads=np.int64(2))
+    assert (model.threads, type(model.threads)) == (2, int)
 
 
 def test_threads_reach_onnxruntime(tiny_bundle: Path) -> None:

@@ -115,3 +115,6 @@ def test_sentences_that_are_not_live_are_named() -> None:
         for sentence in (3, 8, -1):
             with pytest.raises(InvalidInputError, match=rf"live \(0, 1, 2, 4.*found {sentence}"):
                 call(sentence)
+    for sentence in (8, -1):
+        with pytest.raises(InvalidInputError, match=rf"0 to 7, found {sentence}"):
+            run.hypotheses(sentence)

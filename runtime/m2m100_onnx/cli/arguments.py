@@ -149,4 +149,5 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def as_typed(message: str) -> str:
     """Returns an error's message with flags in place of the library's parameters."""
-    return _PARAMETER.sub(lambda found: _FLAGS[found[1]], message)
+    named = _PARAMETER.sub(lambda found: _FLAGS[found[1]], message)
+    return named.replace(", or None, found", ", found")  # A flag that is left out is None.

@@ -19,7 +19,7 @@ from m2m100_onnx.cli.arguments import as_typed
 from m2m100_onnx.cli.benchmark import command as benchmark
 from m2m100_onnx.cli.output import complain
 from m2m100_onnx.cli.signals import terminable
-from m2m100_onnx.errors import ExportError, InvalidInputError, M2M100Error
+from m2m100_onnx.errors import ExportError, InvalidInputError, M2M100Error, StoppedError
 
 __all__ = ["main", "make_parser"]
 
@@ -65,6 +65,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         _settle_stdout()
         return 141
+    except StoppedError as error:
+        complain(error.args[0])
+        return 1
     except M2M100Error as error:
         complain(as_typed(str(error)) if isinstance(error, InvalidInputError) else str(error))
         return 1 if isinstance(error, ExportError) else 2

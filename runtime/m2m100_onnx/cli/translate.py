@@ -32,7 +32,7 @@ from m2m100_onnx.cli.arguments import (
 )
 from m2m100_onnx.cli.cache import add_cache_options
 from m2m100_onnx.cli.files import open_output
-from m2m100_onnx.cli.output import complain, progress, size_left, warn
+from m2m100_onnx.cli.output import progress, size_left, warn
 from m2m100_onnx.errors import InvalidInputError, M2M100Error, StoppedError
 from m2m100_onnx.options import READ_AHEAD
 from m2m100_onnx.translation import EMPTY, Translation
@@ -116,23 +116,19 @@ def _run(arguments: argparse.Namespace) -> int:
         translator.model.load()
         written = _Lines(output, languages if arguments.json else None, ahead)
         written.shows_errors = arguments.on_error == "return"
-        stopped = _write_all(found, texts, written)
+        _write_all(found, texts, written)
         output.flush()
     if written.errors:
         warn(f"{written.errors} of {written.count} {texts.noun}s could not be translated")
-    if stopped:
-        complain(f"{as_typed(str(stopped.args[0]))}; lines written: {written.count}")
-        return 1
     return 0
 
 
-def _write_all(
-    found: Iterator[Translation | M2M100Error], texts: _Texts, written: _Lines
-) -> StoppedError | None:
-    """Writes every translation; returns what stopped the call, None at the end of the input.
+def _write_all(found: Iterator[Translation | M2M100Error], texts: _Texts, written: _Lines) -> None:
+    """Writes every translation.
 
     Raises:
         InvalidInputError: a text cannot be translated; those before it are written.
+        StoppedError: the time was over; what was done before is written.
     """
     started = time.monotonic()
     # Answers that appear on a terminal are progress enough.
@@ -151,7 +147,9 @@ def _write_all(
                 rate = written.count / max(time.monotonic() - started, 1e-9)
                 update(advance=line.size, lines=written.count, rate=rate)
     except StoppedError as error:
-        return error
+        written.output.flush()
+        reason = as_typed(str(error.args[0]))
+        raise StoppedError(f"{reason}; lines translated: {written.count}") from error
     except M2M100Error as error:
         written.output.flush()
         if error.position is None:
@@ -159,7 +157,6 @@ def _write_all(
         place = f"{texts.noun} {error.position + 1}"
         message = texts.waiting[-1].problem or error.message  # It was the last to be read.
         raise InvalidInputError(f"{place}: {message}") from error
-    return None
 
 
 class _Line(NamedTuple):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import TracebackType
 from weakref import WeakSet
 
 from m2m100_onnx.engine.batches import Batch, part_of
@@ -19,7 +20,6 @@ from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import SearchOptions
 from m2m100_onnx.process import renew_in_children, side_by_side
 from m2m100_onnx.search.beam import BeamSearch, Hypothesis
-from m2m100_onnx.search.state import Int64Array
 
 __all__ = ["Generator"]
 
@@ -36,6 +36,26 @@ class _Call:
     """A call that is running."""
 
 
+class _Together:
+    """Ends the parts of a call together: one that fails, or is interrupted, ends the others."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._failed = False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        self._failed = self._failed or kind is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether no part is to make another step."""
+        return self._failed or self._stop.reached
+
+
 class Generator:
     """Runs searches on a model; many threads may use one at the same time."""
 
@@ -50,52 +70,32 @@ class Generator:
         self._lock = threading.Lock()
         self._running = WeakSet[_Call]()
 
-    def generate(
-        self,
-        input_ids: Int64Array,
-        attention_mask: Int64Array,
-        prompt: Int64Array,
-        options: SearchOptions,
-    ) -> list[list[Hypothesis]]:
-        """Returns the best hypotheses of every sentence.
-
-        Args:
-            input_ids: `(B, S)` source tokens, padded at the end.
-            attention_mask: `(B, S)` 1 at tokens and 0 at padding.
-            prompt: `(B, P)` first decoder tokens: the start token and the target language.
-            options: what to search for.
-
-        Returns:
-            B lists of at most `num_hypotheses` hypotheses, best first.
-
-        Raises:
-            BundleError: a graph is damaged.
-            InferenceError: onnxruntime failed, or memory is exhausted.
-            InvalidInputError: shapes or ids do not fit together, or scores are NaN.
-        """
-        found = self.run(Batch(input_ids, attention_mask, prompt), options, Stop())
-        return [hypotheses or [] for hypotheses in found]
-
     def run(
         self, batch: Batch, options: SearchOptions, stop: Stop
     ) -> list[list[Hypothesis] | None]:
         """Returns the hypotheses of every sentence; None for those that `stop` left unfinished.
 
         A call that has the model to itself uses all threads: for the whole batch, or for parts of a
-        large one side by side. A call that finds another one running uses one thread. Raises as
-        `generate` does.
+        large one side by side. A call that finds another one running uses one thread.
+
+        Raises:
+            BundleError: a graph is damaged.
+            InferenceError: onnxruntime failed, or memory is exhausted.
+            InvalidInputError: shapes or ids do not fit together, or scores are NaN.
         """
         with self._counted() as others:
+            found: list[list[Hypothesis] | None] = [None] * len(batch)
+            if stop.reached:  # Before a graph is opened.
+                return found
             parts = 1 if others else self._parts(len(batch), options.beam_size)
             serial = (parts > 1 or others > 0) and self.model.can_run_serially
-            runs = [
-                partial(self._search, part_of(batch, n, parts, self._pad), options, stop, serial)
-                for n in range(parts)
-            ]
-            found: list[list[Hypothesis] | None] = [None] * len(batch)
+            together = _Together(stop)
+            each = (part_of(batch, n, parts, self._pad) for n in range(parts))
+            runs = [partial(self._search, part, options, together, serial) for part in each]
             try:
-                for part, some in enumerate(side_by_side(*runs)):
-                    found[part::parts] = some
+                with together:  # An interrupt may come while this thread waits for the others.
+                    for part, some in enumerate(side_by_side(*runs)):
+                        found[part::parts] = some
             except MemoryError as error:
                 raise InferenceError(f"out of memory: {error}") from error
             return found
@@ -105,16 +105,15 @@ class Generator:
         return self.model.bundle.config.pad_token_id
 
     def _search(
-        self, batch: Batch, options: SearchOptions, stop: Stop, serial: bool
+        self, batch: Batch, options: SearchOptions, together: _Together, serial: bool
     ) -> list[list[Hypothesis] | None]:
-        """Searches until all sentences have ended, or `stop` is reached."""
-        if stop.reached:
-            return [None] * len(batch)
-        eos_id = self.model.bundle.config.eos_token_id
-        state = self.model.begin(*batch.arrays, serial=serial)
-        search = BeamSearch(state, batch.prompt, eos_id=eos_id, options=options)
-        while search.live and not stop.reached:
-            search.step()
+        """Searches until all sentences have ended, or the parts are to end."""
+        with together:
+            eos_id = self.model.bundle.config.eos_token_id
+            state = self.model.begin(*batch.arrays, serial=serial)
+            search = BeamSearch(state, batch.prompt, eos_id=eos_id, options=options)
+            while search.live and not together.over:
+                search.step()
         live = set(search.live)
         return [None if n in live else search.hypotheses(n) for n in range(len(batch))]
 

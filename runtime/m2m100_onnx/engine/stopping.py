@@ -58,7 +58,7 @@ class Stop:
             InvalidInputError: `cancellation` is something else.
         """
         if not isinstance(cancellation, (Cancellation, type(None))):
-            kind = type(cancellation).__name__
+            kind = "the class" if cancellation is Cancellation else type(cancellation).__name__
             raise InvalidInputError(f"cancellation: expected a Cancellation, found {kind}")
         self._timeout, self._cancellation = timeout, cancellation
         self._deadline = None if timeout is None else time.monotonic() + timeout
@@ -78,4 +78,4 @@ class Stop:
         """
         if self._cancellation is not None and self._cancellation.cancelled:
             return Cancelled("the call was cancelled", finished)
-        return DeadlineExceeded(f"timeout: {self._timeout:g} seconds are over", finished)
+        return DeadlineExceeded(f"timeout: {self._timeout:g} s are over", finished)

@@ -117,7 +117,7 @@ class Model:
 
     @property
     def threads(self) -> int:
-        """Threads of a run, the caller's included."""
+        """Number of threads of a run; the caller's is one of them."""
         return self.sessions.factory.threads
 
     @property

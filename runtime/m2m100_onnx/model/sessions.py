@@ -32,6 +32,7 @@ from m2m100_onnx.model.support import (
     raised_by_onnxruntime,
 )
 from m2m100_onnx.model.weights_cache import PackingError, WeightsCache
+from m2m100_onnx.options import Option
 from m2m100_onnx.process import (
     affine_cores,
     cores,
@@ -56,8 +57,8 @@ _WAITING = {"session.intra_op.spin_duration_us": "20"}
 # selects another kernel, half as fast, with which translations equal those on VNNI.
 _EXACT = {"session.x64quantprecision": "1"}
 _UNPACKED = "session.disable_prepacking"
-_MOST_THREADS = 1024
-"""More than the cores of any processor; with many more, onnxruntime dies without a message."""
+# At most more than the cores of any processor; with many more, onnxruntime dies without a message.
+_THREADS = Option("intra_op_num_threads", "int | None", None, "Threads of an operator.", 1, 1024)
 _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 # One arena serves all sessions with mapped weights, in place of one arena each: a search on two
@@ -165,7 +166,7 @@ class SessionFactory:
         device: `cpu` or `cuda`.
         device_id: the number of the device among those of its kind.
         cpu_only: whether the CPU's provider is the only one.
-        threads: threads of a session's operators, the caller's included.
+        threads: number of threads of a session's operators; the caller's is one of them.
         mapped: graphs whose weights are mapped from the weights cache; one more session of such a
             graph needs next to no memory.
     """
@@ -187,11 +188,7 @@ class SessionFactory:
         """
         self.device, self.device_id = parse_device(device)
         self._providers = choose_providers(self.device, self.device_id, providers)
-        number = intra_op_num_threads
-        if number is not None and (type(number) is not int or not 1 <= number <= _MOST_THREADS):
-            raise InvalidInputError(
-                f"intra_op_num_threads: expected an int from 1 to {_MOST_THREADS}, found {number!r}"
-            )
+        number: int | None = _THREADS.check(intra_op_num_threads)
         self.threads: int = number or cores()
         # onnxruntime's own default heeds affinity, and no quota.
         limited = number is None and self.threads < affine_cores()

@@ -133,7 +133,12 @@ class BeamSearch:
 
         Those of a sentence that has ended are final. Those of a live one are what has finished so
         far, and a dropped one has none.
+
+        Raises:
+            InvalidInputError: there is no such sentence.
         """
+        last = len(self._finished) - 1
+        _require(0 <= sentence <= last, "sentence", f"0 to {last}", sentence)
         return self._finished[sentence][: self._options.num_hypotheses]
 
     def settled(self, sentence: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Whoever asks a worker: starts its process, sends requests, and says why a process ended.
+"""The client of a worker: starts its process, sends requests, and says why a process ended.
 
 Knows the lines of the protocol that `worker.py` describes, and no engine.
 """

@@ -164,9 +164,14 @@ class _Prepared:
 
     def __init__(self, path: Path, name: str, grid: Grid) -> None:
         self._path, self._name, self._grid = path, name, grid
-        # Lazy: it checks its arguments and opens no graph.
-        translator = Translator(path, lazy=True, **_translator_arguments(grid, grid.threads[0]))
-        self._translator = translator
+        for beam_size in grid.beam_sizes:
+            OPTIONS["beam_size"].check(beam_size)
+        # Lazy: each checks its arguments and opens no graph.
+        translators = [
+            Translator(path, lazy=True, **_translator_arguments(grid, threads))
+            for threads in grid.threads
+        ]
+        self._translator = translator = translators[0]
         self._positions = translator.bundle.config.max_position_embeddings
         self._languages = _languages(translator, grid)
         for number, text in enumerate(grid.text or (), 1):
@@ -248,7 +253,7 @@ class _Prepared:
         texts = list(self._grid.text or ())
         if len(texts) < batch_size:
             raise InvalidInputError(
-                f"text: expected at least a batch of {batch_size} lines, found {len(texts)}"
+                f"--text: expected at least a batch of {batch_size} lines, found {len(texts)}"
             )
         return [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
 
