@@ -11,12 +11,13 @@ import ctypes
 import inspect
 import math
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 from m2m100_onnx.errors import InferenceError
@@ -223,9 +224,25 @@ def _finish() -> None:
     while time.monotonic() < deadline:
         # A thread that an exception from outside has ended may have left its mark.
         others = list(_end.calls - {_end.thread})
-        if not any(thread.is_alive() for thread in others):
+        if not any(thread.is_alive() for thread in others) and not _others_inside():
             return
         time.sleep(0.001)
+
+
+def _others_inside() -> bool:
+    """Says whether the package is at work in another thread, in whichever native code it calls.
+
+    Small calls have no mark, such as those that bind a tensor. They release Python's lock too.
+    """
+    package = __name__.partition(".")[0]
+    here = threading.get_ident()
+    for thread, innermost in sys._current_frames().items():
+        frame: FrameType | None = innermost if thread != here else None
+        while frame is not None:
+            if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
+                return True
+            frame = frame.f_back
+    return False
 
 
 def raised_by_signal_handler(error: BaseException) -> bool:
