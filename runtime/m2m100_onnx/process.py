@@ -20,8 +20,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from m2m100_onnx.errors import InferenceError
-
 __all__ = [
     "Renewable",
     "affine_cores",
@@ -177,11 +175,13 @@ class _End:
     Attributes:
         thread: the thread that ends it; None before.
         calls: the threads that are in native code.
+        parked: the numbers of the threads that wait for the end.
     """
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
         self.calls: set[threading.Thread] = set()
+        self.parked: set[int] = set()
 
 
 _end = _End()
@@ -194,15 +194,20 @@ def native_call() -> Iterator[None]:
     The interpreter ends a daemon thread when it comes back from native code after the end of the
     program. C++ cannot be left that way, and aborts the process.
 
-    Raises:
-        InferenceError: the program is ending, and this is another thread than the one that ends it.
+    While the program ends, another thread than the one that ends it does not return from here. An
+    error instead would make it print at a time when printing can end the process, too.
     """
     thread = threading.current_thread()
     # First the mark, then the look: `_finish` does it the other way round.
     _end.calls.add(thread)
     try:
         if _end.thread not in (None, thread):
-            raise InferenceError("the program is ending, so nothing more is run")
+            _end.parked.add(threading.get_ident())
+            _end.calls.discard(thread)
+            while (
+                True
+            ):  # Until the interpreter ends this thread, which it can in Python's own code.
+                time.sleep(_PATIENCE)
         yield
     finally:
         _end.calls.discard(thread)
@@ -237,7 +242,8 @@ def _others_inside() -> bool:
     package = __name__.partition(".")[0]
     here = threading.get_ident()
     for thread, innermost in sys._current_frames().items():
-        frame: FrameType | None = innermost if thread != here else None
+        outside = thread == here or thread in _end.parked
+        frame: FrameType | None = None if outside else innermost
         while frame is not None:
             if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
                 return True
