@@ -11,15 +11,14 @@ import ctypes
 import inspect
 import math
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Protocol
-
-from m2m100_onnx.errors import InferenceError
 
 __all__ = [
     "Renewable",
@@ -176,11 +175,13 @@ class _End:
     Attributes:
         thread: the thread that ends it; None before.
         calls: the threads that are in native code.
+        parked: the numbers of the threads that wait for the end.
     """
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
         self.calls: set[threading.Thread] = set()
+        self.parked: set[int] = set()
 
 
 _end = _End()
@@ -193,15 +194,20 @@ def native_call() -> Iterator[None]:
     The interpreter ends a daemon thread when it comes back from native code after the end of the
     program. C++ cannot be left that way, and aborts the process.
 
-    Raises:
-        InferenceError: the program is ending, and this is another thread than the one that ends it.
+    While the program ends, another thread than the one that ends it does not return from here. An
+    error instead would make it print at a time when printing can end the process, too.
     """
     thread = threading.current_thread()
     # First the mark, then the look: `_finish` does it the other way round.
     _end.calls.add(thread)
     try:
         if _end.thread not in (None, thread):
-            raise InferenceError("the program is ending, so nothing more is run")
+            _end.parked.add(threading.get_ident())
+            _end.calls.discard(thread)
+            while (
+                True
+            ):  # Until the interpreter ends this thread, which it can in Python's own code.
+                time.sleep(_PATIENCE)
         yield
     finally:
         _end.calls.discard(thread)
@@ -223,9 +229,26 @@ def _finish() -> None:
     while time.monotonic() < deadline:
         # A thread that an exception from outside has ended may have left its mark.
         others = list(_end.calls - {_end.thread})
-        if not any(thread.is_alive() for thread in others):
+        if not any(thread.is_alive() for thread in others) and not _others_inside():
             return
         time.sleep(0.001)
+
+
+def _others_inside() -> bool:
+    """Says whether the package is at work in another thread, in whichever native code it calls.
+
+    Small calls have no mark, such as those that bind a tensor. They release Python's lock too.
+    """
+    package = __name__.partition(".")[0]
+    here = threading.get_ident()
+    for thread, innermost in sys._current_frames().items():
+        outside = thread == here or thread in _end.parked
+        frame: FrameType | None = None if outside else innermost
+        while frame is not None:
+            if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
+                return True
+            frame = frame.f_back
+    return False
 
 
 def raised_by_signal_handler(error: BaseException) -> bool:
