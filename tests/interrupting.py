@@ -49,3 +49,16 @@ def interrupted_at(
     finally:
         sys.setprofile(before)
     return left < 0
+
+
+def raise_in_handler(error: BaseException) -> None:
+    """Raises an exception as the handler of a signal does, between two lines of the caller."""
+
+    def handler(_: int, __: FrameType | None) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from m2m100_onnx.bundle.config import CONFIG_FILE
 from m2m100_onnx.errors import BundleError
+from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx_export.weight_files import preferred, refuse_quantized
 
 __all__ = ["locate"]
@@ -50,7 +51,7 @@ def locate(source: str, revision: str | None) -> tuple[Path, str | None]:
     except BundleError:
         raise
     except errors as error:
-        if type(error) is TimeoutError and error.errno is None:  # of a signal handler
+        if raised_by_signal_handler(error):
             raise
         if _out_of_reach(error) and (folder := _cached(source, revision)):
             if not isinstance(error, huggingface_hub.errors.OfflineModeIsEnabled):

@@ -20,6 +20,7 @@ from pathlib import Path
 from m2m100_onnx.bundle.graphs import GRAPH_FILES
 from m2m100_onnx.bundle.manifest import MANIFEST_FILE
 from m2m100_onnx.errors import ExportError
+from m2m100_onnx.process import raised_by_signal_handler
 
 __all__ = ["Place"]
 
@@ -84,7 +85,7 @@ class Place:
                 finally:
                     shutil.rmtree(work, ignore_errors=True)
         except OSError as error:
-            if _is_of_a_handler(error):
+            if raised_by_signal_handler(error):
                 raise
             raise ExportError(f"{self.target}: could not write the bundle: {error}") from error
         finally:
@@ -108,7 +109,7 @@ class Place:
             else:
                 self._replace(work)
         except OSError as error:
-            if _is_of_a_handler(error):
+            if raised_by_signal_handler(error):
                 raise
             kept = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.", dir=work.parent))
             work.rename(kept)
@@ -123,7 +124,7 @@ class Place:
                 try:
                     self.folder.rename(old / self.folder.name)
                 except OSError as error:
-                    if _is_of_a_handler(error):
+                    if raised_by_signal_handler(error):
                         raise
                     # A folder of a container's image is one that no rename moves.
                     self._move_in(work)
@@ -159,11 +160,6 @@ class Place:
                 old.rmdir()
                 raise
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_of_a_handler(error: OSError) -> bool:
-    """Whether a signal handler raised the error: one of the system has a number."""
-    return type(error) is TimeoutError and error.errno is None
 
 
 def _entries(folder: Path) -> list[str]:

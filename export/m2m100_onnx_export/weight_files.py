@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from m2m100_onnx.bundle.config import CONFIG_FILE, is_inside, read_json, refuse_pointer
 from m2m100_onnx.errors import BundleError
+from m2m100_onnx.process import raised_by_signal_handler
 
 __all__ = [
     "listing",
@@ -112,7 +113,7 @@ def _check_pointer(path: Path) -> None:
         with path.open("rb") as file:
             refuse_pointer(path, file.read(64))
     except OSError as error:
-        if error.errno is None:  # of a signal handler, not of the system
+        if raised_by_signal_handler(error):
             raise
         raise BundleError(f"{path} is unreadable: {error.strerror}") from None
 
@@ -142,7 +143,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     except SafetensorError as error:
         raise BundleError(f"{path}: damaged safetensors file: {error}") from None
     except OSError as error:
-        if isinstance(error, TimeoutError):  # of a signal handler
+        if raised_by_signal_handler(error):
             raise
         raise BundleError(f"{path}: damaged safetensors file: {error}") from None
     return shapes
@@ -163,9 +164,9 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
                 raise
             # Files of torch before 1.6 are no zip archives, and torch cannot map them.
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except TimeoutError:  # of a signal handler
-        raise
     except _PICKLE_ERRORS as error:
+        if raised_by_signal_handler(error):
+            raise
         raise BundleError(f"{path}: damaged, or unsafe to open: {_without_advice(error)}") from None
     if not isinstance(state, dict):
         raise BundleError(f"{path}: expected a state dict, found a {type(state).__name__}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from interrupting import raise_in_handler
 from m2m100_onnx import Bundle, BundleError, Translator
 from m2m100_onnx.bundle.bundle import TABLE_FILE, WEIGHTS_FILE
 from m2m100_onnx.bundle.config import is_inside, read_json
@@ -237,7 +238,7 @@ def test_a_signal_handlers_exception_is_no_damage(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
-        raise TimeoutError("of a signal handler")
+        raise_in_handler(TimeoutError("of a signal handler"))
 
     for owner, name in ((np, "load"), (Path, "read_bytes")):
         with monkeypatch.context() as patch:

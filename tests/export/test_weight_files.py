@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import M2M100ForConditionalGeneration
 
 from checkpoints import PICKLE, SAFETENSORS, as_pickle, copied, tree, weights_of, write_sharded
+from interrupting import raise_in_handler
 from m2m100_onnx import BundleError
 from m2m100_onnx.bundle.bundle import WEIGHTS_FILE
 from m2m100_onnx_export import export
@@ -246,7 +247,7 @@ def test_an_exception_of_a_signal_handler_passes_through(
     (folder / SAFETENSORS).unlink()
 
     def interrupted(*_: Any, **__: Any) -> None:
-        raise TimeoutError("of a signal handler")
+        raise_in_handler(TimeoutError("of a signal handler"))
 
     monkeypatch.setattr(torch, "load", interrupted)
     with pytest.raises(TimeoutError, match="of a signal handler"):

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from m2m100_onnx.errors import BundleError
+from m2m100_onnx.process import raised_by_signal_handler
 
 __all__ = ["CONFIG_FILE", "ModelConfig", "is_inside", "read_json", "refuse_pointer"]
 
@@ -38,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
             )
         data = path.read_bytes()
     except OSError as error:
-        if error.errno is None:  # of a signal handler, not of the system
+        if raised_by_signal_handler(error):
             raise
         raise BundleError(f"{path} is missing or unreadable: {error.strerror}") from None
     refuse_pointer(path, data)
@@ -46,6 +47,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(data.decode("utf-8"))
     # JSONDecodeError is a ValueError, and so is the refusal of a number of too many digits.
     except (ValueError, RecursionError) as error:
+        if raised_by_signal_handler(error):
+            raise
         raise BundleError(f"{path}: expected a JSON object, found {error}") from None
     if not isinstance(value, dict):
         raise BundleError(f"{path}: expected a JSON object, found {type(value).__name__}")

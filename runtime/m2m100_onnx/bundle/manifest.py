@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from m2m100_onnx.bundle.config import is_inside, read_json
 from m2m100_onnx.bundle.graphs import PRECISIONS, Precision, Signature, TensorSpec
 from m2m100_onnx.errors import BundleError
+from m2m100_onnx.process import raised_by_signal_handler
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "FileRecord", "Manifest", "sha256_of"]
 
@@ -114,6 +115,8 @@ class Manifest:
                 format_version=version,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if raised_by_signal_handler(error):
+                raise
             raise BundleError(
                 f"{path}: an entry is missing or of the wrong kind: {error!r}"
             ) from None

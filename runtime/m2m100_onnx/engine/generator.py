@@ -18,7 +18,11 @@ from m2m100_onnx.engine.stopping import Stop
 from m2m100_onnx.errors import InferenceError
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import SearchOptions
-from m2m100_onnx.process import renew_in_children, side_by_side
+from m2m100_onnx.process import (
+    raised_by_signal_handler,
+    renew_in_children,
+    side_by_side,
+)
 from m2m100_onnx.search.beam import BeamSearch, Hypothesis
 
 __all__ = ["Generator"]
@@ -97,6 +101,8 @@ class Generator:
                     for part, some in enumerate(side_by_side(*runs)):
                         found[part::parts] = some
             except MemoryError as error:
+                if raised_by_signal_handler(error):
+                    raise
                 raise InferenceError(f"out of memory: {error}") from error
             return found
 

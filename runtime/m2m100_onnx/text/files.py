@@ -15,6 +15,7 @@ from m2m100_onnx.bundle.config import read_json, refuse_pointer
 from m2m100_onnx.bundle.families import DEFAULT_FAMILY, FAMILIES
 from m2m100_onnx.bundle.manifest import sha256_of
 from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.text.vocabulary import Vocabulary
 
 __all__ = [
@@ -118,7 +119,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        if error.errno is None:  # of a signal handler, not of the system
+        if raised_by_signal_handler(error):
             raise
         raise BundleError(f"{path}: expected a tokenizer file, found {error.strerror}") from error
     refuse_pointer(path, data)
@@ -225,11 +226,9 @@ def read_vocabulary(
     try:
         table = (folder / TABLE_FILE).read_bytes()
         return Vocabulary.from_table(data, table, _made_of(folder), sampling)
-    except OSError as error:
-        if error.errno is None:  # of a signal handler, not of the system
+    except (OSError, ValueError) as error:
+        if raised_by_signal_handler(error):
             raise
-    except ValueError:
-        pass
     entries = _read_entries(folder / VOCAB_FILE)
     try:
         vocabulary = Vocabulary(data, entries, sampling)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from m2m100_onnx.process import native_call
+from m2m100_onnx.process import native_call, raised_by_signal_handler
 
 __all__ = ["Vocabulary"]
 
@@ -243,8 +243,8 @@ def _processor(model: bytes, sampling: Mapping[str, Any]) -> Any:
     processor: Any = sentencepiece.SentencePieceProcessor(**sampling)
     try:
         processor.LoadFromSerializedProto(model)
-    except TimeoutError:  # of a signal handler: SentencePiece has no such error
-        raise
     except (RuntimeError, OSError, LookupError, TypeError) as error:
+        if raised_by_signal_handler(error):
+            raise
         raise ValueError(str(error)) from error
     return processor
