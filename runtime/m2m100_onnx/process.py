@@ -204,9 +204,8 @@ def native_call() -> Iterator[None]:
         if _end.thread not in (None, thread):
             _end.parked.add(threading.get_ident())
             _end.calls.discard(thread)
-            while (
-                True
-            ):  # Until the interpreter ends this thread, which it can in Python's own code.
+            # Until the interpreter ends this thread, which it can in Python's own code.
+            while True:
                 time.sleep(_PATIENCE)
         yield
     finally:

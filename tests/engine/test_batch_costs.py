@@ -135,7 +135,7 @@ def test_little_memory_means_small_batches_and_the_same_results(
     assert [size for size, _ in starts] == [12]
     starts.clear()
     each = translator.model.cache_bytes(1, 5, 12, 200)
-    monkeypatch.setattr(batches, "memory_limit", lambda: 4 * 5 * each)
+    monkeypatch.setattr(batches, "_memory_limit", lambda: 4 * 5 * each)
     assert_same(translator.translate_batch(texts, **EN_DE), expected)
     assert len(starts) > 2
     starts.clear()

@@ -6,6 +6,7 @@ the bytes of a cache to the model that lays it out.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ _SHARE_OF_MEMORY = 4
 """A batch may reserve the memory divided by this; weights and other programs have the rest."""
 _MEMORY_UNKNOWN = 1 << 32
 """Bytes that a batch may reserve where the system does not tell its memory: 4 GiB."""
+_memory_limit = functools.cache(memory_limit)
+"""Read once per process, since reading it takes as long as a step of a small model."""
 _SOURCE_STEP = 4
 """Source lengths are padded to multiples of this.
 
@@ -121,7 +124,7 @@ def cut(
     beams, longest = settings.search.beam_size, settings.search.max_length
     budget = settings.call.max_batch_bytes
     if budget is None:
-        budget = (memory_limit() or _MEMORY_UNKNOWN * _SHARE_OF_MEMORY) // _SHARE_OF_MEMORY
+        budget = (_memory_limit() or _MEMORY_UNKNOWN * _SHARE_OF_MEMORY) // _SHARE_OF_MEMORY
     start = 0
     while start < len(ordered):
         source = len(ordered[start].source)

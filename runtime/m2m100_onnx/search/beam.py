@@ -113,7 +113,8 @@ class BeamSearch:
         _collect(self._finished, before, candidates, ended, options)
         self._rows, self._beams = _advance(self._finished, before, candidates, ended, options)
         self._state_rows, self._fed = before.scores.size, False
-        return tuple(np.setdiff1d(before.sentences, self._beams.sentences).tolist())
+        # Not `np.setdiff1d`, which takes as long as the rest of a step.
+        return tuple(sorted(set(before.sentences.tolist()).difference(self.live)))
 
     def drop(self, sentence: int) -> None:
         """Ends a live sentence without a result; the other sentences go on as before.
