@@ -319,5 +319,5 @@ def test_where_there_is_no_generation_config(tiny_bundle: Path, tmp_path: Path) 
 
 def test_a_generation_config_that_cannot_be(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = edited(tiny_bundle, tmp_path / "bundle", num_beams=2_000_000_000)
-    with pytest.raises(BundleError, match=r"generation_config.json: beam_size: .*1,024"):
+    with pytest.raises(BundleError, match=r"generation_config.json: num_beams: .*1,024"):
         Translator(bundle)

@@ -21,7 +21,7 @@ from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
-from m2m100_onnx.options import SearchOptions, Settings, check_ids, resolve_options
+from m2m100_onnx.options import OPTIONS, SearchOptions, Settings, check_ids, resolve_options
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.beam import Hypothesis as Tokens
 from m2m100_onnx.text.tokenizer import Tokenizer
@@ -327,7 +327,11 @@ def default_options(bundle: Bundle) -> SearchOptions:
         check_ids(options, bundle.config.vocab_size)
         return options
     except InvalidInputError as error:
-        raise BundleError(f"{bundle.generation_file}: {error}") from None
+        # The file has transformers' names.
+        name, _, rest = str(error).partition(":")
+        row = OPTIONS.get(name)
+        theirs = row.transformers if row and row.transformers in bundle.generation else name
+        raise BundleError(f"{bundle.generation_file}: {theirs}:{rest}") from None
 
 
 def check_texts(texts: object) -> None:
