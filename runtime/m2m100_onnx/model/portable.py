@@ -145,12 +145,12 @@ class PortableState:
             rows: `(R',)` indices into the current R rows.
         """
         if not np.array_equal(rows, np.arange(self.rows)):
-            # What is bound stays in memory: the past before the last step, and the one after it.
+            # What is bound stays in memory: first the past before the last step is let go.
             self._binding.clear_binding_inputs()
-            self._binding.clear_binding_outputs()
             index = self._to_device(rows)
-            for name in self._own:  # One by one, so that only one tensor exists twice.
-                self._own[name] = self._gather(self._own[name], index)
+            self._own = {name: self._gather(value, index) for name, value in self._own.items()}
+            # Only now the past after it: with onnxruntime 1.21 the old values are views of it.
+            self._binding.clear_binding_outputs()
             self._bind_source()
             # A step usually follows, and overwrites them.
             self._moved = rows if self._moved is None else self._moved[rows]
