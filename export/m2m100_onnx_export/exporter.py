@@ -76,6 +76,7 @@ def export(
     precision: Precision = "fp32",
     revision: str | None = None,
     languages: Sequence[str] | None = None,
+    family: str | None = None,
     overwrite: bool = False,
     verify_outputs: bool = True,
     progress: Callable[[str], object] | None = None,
@@ -89,6 +90,8 @@ def export(
             eight bits in the embedding, which is also the LM head.
         revision: branch, tag or commit on the hub.
         languages: the codes that the checkpoint was trained on. The runtime then accepts no other.
+        family: a name in `FAMILIES`, for a checkpoint whose files do not tell it: `small100` for
+            SMaLL-100 with the tokenizer files of M2M100. None takes what the files tell.
         overwrite: replaces an existing bundle.
         verify_outputs: compares the graphs and whole translations with PyTorch.
         progress: receives a phrase at the start of each stage.
@@ -108,7 +111,7 @@ def export(
     check_activation(source.config, os.fspath(source.directory / CONFIG_FILE))
     with place.workplace() as work:
         started = time.perf_counter()
-        record = _write(source, work, precision, languages, tell)
+        record = _write(source, work, precision, languages, family, tell)
         seconds = time.perf_counter() - started
         report = None
         if verify_outputs:
@@ -124,12 +127,13 @@ def _write(
     work: Path,
     precision: Precision,
     languages: Sequence[str] | None,
+    family: str | None,
     tell: Callable[[str], object],
 ) -> FileRecord:
     """Writes every file of the bundle, the manifest last, and returns the weights file's record."""
     files_of_tokenizer = source.tokenizer_files()
     # Refuses a tokenizer that does not fit the model, before the long part of the work.
-    tokenizer = Tokenizer(source.directory, embedding_rows=source.config.vocab_size)
+    tokenizer = Tokenizer(source.directory, family=family, embedding_rows=source.config.vocab_size)
     for path in files_of_tokenizer:
         shutil.copyfile(path, work / path.name)
     tokenizer.write_table(work)
@@ -154,6 +158,7 @@ def _write(
         source=source.source if source.revision else source.directory.resolve().name,
         revision=source.revision,
         languages=trained,
+        family=tokenizer.family,
         exporter_version=__version__,
         graphs={name: graph_signature(name, source.config, precision) for name in names},
         files=files,

@@ -154,9 +154,10 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
     model = model.float().eval()
     # `_generate` gives lengths as tokens in all; these would win.
     model.generation_config.max_new_tokens = model.generation_config.min_new_tokens = None
+    model.generation_config.forced_bos_token_id = None  # `_generate` forces what the family forces
     # Without sampling, which is random, and without entries of a folder that is gone soon.
     translator = Translator(bundle, sp_model_kwargs={}, cache_dir=False)
-    reference = ReferenceTokenizer(checkpoint.directory)
+    reference = ReferenceTokenizer(checkpoint.directory, translator.tokenizer.family)
     if tokens := tuple(reference.differences(translator.tokenizer, _samples(translator))):
         return Report({}, {}, (), tokens)
     differences, tolerances = _compare_graphs(model, translator, _TOLERANCE[precision])
@@ -198,12 +199,12 @@ def _compare_graphs(
 def _make_batch(translator: Translator) -> _Batch:
     """Makes a batch with padded sources; the targets are random tokens."""
     tokenizer, config = translator.tokenizer, translator.bundle.config
-    sources = [tokenizer.encode(text, code) for code, text in _samples(translator).items()]
+    sources = [tokenizer.encode(text, code, code) for code, text in _samples(translator).items()]
     length = max(map(len, sources))
     ids = np.array([s + [config.pad_token_id] * (length - len(s)) for s in sources], np.int64)
     mask = np.array([[1] * len(s) + [0] * (length - len(s)) for s in sources], np.int64)
     shape = (len(ids), _TARGET_LENGTH)
-    target = np.random.default_rng(0).integers(4, len(tokenizer), shape)
+    target = np.random.default_rng(0).integers(4, config.vocab_size, shape)
     target[:, 0] = config.decoder_start_token_id
     return _Batch(ids, mask, target)
 
@@ -336,8 +337,8 @@ def _compare_translations(
     )
     identical = ties = 0
     for code, target, ours in zip(codes, targets, found, strict=True):
-        ids = torch.tensor([reference.encode(samples[code], code)])
-        tokens, score = _generate(model, ids, reference.language_id(target), options)
+        ids = torch.tensor([reference.encode(samples[code], code, target)])
+        tokens, score = _generate(model, ids, reference.forced_id(target), options)
         if tokens == ours.tokens:
             identical += 1
         else:
@@ -347,7 +348,10 @@ def _compare_translations(
 
 
 def _generate(
-    model: M2M100ForConditionalGeneration, ids: torch.Tensor, language: int, options: SearchOptions
+    model: M2M100ForConditionalGeneration,
+    ids: torch.Tensor,
+    language: int | None,
+    options: SearchOptions,
 ) -> tuple[tuple[int, ...], float]:
     """Returns the tokens and the score of transformers' translation."""
     named = {row.transformers: row.name for row in OPTIONS.values() if row.transformers}

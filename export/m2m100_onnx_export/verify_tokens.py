@@ -10,28 +10,47 @@ from pathlib import Path
 
 from transformers import M2M100Tokenizer
 
+from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.text.tokenizer import Tokenizer
 
 __all__ = ["ReferenceTokenizer"]
 
 
 class ReferenceTokenizer:
-    """transformers' tokenizer of a checkpoint, without subword sampling."""
+    """transformers' tokenizer of a checkpoint, without subword sampling.
 
-    def __init__(self, folder: Path) -> None:
-        """Reads the tokenizer files of a checkpoint's folder."""
+    transformers has no class for SMaLL-100, and its class for M2M100 refuses languages that
+    fine-tuning added. It has the ids of both, so the frames are laid here.
+    """
+
+    def __init__(self, folder: Path, family: str) -> None:
+        """Reads the tokenizer files of a checkpoint's folder.
+
+        Args:
+            folder: the checkpoint.
+            family: a name in `FAMILIES`.
+        """
         self._theirs = M2M100Tokenizer.from_pretrained(folder, sp_model_kwargs={})
+        self._family = FAMILIES[family]
 
-    def encode(self, text: str, source_lang: str) -> list[int]:
+    def encode(self, text: str, source_lang: str, target_lang: str) -> list[int]:
         """Returns what the encoder reads for a text."""
-        self._theirs.src_lang = source_lang
-        ids: list[int] = self._theirs(text).input_ids
-        return ids
+        read = "target_lang" if "target_lang" in self._family.source_frame else "source_lang"
+        language = {"source_lang": source_lang, "target_lang": target_lang}[read]
+        pieces: list[int] = self._theirs(text, add_special_tokens=False).input_ids
+        return [self.language_id(language), *pieces, self._theirs.eos_token_id]
+
+    def forced_id(self, target_lang: str) -> int | None:
+        """Returns the id that the decoder starts with by force, None where it is free."""
+        return self.language_id(target_lang) if "target_lang" in self._family.prompt else None
 
     def language_id(self, code: str) -> int:
         """Returns the id of a language's token."""
-        index: int = self._theirs.get_lang_id(code)
-        return index
+        if code in self._theirs.lang_code_to_id:
+            index: int = self._theirs.get_lang_id(code)
+            return index
+        added: dict[str, int] = self._theirs.get_added_vocab()
+        return added[self._family.language_token.format(code)]
 
     def differences(self, ours: Tokenizer, samples: Mapping[str, str]) -> Iterator[str]:
         """Yields what our tokenizer does otherwise, in words.
@@ -46,22 +65,24 @@ class ReferenceTokenizer:
                     f"language {code}: expected transformers' id {self.language_id(code)}, "
                     f"found {ours.language_id(code)}"
                 )
-        for text, code in self._texts(samples):
-            expected, found = self.encode(text, code), ours.encode(text, code)
+        for text, code in self._texts(ours, samples):
+            expected, found = self.encode(text, code, code), ours.encode(text, code, code)
             if found != expected:
                 yield f"{text!r}: expected transformers' ids {expected}, found {found}"
                 continue
-            decoded = self._theirs.decode(expected, skip_special_tokens=True)
+            decoded = self._theirs.decode(expected[1:-1], skip_special_tokens=True)
             if ours.decode(expected) != decoded:
                 yield (
                     f"{text!r}: expected transformers' text {decoded!r}, "
                     f"found {ours.decode(expected)!r}"
                 )
 
-    def _texts(self, samples: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """Yields the samples, and texts with each token that the checkpoint's files add."""
+    def _texts(self, ours: Tokenizer, samples: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """Yields the samples, and texts with each token that a text may hold."""
         yield from ((text, code) for code, text in samples.items())
         code, text = next(iter(samples.items()))
+        roles = {str(token) for token in self._theirs.special_tokens_map.values()}
+        control = roles | {self._family.language_token.format(code) for code in ours.all_languages}
         for token in self._theirs.added_tokens_decoder.values():
-            if not token.special:
+            if token.content not in control:
                 yield f"{text} {token.content}{text}", code

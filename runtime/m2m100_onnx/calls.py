@@ -199,15 +199,17 @@ class Worker:
                 self._tokenizer.language_id(code)
         return _joined(texts, source_lang, target_lang)
 
-    def encode(self, text: str, source_lang: str, *, truncate: bool) -> list[int]:
+    def encode(
+        self, text: str, source_lang: str, target_lang: str | None, *, truncate: bool
+    ) -> list[int]:
         """Returns a text's tokens, at most as many as the model has positions."""
-        ids = self._tokenizer.encode(text, source_lang)
+        ids = self._tokenizer.encode(text, source_lang, target_lang)
         limit = self._config.max_position_embeddings
         if len(ids) <= limit:
             return ids
         if not truncate:
             raise InputTooLongError(limit, len(ids), text)
-        return [*ids[: limit - 1], ids[-1]]
+        return self._tokenizer.truncate(ids, limit)
 
     def _read(self, rows: Iterable[Row], first: int, call: Call) -> _Window:
         """Encodes texts, up to the first that cannot be if the call is to raise then."""
@@ -247,16 +249,16 @@ class Worker:
     ) -> Sentence:
         if not isinstance(text, str):
             raise InvalidInputError(f"expected a str, found {type(text).__name__}")
-        source = self.encode(text, source_lang, truncate=settings.call.truncate)
+        source = self.encode(text, source_lang, target_lang, truncate=settings.call.truncate)
         start = self._config.decoder_start_token_id
         return Sentence(position, source, self._tokenizer.build_prompt(target_lang, start))
 
     def _translate(self, window: _Window, call: Call) -> dict[int, Translation]:
         """Translates a window; returns the results that `call.stop` allowed, by position."""
         stats = window.stats
-        # Language token and `</s>` alone are no text.
-        empty = [sentence for sentence in window.sentences if len(sentence.source) <= 2]
-        texts = [sentence for sentence in window.sentences if len(sentence.source) > 2]
+        has_text = self._tokenizer.has_text
+        empty = [sentence for sentence in window.sentences if not has_text(sentence.source)]
+        texts = [sentence for sentence in window.sentences if has_text(sentence.source)]
         results = {sentence.position: EMPTY for sentence in empty}
         try:
             with self._gate.call():

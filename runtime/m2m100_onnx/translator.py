@@ -106,6 +106,7 @@ class Translator:
             Tokenizer,
             self.bundle.directory,
             sp_model_kwargs=sp_model_kwargs,
+            family=manifest.family if manifest else None,
             embedding_rows=config.vocab_size,
             trained_languages=manifest.languages if manifest else None,
         )
@@ -119,20 +120,23 @@ class Translator:
         """Codes that a call may use as source or target language."""
         return self.tokenizer.languages
 
-    def encode(self, text: str, source_lang: str, *, truncate: bool = False) -> list[int]:
+    def encode(
+        self, text: str, source_lang: str, target_lang: str | None = None, *, truncate: bool = False
+    ) -> list[int]:
         """Returns the encoder's input for a text: language token, pieces, `</s>`.
 
         Args:
             text: the text.
             source_lang: its language.
+            target_lang: the language to translate into, which SMaLL-100's encoder reads.
             truncate: whether to cut what exceeds the model's positions, instead of raising.
 
         Raises:
             UnknownLanguageError: the language is not one of `languages`.
             InputTooLongError: the text has more tokens than the model has positions.
-            InvalidInputError: the text is not valid Unicode.
+            InvalidInputError: the text is not valid Unicode, or `target_lang` is missing.
         """
-        return self._worker.encode(text, source_lang, truncate=truncate)
+        return self._worker.encode(text, source_lang, target_lang, truncate=truncate)
 
     # A str is a sequence of str too; the first signature that fits is the one that counts.
     @overload

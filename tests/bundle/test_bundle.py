@@ -207,9 +207,28 @@ def test_broken_json(bundle: Path, name: str, text: bytes, found: str) -> None:
 
 
 def test_newer_format(bundle: Path) -> None:
-    edit(bundle / MANIFEST_FILE, lambda m: m.update(format_version=2, precision="fp4"))
-    with pytest.raises(BundleError, match=r"has format version 2.*up to 1; upgrade m2m100-onnx"):
+    edit(bundle / MANIFEST_FILE, lambda m: m.update(format_version=3, precision="fp4"))
+    with pytest.raises(BundleError, match=r"has format version 3.*up to 2; upgrade m2m100-onnx"):
         Translator(bundle)
+
+
+def test_older_format(bundle: Path) -> None:
+    """Version 1 had no family."""
+
+    def age(manifest: dict[str, Any]) -> None:
+        manifest["format_version"] = 1
+        del manifest["family"]
+
+    edit(bundle / MANIFEST_FILE, age)
+    assert Bundle.open(bundle).manifest.family is None
+    assert Translator(bundle).tokenizer.family == "m2m100"
+
+
+@pytest.mark.parametrize("family", ["m2m101", 1, ["m2m100"]])
+def test_unknown_family(bundle: Path, family: object) -> None:
+    edit(bundle / MANIFEST_FILE, lambda m: m.update(family=family))
+    with pytest.raises(BundleError, match=r"manifest\.json: .*family"):
+        Bundle.open(bundle)
 
 
 @pytest.mark.parametrize("version", [None, "1", 0, -1, 1.5])

@@ -129,7 +129,7 @@ def test_a_vocabulary_without_words_is_an_error(translator: Translator) -> None:
         def ids_to_pieces(self, _: range) -> list[str]:
             return ["<s>", "你", "好"]
 
-        def encode(self, text: str, _: str) -> list[int]:
+        def encode(self, text: str, *_: str) -> list[int]:
             return translator.encode(text, "zh")
 
     with pytest.raises(InvalidInputError, match=r"expected 9 tokens .* found 2"):

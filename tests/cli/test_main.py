@@ -249,6 +249,7 @@ def test_export_verifies_and_prints_what_it_measured(
             "precision": "fp32",
             "revision": "v1",
             "languages": None,
+            "family": None,
             "overwrite": False,
             "verify_outputs": True,
         }

@@ -174,9 +174,9 @@ def test_each_line_is_tokenized_once(
     seen: list[str] = []
     real = Tokenizer.encode
 
-    def encode(self: Tokenizer, text: str, source_lang: str) -> list[int]:
+    def encode(self: Tokenizer, text: str, *languages: str) -> list[int]:
         seen.append(text)
-        return real(self, text, source_lang)
+        return real(self, text, *languages)
 
     monkeypatch.setattr(Tokenizer, "encode", encode)
     assert shell(*arguments(demo_bundle), stdin=b"one\ntwo\nthree\n")[0] == 0

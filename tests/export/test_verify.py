@@ -174,11 +174,11 @@ def test_verification_compares_languages_and_texts(
 def test_verification_sees_an_added_token_that_is_lost(
     make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The runtime refuses added tokens; should it ever miss one, its text tells."""
+    """Should the runtime ever miss an added token, its text tells."""
     checkpoint = copied(make_checkpoint(vocab_size=10_620), tmp_path / "checkpoint")
     (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "M2M100Tokenizer"}')
     (checkpoint / "added_tokens.json").write_text('{"<br>": 10609}')
-    monkeypatch.setattr("m2m100_onnx.text.tokenizer.added_tokens", lambda *_: set())
+    monkeypatch.setattr("m2m100_onnx.text.tokenizer.added_tokens", lambda *_: {})
     with pytest.raises(ExportError, match=r"<br>.*: expected transformers' ids .*10609"):
         export(checkpoint, tmp_path / "bundle")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["DEFAULT_FAMILY", "FAMILIES", "Family", "first_position"]
+__all__ = ["FAMILIES", "Family", "first_position"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,10 @@ class Family:
     """The facts in which families differ.
 
     Attributes:
-        languages: the language codes, in the order of their token ids.
+        languages: the language codes that have a token where a checkpoint's files name none, in the
+            order of their ids.
+        language_codes: transformers' name of that list.
+        tokenizer_classes: the classes of transformers' tokenizers that read this family.
         language_token: the spelling of a language's token, with `{}` for its code.
         madeup_words: embedding rows after the language tokens that no token uses, where
             tokenizer_config.json does not give their number.
@@ -28,9 +31,15 @@ class Family:
     """
 
     languages: tuple[str, ...]
+    language_codes: str = "m2m100"
+    tokenizer_classes: tuple[str, ...] = ("M2M100Tokenizer",)
     language_token: str = "__{}__"
     madeup_words: int = 8
-    source_frame: tuple[Literal["source_lang", "text", "eos"], ...] = ("source_lang", "text", "eos")
+    source_frame: tuple[Literal["source_lang", "target_lang", "text", "eos"], ...] = (
+        "source_lang",
+        "text",
+        "eos",
+    )
     prompt: tuple[Literal["decoder_start", "target_lang"], ...] = ("decoder_start", "target_lang")
 
 
@@ -41,14 +50,19 @@ _M2M100: Final = (
     "ur uz vi wo xh yi yo zh zu"
 )
 
-DEFAULT_FAMILY: Final = "m2m100"
-"""The family of a checkpoint whose tokenizer_config.json names none."""
-
 FAMILIES: Final[Mapping[str, Family]] = {
     "m2m100": Family(tuple(_M2M100.split())),
-    "wmt21": Family(("en", "ha", "is", "ja", "cs", "ru", "zh", "de")),
+    "wmt21": Family(("en", "ha", "is", "ja", "cs", "ru", "zh", "de"), language_codes="wmt21"),
+    # Its encoder reads the target language, and its decoder starts with no language at all. Its own
+    # tokenizer is code beside the checkpoint, which may also come with M2M100's.
+    "small100": Family(
+        tuple(_M2M100.split()),
+        tokenizer_classes=("SMALL100Tokenizer", "Small100Tokenizer", "M2M100Tokenizer"),
+        source_frame=("target_lang", "text", "eos"),
+        prompt=("decoder_start",),
+    ),
 }
-"""Each family under the name that tokenizer_config.json gives it as `language_codes`."""
+"""Each family by name. Of families that share their files, the first is the one they stand for."""
 
 
 def first_position(pad_token_id: int) -> int:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from m2m100_onnx.bundle.config import is_inside, read_json
+from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.bundle.graphs import PRECISIONS, Precision, Signature, TensorSpec
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.process import raised_by_signal_handler
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "FileRecord", "Manifest", "sha256_of"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -56,6 +57,7 @@ class Manifest:
         source: the checkpoint: its hub id, or the name of its local folder.
         revision: the hub commit of the checkpoint, or None for a local folder.
         languages: the codes that the checkpoint was trained on, or None for all that have a token.
+        family: a name in `FAMILIES`; None in bundles of version 1, whose files tell it.
         exporter_version: version of the exporter.
         graphs: the inputs and outputs of each graph.
         files: size and hash of every other file of the bundle.
@@ -69,6 +71,7 @@ class Manifest:
     exporter_version: str
     graphs: Mapping[str, Signature] = field(repr=False)
     files: Mapping[str, FileRecord] = field(repr=False)
+    family: str | None = None
     format_version: int = FORMAT_VERSION
 
     def write(self, directory: Path) -> None:
@@ -103,6 +106,9 @@ class Manifest:
                 languages and isinstance(languages, list) and all(type(c) is str for c in languages)
             ):
                 raise TypeError(f"languages {languages!r}")
+            family = raw.get("family")
+            if family is not None and family not in [*FAMILIES]:
+                raise ValueError(f"family {family!r}, expected one of {[*FAMILIES]}")
             return cls(
                 precision=precision,
                 opset=_of(int, raw["opset"]),
@@ -112,6 +118,7 @@ class Manifest:
                 exporter_version=_of(str, raw["exporter_version"]),
                 graphs={_name(name): _signature(value) for name, value in raw["graphs"].items()},
                 files={_name(name): _record(value) for name, value in raw["files"].items()},
+                family=family,
                 format_version=version,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import sys
 
+from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.bundle.graphs import PRECISIONS
 from m2m100_onnx.cli.arguments import Commands, add_command, path
 from m2m100_onnx.cli.output import print_lines
@@ -29,6 +30,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--revision", metavar="R", help="Branch, tag or commit on the hub.")
     about = "Codes of the languages that the checkpoint was trained on."
     add("--languages", metavar="en,de,...", help=about)
+    about = "Family of a checkpoint whose files do not tell it, such as small100."
+    add("--family", choices=tuple(FAMILIES), help=about)
     add("--overwrite", action="store_true", help="Replace an existing bundle.")
     about = "Skip the comparison of the bundle with PyTorch."
     add("--no-verify", action="store_true", help=about)
@@ -48,6 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         revision=arguments.revision,
         languages=None if arguments.languages is None else arguments.languages.split(","),
+        family=arguments.family,
         overwrite=arguments.overwrite,
         verify_outputs=not arguments.no_verify,
         progress=lambda message: print(message, file=sys.stderr, flush=True),

@@ -30,6 +30,7 @@ def _run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.model)
     tokenizer = Tokenizer(
         bundle.directory,
+        family=bundle.manifest.family if bundle.manifest else None,
         embedding_rows=bundle.config.vocab_size,
         trained_languages=bundle.manifest.languages if bundle.manifest else None,
     )

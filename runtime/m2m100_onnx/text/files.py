@@ -6,26 +6,26 @@ two files that older versions of transformers wrote beside it. Refuses to know t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from m2m100_onnx.bundle.bundle import TABLE_FILE
 from m2m100_onnx.bundle.config import read_json, refuse_pointer
-from m2m100_onnx.bundle.families import DEFAULT_FAMILY, FAMILIES
+from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.bundle.manifest import sha256_of
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.process import raised_by_signal_handler
+from m2m100_onnx.text.added import CONFIG_FILE
 from m2m100_onnx.text.vocabulary import Vocabulary
 
 __all__ = [
-    "ADDED_FILE",
-    "CONFIG_FILE",
     "PIECES_FILE",
     "SPECIAL_FILE",
     "VOCAB_FILE",
-    "added_tokens",
     "read_config",
+    "read_family",
     "read_vocabulary",
     "setting",
     "special_tokens",
@@ -34,23 +34,32 @@ __all__ = [
 
 VOCAB_FILE: Final = "vocab.json"
 PIECES_FILE: Final = "sentencepiece.bpe.model"
-CONFIG_FILE: Final = "tokenizer_config.json"
 SPECIAL_FILE: Final = "special_tokens_map.json"
-ADDED_FILE: Final = "added_tokens.json"
 
 _SPECIAL_TOKENS: Final = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
 
 # SentencePiece has more options, such as add_eos. They would put other ids into the sequence.
 _SAMPLING: Final = {"enable_sampling": (bool,), "nbest_size": (int,), "alpha": (int, float)}
 
+# The names that transformers gives to its lists of languages.
+_CODES: Final = ("m2m100", "wmt21")
+# The families that each class of tokenizers reads, and which of them the class alone stands for.
+_CLASSES: Final = {
+    name: [family for family, row in FAMILIES.items() if name in row.tokenizer_classes]
+    for row in FAMILIES.values()
+    for name in row.tokenizer_classes
+}
+
 # For each setting: the default, what is accepted in words, and the check.
 _SETTINGS: Final[dict[str, tuple[Any, str, Callable[[Any], bool]]]] = {
-    "tokenizer_class": ("", "'M2M100Tokenizer'", lambda value: value == "M2M100Tokenizer"),
-    "language_codes": (
-        DEFAULT_FAMILY,
-        f"one of {[*FAMILIES]}",
-        lambda value: isinstance(value, str) and value in FAMILIES,
+    "tokenizer_class": (
+        None,
+        f"one of {[*_CLASSES]}",
+        lambda value: isinstance(value, str) and value in _CLASSES,
     ),
+    # What a caller or a manifest names. The files tell it by two other settings.
+    "family": (None, f"one of {[*FAMILIES]}", lambda value: value in [*FAMILIES]),
+    "language_codes": (None, f"one of {_CODES}", lambda value: value in _CODES),
     # The default is the family's.
     "num_madeup_words": (
         None,
@@ -65,14 +74,16 @@ _SETTINGS: Final[dict[str, tuple[Any, str, Callable[[Any], bool]]]] = {
             and all(type(entry) in _SAMPLING.get(name, ()) for name, entry in value.items())
         ),
     ),
-    "added_tokens_decoder": ({}, "an object", lambda value: isinstance(value, dict)),
+    "added_tokens_decoder": (None, "an object", lambda value: isinstance(value, dict)),
     "clean_up_tokenization_spaces": (False, "a bool", lambda value: isinstance(value, bool)),
 }
 
 # The published M2M100 files disagree on about a hundred of 128,000 pieces, which become <unk>
 # ("▁perhaps" is one, see huggingface/transformers#11336). The files of two different checkpoints
-# disagree on many more.
-_TOLERATED_MISMATCH: Final = 0.05
+# disagree on many more. This is the share of entries that may be no pieces.
+_TOLERATED_MISMATCH: Final = 0.025
+# Entries of vocab.json that are no pieces: languages, and the made-up words of fairseq.
+_NO_PIECE: Final = re.compile(r"__\w+__$|madeupword\d+$")
 
 
 def setting(path: Path, config: Mapping[str, Any], name: str, argument: object = None) -> Any:
@@ -97,6 +108,35 @@ def setting(path: Path, config: Mapping[str, Any], name: str, argument: object =
     if argument is None:
         raise BundleError(f"{path}: expected {name} to be {expected}, found {value!r}")
     raise InvalidInputError(f"{name}: expected {expected}, found {value!r}")
+
+
+def read_family(path: Path, config: Mapping[str, Any], argument: str | None) -> str:
+    """Returns the name of a tokenizer's family.
+
+    Args:
+        path: tokenizer_config.json, for error messages.
+        config: its contents.
+        argument: the name that a caller or a manifest gives, or None. It tells what the files are
+            silent about: SMaLL-100 may come with the files of M2M100.
+
+    Raises:
+        BundleError: the files name a class or language codes that are not known, or another family.
+        InvalidInputError: the argument is no family.
+    """
+    wanted: str | None = setting(path, {}, "family", argument)
+    codes: str | None = setting(path, config, "language_codes")
+    kind: str | None = setting(path, config, "tokenizer_class")
+    fitting = _CLASSES[kind] if kind else [*FAMILIES]
+    # Without codes, M2M100 and the families that share its files are left.
+    fitting = [name for name in fitting if FAMILIES[name].language_codes == (codes or "m2m100")]
+    if wanted is None and fitting:
+        return fitting[0]
+    if wanted not in fitting:
+        raise BundleError(
+            f"{path}: expected the files of family {wanted or 'm2m100'}, "
+            f"found tokenizer_class {kind!r} and language_codes {codes!r}"
+        )
+    return wanted
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -150,62 +190,6 @@ def special_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary
     return found
 
 
-def added_tokens(
-    folder: Path, config: Mapping[str, Any], vocabulary: Vocabulary, control: Collection[str]
-) -> set[str]:
-    """Returns the tokens that the files declare as special.
-
-    Args:
-        folder: where the tokenizer's files lie.
-        config: what `read_config` returned.
-        vocabulary: the vocabulary, language tokens included.
-        control: the special tokens and the language tokens.
-
-    Raises:
-        BundleError: a file adds a token that would change ids.
-    """
-    path = folder / CONFIG_FILE
-    found = set()
-    for key, entry in setting(path, config, "added_tokens_decoder").items():
-        token = str(entry.get("content")) if isinstance(entry, dict) else ""
-        (index,) = vocabulary.ids([token], -1)
-        if str(index) != key or not entry.get("special") or len(token) < 2:
-            raise _added(path, token, key)
-        found.add(token)
-    for token in _named_special_tokens(config):
-        if len(token) < 2 or vocabulary.ids([token], -1) == [-1]:
-            raise _added(path, token, "of its own")
-        found.add(token)
-    path = folder / ADDED_FILE
-    if not config.get("added_tokens_decoder") and path.exists():
-        for token, index in read_json(path).items():
-            if token not in {*control, *found} or vocabulary.ids([token], -1) != [index]:
-                raise _added(path, token, index)
-    return found
-
-
-def _added(path: Path, token: str, index: object) -> BundleError:
-    return BundleError(
-        f"{path}: expected no added token but special ones of {VOCAB_FILE} and language tokens, "
-        f"found {token!r} with id {index}"
-    )
-
-
-def _named_special_tokens(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the tokens of `sep_token`, `mask_token` and the like, and the additional ones."""
-    for key, value in config.items():
-        if key in ("additional_special_tokens", "extra_special_tokens"):
-            values = [*value.values()] if isinstance(value, dict) else value
-        elif key.endswith("_token"):
-            values = [value]
-        else:
-            continue
-        for entry in values if isinstance(values, list) else ():
-            token = entry.get("content") if isinstance(entry, dict) else entry
-            if isinstance(token, str) and token:  # `add_bos_token` is a bool
-                yield token
-
-
 def read_vocabulary(
     folder: Path, config: Mapping[str, Any], sampling: Mapping[str, Any]
 ) -> Vocabulary:
@@ -217,8 +201,7 @@ def read_vocabulary(
         sampling: SentencePiece's options.
 
     Raises:
-        BundleError: a file is missing or damaged, or the two files disagree on more than one entry
-            in twenty.
+        BundleError: a file is missing or damaged, or more than one entry in forty is no piece.
     """
     path = folder / PIECES_FILE
     data = _read_bytes(path)
@@ -240,11 +223,15 @@ def read_vocabulary(
 
 
 def _check_match(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-    """Raises `BundleError` if `vocab.json` and the SentencePiece model do not belong together."""
+    """Raises `BundleError` if `vocab.json` and the SentencePiece model do not belong together.
+
+    Entries that fine-tuning put there need no piece: added tokens, languages and made-up words. A
+    trimmed `vocab.json` leaves pieces without an entry, which become unknown, as in transformers.
+    """
     special = set(special_tokens(path, config, vocabulary).values())
     pieces, entries = vocabulary.mismatches(special)
-    total = len(vocabulary) - len(special) + len(pieces)
-    if len(pieces) + len(entries) > _TOLERATED_MISMATCH * total:
+    entries = [entry for entry in entries if not _NO_PIECE.match(entry)]
+    if len(entries) > _TOLERATED_MISMATCH * len(vocabulary):
         raise BundleError(
             f"{path}: expected the pieces of {PIECES_FILE}, found {len(vocabulary)} entries; "
             f"{len(pieces)} pieces have no entry, such as {pieces[:3]}, and {len(entries)} entries "

@@ -3,15 +3,17 @@
 Refuses to know models, batches, padding and length limits.
 
 The ids are those of transformers' `M2M100Tokenizer`, with one deliberate difference: **user text
-never becomes a control token.** In transformers, `</s>`, `<pad>` or `__fr__` inside a sentence
-becomes the control token, so the author of a text can end it early or change its language. Here a
-text keeps its characters, as in tiktoken. Control tokens come from arguments alone.
+never becomes a control or language token.** In transformers, `</s>`, `<pad>` or `__fr__` inside a
+sentence becomes the control token, so the author of a text can end it early or change its language.
+Here a text keeps its characters, as in tiktoken. Control tokens come from arguments alone. Tokens
+that fine-tuning added for its texts, such as `<br>` or `{name}`, are found in a text.
 """
 
 from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +21,18 @@ from typing import Final
 
 from m2m100_onnx.bundle.families import FAMILIES, Family
 from m2m100_onnx.errors import BundleError, InvalidInputError
-from m2m100_onnx.text.files import (
+from m2m100_onnx.text.added import (
     CONFIG_FILE,
-    VOCAB_FILE,
+    AddedToken,
     added_tokens,
+    control_tokens,
+    pattern_of,
+    split_at,
+)
+from m2m100_onnx.text.files import (
+    VOCAB_FILE,
     read_config,
+    read_family,
     read_vocabulary,
     setting,
     special_tokens,
@@ -40,6 +49,9 @@ _CLEAN_UP: Final = (
     *((f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")),
 )
 
+# The code of a language that fine-tuning added: of ISO 639, with the script or region that it has.
+_NEW_CODE: Final = "([a-z]{2,3}(?:[_-][A-Za-z0-9]{2,8})*)"
+
 
 class Tokenizer:
     """Turns text into the ids that the checkpoint was trained with, and ids back into text.
@@ -47,16 +59,18 @@ class Tokenizer:
     An instance never changes, and many threads may share it. A pickled copy needs no folder.
     `encode` is a pure function unless subword sampling is on, which makes it random.
 
-    Ids are laid out as `[vocab.json, one per language code, made-up words]`. Made-up words are rows
-    of the embedding that stand for no token; they decode as the unknown token.
+    Ids are laid out as `[vocab.json, one per language code, made-up words, added tokens]`. Made-up
+    words are rows of the embedding that stand for no token; they decode as the unknown token. An
+    added token that is spelled as a language token is a language.
 
     Attributes:
         bos_id: id of `<s>`, which the model never uses.
         pad_id: id of `<pad>`.
         eos_id: id of `</s>`, which ends every sequence.
         unk_id: id of `<unk>`, which stands for pieces outside the vocabulary.
-        vocab_size: entries of `vocab.json` + language codes + made-up words, which is the number
-            of rows of the model's embedding. transformers' `vocab_size` is `vocab.json` alone.
+        family: the name of the family, one of `FAMILIES`.
+        vocab_size: the number of rows of the model's embedding: `vocab.json` + language codes +
+            made-up words + added tokens. transformers' `vocab_size` is `vocab.json` alone.
         all_languages: every code that has a token, in the order of the ids.
         languages: the codes that `language_id` accepts: `trained_languages` if given, else all.
     """
@@ -66,7 +80,7 @@ class Tokenizer:
         directory: str | os.PathLike[str],
         *,
         sp_model_kwargs: Mapping[str, object] | None = None,
-        language_codes: str | None = None,
+        family: str | None = None,
         num_madeup_words: int | None = None,
         embedding_rows: int | None = None,
         trained_languages: Sequence[str] | None = None,
@@ -77,8 +91,8 @@ class Tokenizer:
             directory: a folder with `vocab.json` and `sentencepiece.bpe.model`.
             sp_model_kwargs: subword sampling: SentencePiece's `enable_sampling`, `nbest_size` and
                 `alpha`. None takes the value of `tokenizer_config.json`, else no sampling.
-            language_codes: a name in `FAMILIES`. None takes the value of `tokenizer_config.json`,
-                else `"m2m100"`.
+            family: a name in `FAMILIES`. None takes what `tokenizer_config.json` tells, else
+                `"m2m100"`.
             num_madeup_words: embedding rows after the language tokens. None takes the value of
                 `tokenizer_config.json`, else the family's.
             embedding_rows: rows of the model's embedding, which decide `num_madeup_words`.
@@ -92,23 +106,14 @@ class Tokenizer:
         self._folder = folder = Path(directory)
         at = folder / CONFIG_FILE
         config = read_config(folder)
-        setting(at, config, "tokenizer_class")
+        self.family: Final = read_family(at, config, family)
         sampling = setting(at, config, "sp_model_kwargs", sp_model_kwargs)
         self._clean_up: bool = setting(at, config, "clean_up_tokenization_spaces")
-        self._family: Family = FAMILIES[setting(at, config, "language_codes", language_codes)]
+        self._family: Family = FAMILIES[self.family]
         madeup: int | None = setting(at, config, "num_madeup_words", num_madeup_words)
+        setting(at, config, "added_tokens_decoder")
 
         self._vocabulary = read_vocabulary(folder, config, sampling)
-        size, codes = len(self._vocabulary), self._family.languages
-        self._language_ids = {code: size + n for n, code in enumerate(codes)}
-        self.all_languages: Final = codes
-        self.languages: Final = codes if trained_languages is None else tuple(trained_languages)
-        if not self.languages or set(self.languages) - set(codes):
-            raise InvalidInputError(
-                f"trained_languages: expected some of {codes}, found {trained_languages!r}"
-            )
-        self.vocab_size: Final = self._count_rows(madeup, embedding_rows)
-
         special = special_tokens(folder / VOCAB_FILE, config, self._vocabulary)
         roles = dict(zip(special, self._vocabulary.ids(special.values(), -1), strict=True))
         self.bos_id: Final = roles["bos"]
@@ -116,38 +121,81 @@ class Tokenizer:
         self.eos_id: Final = roles["eos"]
         self.unk_id: Final = roles["unk"]
         self._unknown: str = special["unk"]
-        spelling = self._family.language_token
-        tokens = {spelling.format(code): index for code, index in self._language_ids.items()}
+
+        size, codes = len(self._vocabulary), self._family.languages
+        self._language_ids = {code: size + n for n, code in enumerate(codes)}
+        self._add({self._spell(code): index for code, index in self._language_ids.items()})
+        added = added_tokens(folder, config, self._vocabulary)
+        self._add({token.content: token.index for token in added.values()})
+        self._language_ids |= self._added_languages(added)
+        self.all_languages: Final = tuple(self._language_ids)
+        self.languages: Final = (
+            self.all_languages if trained_languages is None else tuple(trained_languages)
+        )
+        if not self.languages or set(self.languages) - set(self.all_languages):
+            raise InvalidInputError(
+                f"trained_languages: expected some of {self.all_languages}, "
+                f"found {trained_languages!r}"
+            )
+        self._length = size + sum(index >= size for index in self._vocabulary.added)
+        self.vocab_size: Final = self._count_rows(madeup, embedding_rows)
+
+        # Text never becomes one of the control tokens, and decoded text leaves out special ones.
+        spelled = map(self._spell, self._language_ids)
+        self._control = frozenset({*special.values(), *control_tokens(config), *spelled})
+        marked = {token.content for token in added.values() if token.special}
+        self._special = self._control | marked
+        self._special_ids = frozenset(self.pieces_to_ids(self._special))
+        self._added = {name: token for name, token in added.items() if name not in self._control}
+        self._pattern = pattern_of(self._added)
+
+    def _spell(self, code: str) -> str:
+        return self._family.language_token.format(code)
+
+    def _add(self, tokens: Mapping[str, int]) -> None:
         self._vocabulary.add(tokens)
-        # Text must never become one of these.
-        control = {*special.values(), *tokens}
-        added = added_tokens(folder, config, self._vocabulary, control)
-        self._reserved = frozenset(control | added)
-        self._reserved_ids = frozenset(self.pieces_to_ids(self._reserved))
+
+    def _added_languages(self, added: Mapping[str, AddedToken]) -> dict[str, int]:
+        """Returns the ids of languages that the family's list lacks, in the order of the ids."""
+        spelled = re.compile(self._spell(_NEW_CODE))
+        return {
+            match[1]: token.index
+            for token in sorted(added.values(), key=lambda token: token.index)
+            if (match := spelled.fullmatch(token.content)) and match[1] not in self._language_ids
+        }
 
     def _count_rows(self, madeup: int | None, embedding_rows: int | None) -> int:
         """Returns the number of ids, made-up words included."""
+        last = max(self._vocabulary.added, default=-1)
         if embedding_rows is None:
-            return len(self) + (self._family.madeup_words if madeup is None else madeup)
-        if len(self) > embedding_rows:
+            listed = len(self._vocabulary) + len(self._family.languages)
+            return max(listed + (self._family.madeup_words if madeup is None else madeup), last + 1)
+        if last >= embedding_rows:
+            (token,) = self._vocabulary.pieces([last], "")
             raise BundleError(
-                f"{self._folder / VOCAB_FILE}: {len(self._vocabulary)} entries and "
-                f"{len(self._language_ids)} languages are more than the model's vocabulary of "
-                f"{embedding_rows}"
+                f"{self._folder}: expected an embedding row for each token, found "
+                f"{embedding_rows} rows and token {token!r} with id {last}; {VOCAB_FILE} has "
+                f"{len(self._vocabulary)} entries and there are {len(self._language_ids)} languages"
             )
         return embedding_rows
 
     def __len__(self) -> int:
         """Counts the ids without made-up words, as transformers does."""
-        return len(self._vocabulary) + len(self._language_ids)
+        return self._length
 
-    def encode(self, text: str, source_lang: str) -> list[int]:
+    def encode(self, text: str, source_lang: str, target_lang: str | None = None) -> list[int]:
         """Returns what the encoder reads for a text: `[source_lang, *pieces, eos]` for M2M100.
 
         Nothing is stripped or cut, except by SentencePiece's own normalization.
 
+        Args:
+            text: the text.
+            source_lang: its language.
+            target_lang: the language to translate into. SMaLL-100's encoder reads it in place of
+                the source language.
+
         Raises:
-            InvalidInputError: see `tokenize`.
+            InvalidInputError: see `tokenize`; or the family needs `target_lang`, and it is None.
             UnknownLanguageError: see `language_id`.
         """
         parts = {
@@ -155,7 +203,27 @@ class Tokenizer:
             "source_lang": [self.language_id(source_lang)],
             "eos": [self.eos_id],
         }
+        if target_lang is not None:
+            parts["target_lang"] = [self.language_id(target_lang)]
+        elif "target_lang" in self._family.source_frame:
+            raise InvalidInputError(
+                "target_lang: expected a language, since the encoder of "
+                f"{self.family} reads it, found None"
+            )
         return [index for part in self._family.source_frame for index in parts[part]]
+
+    def has_text(self, ids: Sequence[int]) -> bool:
+        """Whether ids that `encode` returned hold more than control tokens."""
+        return len(ids) >= len(self._family.source_frame)
+
+    def truncate(self, ids: Sequence[int], limit: int) -> list[int]:
+        """Cuts the text of ids that `encode` returned, so that `limit` ids are left.
+
+        Control tokens stay.
+        """
+        frame = self._family.source_frame
+        behind = len(frame) - 1 - frame.index("text")
+        return [*ids[: limit - behind], *ids[len(ids) - behind :]] if len(ids) > limit else [*ids]
 
     def build_prompt(self, target_lang: str, decoder_start_id: int) -> list[int]:
         """Returns the decoder's first tokens: `[decoder_start, target_lang]` for M2M100.
@@ -167,11 +235,12 @@ class Tokenizer:
         Raises:
             UnknownLanguageError: see `language_id`.
         """
+        # A family without a language in its prompt refuses an unknown one too.
         ids = {"decoder_start": decoder_start_id, "target_lang": self.language_id(target_lang)}
         return [ids[part] for part in self._family.prompt]
 
     def tokenize(self, text: str) -> list[str]:
-        """Splits a text into pieces, none of which is a special token or a language token.
+        """Splits a text into pieces and added tokens, none of which is a control or language token.
 
         Raises:
             InvalidInputError: `text` is no `str`, or holds a lone surrogate.
@@ -186,12 +255,21 @@ class Tokenizer:
                 f"U+{ord(text[error.start]):04X} at character {error.start} "
                 f"in {text[max(0, error.start - 20) : error.start + 20]!a}"
             ) from None
+        if self._pattern is None:
+            return self._split(text)
+        found: list[str] = []
+        for part in split_at(text, self._added, self._pattern):
+            found += [part] if part in self._added else self._split(part)
+        return found
+
+    def _split(self, text: str) -> list[str]:
+        """Splits a text without added tokens into pieces."""
         pieces = self._vocabulary.split(text)
-        if self._reserved.isdisjoint(pieces):
+        if self._control.isdisjoint(pieces):
             return pieces
         # SentencePiece returns a run of unknown characters as one piece, and a model may have
         # "__fr__" as a piece. Single characters never are control tokens.
-        return [part for p in pieces for part in (p if p in self._reserved else [p])]
+        return [part for p in pieces for part in (p if p in self._control else [p])]
 
     def pieces_to_ids(self, pieces: Iterable[str]) -> list[int]:
         """Looks up pieces, special tokens and language tokens; anything else becomes `unk_id`.
@@ -211,7 +289,7 @@ class Tokenizer:
         Raises:
             InvalidInputError: an id is no integer, or out of range (transformers: `<unk>`).
         """
-        skipped = self._reserved_ids if skip_special_tokens else ()
+        skipped = self._special_ids if skip_special_tokens else ()
         kept = [index for index in self._check_ids(ids) if index not in skipped]
         return self._vocabulary.pieces(kept, self._unknown)
 
@@ -223,7 +301,7 @@ class Tokenizer:
         errors are those of `ids_to_pieces`.
         """
         pieces = self.ids_to_pieces(ids, skip_special_tokens=skip_special_tokens)
-        runs = groupby(pieces, key=self._reserved.__contains__)
+        runs = groupby(pieces, key=self._special.__contains__)
         join = self._vocabulary.join
         parts = ("".join(run) if special else join(run) for special, run in runs)
         text = "".join(parts).strip()

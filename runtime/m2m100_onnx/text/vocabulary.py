@@ -73,6 +73,7 @@ class Vocabulary:
         self._numbers = np.full(size, -1, np.int32)
         self._numbers[ids[ids >= 0]] = np.flatnonzero(ids >= 0)
         self._others = dict(others)
+        self._added: set[int] = set()
         self._names = {index: name for name, index in others.items()}
 
     def _unnumbered(self) -> dict[str, int]:
@@ -122,7 +123,18 @@ class Vocabulary:
     def add(self, tokens: Mapping[str, int]) -> None:
         """Adds tokens with their ids; they take precedence over entries of the same name."""
         self._others |= tokens
-        self._names |= {index: token for token, index in tokens.items()}
+        self._added |= {*tokens.values()}
+        # A piece keeps its number: the table of this vocabulary lists each id once.
+        self._names |= {
+            index: token
+            for token, index in tokens.items()
+            if index >= len(self) or self._numbers[index] < 0
+        }
+
+    @property
+    def added(self) -> Collection[int]:
+        """The ids of added tokens."""
+        return self._added
 
     def __len__(self) -> int:
         """Counts the entries; added tokens do not count."""
