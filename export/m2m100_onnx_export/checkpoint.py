@@ -13,8 +13,11 @@ from safetensors import SafetensorError, safe_open
 
 from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
 from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
+from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.bundle.generation import options_from_config, read_generation
 from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx.text.added import CONFIG_FILE as TOKENIZER_CONFIG_FILE
+from m2m100_onnx.text.files import PIECES_FILE, VOCAB_FILE, read_config, read_family
 from m2m100_onnx_export.hub import locate
 from m2m100_onnx_export.weight_files import (
     listing,
@@ -72,17 +75,24 @@ class Checkpoint:
         for path in weight_files(self.directory):
             self._index(path)
 
-    def tokenizer_files(self) -> list[Path]:
-        """Returns the tokenizer's files, of which two must exist.
+    def tokenizer_files(self, family: str | None = None) -> list[Path]:
+        """Returns the tokenizer's files.
+
+        Args:
+            family: a name in `FAMILIES`; None takes what the files tell.
 
         Raises:
-            BundleError: vocab.json or the SentencePiece model is missing.
+            BundleError: vocab.json, which all families but NLLB need, or the SentencePiece model is
+                missing.
         """
-        for name in TOKENIZER_FILES[:2]:
+        config = read_config(self.directory)
+        family = read_family(self.directory / TOKENIZER_CONFIG_FILE, config, family)
+        needed = (VOCAB_FILE, PIECES_FILE)[0 if FAMILIES[family].has_vocab_file else 1 :]
+        for name in needed:
             if not (self.directory / name).is_file():
                 raise BundleError(
-                    f"{self.directory / name} is missing; the tokenizer of an M2M100 checkpoint "
-                    f"needs {' and '.join(TOKENIZER_FILES[:2])}"
+                    f"{self.directory / name} is missing; the tokenizer of a checkpoint of family "
+                    f"{family} needs {' and '.join(needed)}"
                 )
         return [path for name in TOKENIZER_FILES if (path := self.directory / name).is_file()]
 

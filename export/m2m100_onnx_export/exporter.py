@@ -131,7 +131,7 @@ def _write(
     tell: Callable[[str], object],
 ) -> FileRecord:
     """Writes every file of the bundle, the manifest last, and returns the weights file's record."""
-    files_of_tokenizer = source.tokenizer_files()
+    files_of_tokenizer = source.tokenizer_files(family)
     # Refuses a tokenizer that does not fit the model, before the long part of the work.
     tokenizer = Tokenizer(source.directory, family=family, embedding_rows=source.config.vocab_size)
     for path in files_of_tokenizer:

@@ -32,7 +32,7 @@ from m2m100_onnx.options import OPTIONS, SearchOptions
 from m2m100_onnx.search.state import Ranking
 from m2m100_onnx.translator import Translator
 from m2m100_onnx_export.checkpoint import Checkpoint
-from m2m100_onnx_export.verify_tokens import ReferenceTokenizer
+from m2m100_onnx_export.verify_tokens import ReferenceTokenizer, reference_tokenizer
 
 __all__ = ["Report", "TranslationCheck", "verify"]
 
@@ -58,6 +58,14 @@ _SAMPLES = {
     "ru": "Введите имя пользователя и пароль.",
     "zh": "请选择要打开的文件。",
 }
+# The codes that NLLB has for the languages of the samples.
+_FLORES = dict(
+    zip(
+        _SAMPLES,
+        ("eng_Latn", "deu_Latn", "fra_Latn", "spa_Latn", "rus_Cyrl", "zho_Hans"),
+        strict=True,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,7 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
     model.generation_config.forced_bos_token_id = None  # `_generate` forces what the family forces
     # Without sampling, which is random, and without entries of a folder that is gone soon.
     translator = Translator(bundle, sp_model_kwargs={}, cache_dir=False)
-    reference = ReferenceTokenizer(checkpoint.directory, translator.tokenizer.family)
+    reference = reference_tokenizer(checkpoint.directory, translator.tokenizer.family)
     if tokens := tuple(reference.differences(translator.tokenizer, _samples(translator))):
         return Report({}, {}, (), tokens)
     differences, tolerances = _compare_graphs(model, translator, _TOLERANCE[precision])
@@ -174,7 +182,9 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
 
 
 def _samples(translator: Translator) -> dict[str, str]:
-    found = {code: text for code, text in _SAMPLES.items() if code in translator.languages}
+    names = list(_SAMPLES.items())
+    names += [(_FLORES[code], text) for code, text in names]
+    found = {code: text for code, text in names if code in translator.languages}
     # For other languages any text will do: both sides read the same tokens.
     return found or {translator.languages[0]: _SAMPLES["en"]}
 

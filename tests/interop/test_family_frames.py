@@ -11,14 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import M2M100ForConditionalGeneration, M2M100Tokenizer
 
+import nllb
 from m2m100_onnx import BundleError, InvalidInputError, Translator, UnknownLanguageError
 from m2m100_onnx_export import export
 from shell import Shell
 
+NllbReference = getattr(transformers, "NllbTokenizerFast", transformers.NllbTokenizer)
 TEXTS = ["Open the file and save a copy.", "Close it.", "Do you want to delete this folder?"]
 
 
@@ -184,3 +188,41 @@ def test_a_new_language(
     text = "Hello {name}<br>Open the __tyv__"
     assert {10609, 10610} < set(translator.encode(text, "en"))
     assert 10611 not in translator.encode(text, "en")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_nllb(tmp_path: Path, shell: Shell, legacy: bool) -> None:
+    checkpoint = nllb.make_checkpoint(tmp_path / "checkpoint", legacy_behaviour=legacy)
+    bundle = tmp_path / "bundle"
+    export(checkpoint, bundle)
+    reference = NllbReference.from_pretrained(checkpoint, src_lang="eng_Latn")
+    forced = reference.convert_tokens_to_ids("deu_Latn")
+    for beam_size in (1, 4):
+        wanted = generate(checkpoint, reference(TEXTS).input_ids, forced, beam_size)
+        for fused in (True, False):
+            assert_parity(
+                Translator(bundle, fused=fused),
+                wanted,
+                source_lang="eng_Latn",
+                target_lang="deu_Latn",
+                beam_size=beam_size,
+            )
+    argv = ("translate", "--model", str(bundle), "-s", "eng_Latn", "-t", "deu_Latn")
+    # What transformers wrote to standard error comes too.
+    status, output, error = shell(*argv, "--beam-size", "4", "--max-length", "16", TEXTS[0])
+    assert status == 0, error
+    theirs = reference.decode(wanted[0][0], skip_special_tokens=True)
+    assert output.decode() == f"{theirs}\n"
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "fp16"])
+def test_nllb_in_other_precisions(tmp_path: Path, precision: Any) -> None:
+    """Random weights round to other translations, so these only have to run."""
+    checkpoint = nllb.make_checkpoint(tmp_path / "checkpoint")
+    export(checkpoint, tmp_path / "bundle", precision=precision, verify_outputs=False)
+    translator = Translator(tmp_path / "bundle")
+    found = translator.translate_batch(
+        TEXTS, source_lang="eng_Latn", target_lang="fra_Latn", beam_size=4
+    )
+    assert all(np.isfinite(translation.score) for translation in found)
+    assert all(len(translation.tokens) > 3 for translation in found)

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from m2m100_onnx.bundle.bundle import TABLE_FILE
 from m2m100_onnx.bundle.config import read_json, refuse_pointer
-from m2m100_onnx.bundle.families import FAMILIES
+from m2m100_onnx.bundle.families import FAMILIES, Family
 from m2m100_onnx.bundle.manifest import sha256_of
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.text.added import CONFIG_FILE
+from m2m100_onnx.text.nllb import NllbVocabulary
 from m2m100_onnx.text.vocabulary import Vocabulary
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "VOCAB_FILE",
     "read_config",
     "read_family",
+    "read_pieces",
     "read_vocabulary",
     "setting",
     "special_tokens",
@@ -60,6 +62,7 @@ _SETTINGS: Final[dict[str, tuple[Any, str, Callable[[Any], bool]]]] = {
     # What a caller or a manifest names. The files tell it by two other settings.
     "family": (None, f"one of {[*FAMILIES]}", lambda value: value in [*FAMILIES]),
     "language_codes": (None, f"one of {_CODES}", lambda value: value in _CODES),
+    "legacy_behaviour": (False, "a bool", lambda value: isinstance(value, bool)),
     # The default is the family's.
     "num_madeup_words": (
         None,
@@ -127,8 +130,8 @@ def read_family(path: Path, config: Mapping[str, Any], argument: str | None) -> 
     codes: str | None = setting(path, config, "language_codes")
     kind: str | None = setting(path, config, "tokenizer_class")
     fitting = _CLASSES[kind] if kind else [*FAMILIES]
-    # Without codes, M2M100 and the families that share its files are left.
-    fitting = [name for name in fitting if FAMILIES[name].language_codes == (codes or "m2m100")]
+    legacy: bool = setting(path, config, "legacy_behaviour")
+    fitting = [name for name in fitting if _fits(FAMILIES[name], codes, legacy)]
     if wanted is None and fitting:
         return fitting[0]
     if wanted not in fitting:
@@ -137,6 +140,13 @@ def read_family(path: Path, config: Mapping[str, Any], argument: str | None) -> 
             f"found tokenizer_class {kind!r} and language_codes {codes!r}"
         )
     return wanted
+
+
+def _fits(row: Family, codes: str | None, legacy: bool) -> bool:
+    """Whether files with these codes are a family's; None stands for M2M100's codes."""
+    if row.language_codes is None:
+        return codes is None and row.legacy == legacy
+    return row.language_codes == (codes or "m2m100")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -220,6 +230,34 @@ def read_vocabulary(
         raise BundleError(f"{path}: expected a SentencePiece model, found {found}") from error
     _check_match(folder / VOCAB_FILE, config, vocabulary)
     return vocabulary
+
+
+def read_pieces(
+    folder: Path, config: Mapping[str, Any], sampling: Mapping[str, Any]
+) -> NllbVocabulary:
+    """Reads the vocabulary of NLLB, which is its SentencePiece model alone.
+
+    Args:
+        folder: holds `sentencepiece.bpe.model`.
+        config: what `read_config` returned.
+        sampling: SentencePiece's options.
+
+    Raises:
+        BundleError: the file is missing or damaged, or is no model of NLLB; or `vocab.json` lies
+            beside it, so the files are M2M100's.
+    """
+    if (folder / VOCAB_FILE).exists():
+        raise BundleError(
+            f"{folder / CONFIG_FILE}: expected 'M2M100Tokenizer', since {VOCAB_FILE} is here, "
+            f"found {config.get('tokenizer_class')!r}, whose ids are those of {PIECES_FILE}"
+        )
+    path = folder / PIECES_FILE
+    data = _read_bytes(path)
+    try:
+        return NllbVocabulary(data, sampling)
+    except ValueError as error:
+        found = f"{len(data)} bytes that do not load ({error})"
+        raise BundleError(f"{path}: expected NLLB's SentencePiece model, found {found}") from error
 
 
 def _check_match(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> None:

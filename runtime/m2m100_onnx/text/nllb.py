@@ -1,44 +1,77 @@
-"""The vocabulary of NLLB's `sentencepiece.bpe.model`, which has no `vocab.json` beside it.
+"""The tokenizer files of NLLB-200: a SentencePiece model without `vocab.json`.
 
-Knows how ids follow from the numbers of the pieces, and the blanks that transformers 5 keeps.
-Refuses to know languages and sequences.
+Knows how ids follow from the numbers of the pieces, where tokenizer.json has the ids of added
+tokens, and the blanks that transformers 5 keeps. Refuses to know languages and sequences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
-import sentencepiece
-
+from m2m100_onnx.bundle.config import read_json
+from m2m100_onnx.errors import BundleError
 from m2m100_onnx.process import native_call
-from m2m100_onnx.text.vocabulary import Vocabulary
+from m2m100_onnx.text.vocabulary import Vocabulary, open_model
 
-__all__ = ["NllbVocabulary"]
+__all__ = ["JSON_FILE", "NllbVocabulary", "with_added_tokens"]
 
-_CONTROL = ("<s>", "<pad>", "</s>", "<unk>")
+JSON_FILE: Final = "tokenizer.json"
+
+_CONTROL: Final = ("<s>", "<pad>", "</s>", "<unk>")
+_UNNUMBERED: Final = ["<unk>", "<s>", "</s>"]
+_BLANK: Final = "▁"
 
 
 class NllbVocabulary(Vocabulary):
-    """Gives each piece its number + 1, after the control tokens `<s> <pad> </s> <unk>`."""
+    """Gives each piece its number + 1, after the control tokens `<s> <pad> </s> <unk>`.
+
+    Splits and joins as transformers 5 does: a blank at the end of a text is a piece. SentencePiece,
+    and with it the slow tokenizer of transformers 4, drops it.
+    """
 
     def __init__(self, model: bytes, sampling: Mapping[str, Any]) -> None:
         """Reads a SentencePiece model.
 
         Raises:
-            ValueError: SentencePiece cannot read the model.
+            ValueError: SentencePiece cannot read the model, or it numbers `<unk>`, `<s>` and `</s>`
+                otherwise than 0, 1 and 2.
         """
-        try:
-            sp: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
-        pieces = sp.id_to_piece(list(range(3, sp.get_piece_size())))
-        names = (*_CONTROL, *pieces)
+        processor = open_model(model, {})
+        pieces: list[str] = processor.id_to_piece(list(range(processor.get_piece_size())))
+        if pieces[:3] != _UNNUMBERED:
+            raise ValueError(f"expected the pieces to start with {_UNNUMBERED}, found {pieces[:3]}")
+        names = (*_CONTROL, *pieces[3:])
         super().__init__(model, {name: index for index, name in enumerate(names)}, sampling)
 
     def split(self, text: str) -> list[str]:
-        """Splits a text into pieces; a blank at the end is a piece, as in transformers 5."""
+        """Splits a text into pieces; a run of characters outside the model is one piece."""
         pieces = super().split(text)
         with native_call():
-            ends_blank = self._sp.normalize(f"a{text}a").endswith("▁a")
-        return [*pieces, "▁"] if ends_blank else pieces
+            # Between two letters no blank is dropped.
+            ends_blank = self._sp.normalize(f"a{text}a").endswith(f"{_BLANK}a")
+        return [*pieces, _BLANK] if ends_blank else pieces
+
+    def text(self, pieces: Iterable[str], special: Container[str]) -> str:
+        """Joins pieces and special tokens into a text."""
+        first, *others = [*pieces] or [""]
+        start = first if first in special else first.replace(_BLANK, "")
+        return start + "".join(p if p in special else p.replace(_BLANK, " ") for p in others)
+
+
+def with_added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns tokenizer_config.json with the added tokens that tokenizer.json alone may have.
+
+    Raises:
+        BundleError: the file is broken.
+    """
+    path = folder / JSON_FILE
+    if config.get("added_tokens_decoder") or not path.exists():
+        return dict(config)
+    entries = read_json(path).get("added_tokens", [])
+    try:
+        decoder = {str(entry["id"]): entry for entry in entries}
+    except (TypeError, KeyError):
+        raise BundleError(f"{path}: expected added_tokens with an id each, found others") from None
+    return {**config, "added_tokens_decoder": decoder}

@@ -15,9 +15,8 @@ import operator
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from m2m100_onnx.bundle.families import FAMILIES, Family
 from m2m100_onnx.errors import BundleError, InvalidInputError
@@ -33,12 +32,15 @@ from m2m100_onnx.text.files import (
     VOCAB_FILE,
     read_config,
     read_family,
+    read_pieces,
     read_vocabulary,
     setting,
     special_tokens,
     write_table,
 )
 from m2m100_onnx.text.languages import unknown_language
+from m2m100_onnx.text.nllb import with_added_tokens
+from m2m100_onnx.text.vocabulary import Vocabulary
 
 __all__ = ["Tokenizer"]
 
@@ -48,9 +50,6 @@ _CLEAN_UP: Final = (
     (" ' ", "'"),
     *((f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")),
 )
-
-# The code of a language that fine-tuning added: of ISO 639, with the script or region that it has.
-_NEW_CODE: Final = "([a-z]{2,3}(?:[_-][A-Za-z0-9]{2,8})*)"
 
 
 class Tokenizer:
@@ -88,7 +87,7 @@ class Tokenizer:
         """Reads the tokenizer files of a bundle or checkpoint folder.
 
         Args:
-            directory: a folder with `vocab.json` and `sentencepiece.bpe.model`.
+            directory: a folder with `sentencepiece.bpe.model`, and `vocab.json` but for NLLB.
             sp_model_kwargs: subword sampling: SentencePiece's `enable_sampling`, `nbest_size` and
                 `alpha`. None takes the value of `tokenizer_config.json`, else no sampling.
             family: a name in `FAMILIES`. None takes what `tokenizer_config.json` tells, else
@@ -107,13 +106,16 @@ class Tokenizer:
         at = folder / CONFIG_FILE
         config = read_config(folder)
         self.family: Final = read_family(at, config, family)
+        if not FAMILIES[self.family].has_vocab_file:
+            config = with_added_tokens(folder, config)
         sampling = setting(at, config, "sp_model_kwargs", sp_model_kwargs)
         self._clean_up: bool = setting(at, config, "clean_up_tokenization_spaces")
         self._family: Family = FAMILIES[self.family]
         madeup: int | None = setting(at, config, "num_madeup_words", num_madeup_words)
         setting(at, config, "added_tokens_decoder")
 
-        self._vocabulary = read_vocabulary(folder, config, sampling)
+        read = read_vocabulary if self._family.has_vocab_file else read_pieces
+        self._vocabulary: Vocabulary = read(folder, config, sampling)
         special = special_tokens(folder / VOCAB_FILE, config, self._vocabulary)
         roles = dict(zip(special, self._vocabulary.ids(special.values(), -1), strict=True))
         self.bos_id: Final = roles["bos"]
@@ -122,11 +124,12 @@ class Tokenizer:
         self.unk_id: Final = roles["unk"]
         self._unknown: str = special["unk"]
 
-        size, codes = len(self._vocabulary), self._family.languages
+        size, codes = len(self._vocabulary), self._listed_languages(config)
         self._language_ids = {code: size + n for n, code in enumerate(codes)}
-        self._add({self._spell(code): index for code, index in self._language_ids.items()})
+        listed = (*map(self._spell, codes), *(self._family.after_languages if codes else ()))
+        self._vocabulary.add({token: size + n for n, token in enumerate(listed)})
         added = added_tokens(folder, config, self._vocabulary)
-        self._add({token.content: token.index for token in added.values()})
+        self._vocabulary.add({token.content: token.index for token in added.values()})
         self._language_ids |= self._added_languages(added)
         self.all_languages: Final = tuple(self._language_ids)
         self.languages: Final = (
@@ -152,12 +155,20 @@ class Tokenizer:
     def _spell(self, code: str) -> str:
         return self._family.language_token.format(code)
 
-    def _add(self, tokens: Mapping[str, int]) -> None:
-        self._vocabulary.add(tokens)
+    def _listed_languages(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the languages whose ids follow from their order."""
+        if self._family.has_vocab_file:
+            return self._family.languages
+        if config.get("added_tokens_decoder"):
+            return ()  # Their ids stand there.
+        named = config.get("extra_special_tokens") or config.get("additional_special_tokens")
+        return tuple(token for token in named or () if isinstance(token, str)) or (
+            self._family.languages
+        )
 
     def _added_languages(self, added: Mapping[str, AddedToken]) -> dict[str, int]:
         """Returns the ids of languages that the family's list lacks, in the order of the ids."""
-        spelled = re.compile(self._spell(_NEW_CODE))
+        spelled = re.compile(self._spell(self._family.code))
         return {
             match[1]: token.index
             for token in sorted(added.values(), key=lambda token: token.index)
@@ -168,7 +179,7 @@ class Tokenizer:
         """Returns the number of ids, made-up words included."""
         last = max(self._vocabulary.added, default=-1)
         if embedding_rows is None:
-            listed = len(self._vocabulary) + len(self._family.languages)
+            listed = len(self._vocabulary) + len(self._language_ids)
             return max(listed + (self._family.madeup_words if madeup is None else madeup), last + 1)
         if last >= embedding_rows:
             (token,) = self._vocabulary.pieces([last], "")
@@ -301,10 +312,7 @@ class Tokenizer:
         errors are those of `ids_to_pieces`.
         """
         pieces = self.ids_to_pieces(ids, skip_special_tokens=skip_special_tokens)
-        runs = groupby(pieces, key=self._special.__contains__)
-        join = self._vocabulary.join
-        parts = ("".join(run) if special else join(run) for special, run in runs)
-        text = "".join(parts).strip()
+        text = self._vocabulary.text(pieces, self._special)
         for old, new in _CLEAN_UP if self._clean_up else ():
             text = text.replace(old, new)
         return text
@@ -322,13 +330,16 @@ class Tokenizer:
     def write_table(self, folder: Path | None = None) -> None:
         """Writes `vocabulary.npz` into a folder, so that the next tokenizer of it loads faster.
 
+        The family of NLLB has no `vocab.json` to read, and so no table.
+
         Args:
             folder: holds copies of this tokenizer's files; by default the folder of the files.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        write_table(folder or self._folder, self._vocabulary)
+        if self._family.has_vocab_file:
+            write_table(folder or self._folder, self._vocabulary)
 
     def _check_ids(self, ids: Iterable[int]) -> list[int]:
         try:

@@ -13,7 +13,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import sentencepiece
 
 from m2m100_onnx.process import native_call, raised_by_signal_handler
 
-__all__ = ["Vocabulary"]
+__all__ = ["Vocabulary", "open_model"]
 
 # Pieces that one call looks up. A call for all pieces is no faster and makes all strings at once.
 _AT_ONCE = 4096
@@ -53,7 +54,7 @@ class Vocabulary:
             ValueError: SentencePiece cannot read the model.
         """
         self._sampling = dict(sampling)
-        self._sp = _processor(model, self._sampling)
+        self._sp = open_model(model, self._sampling)
         numbers = range(self._sp.get_piece_size())
         ids = np.full(len(numbers), -1, np.int32)
         for start in range(0, len(numbers), _AT_ONCE):
@@ -101,7 +102,7 @@ class Vocabulary:
             raise ValueError(f"expected a table made of {made_of}, found one made of {found}")
         vocabulary = cls.__new__(cls)
         vocabulary._sampling = dict(sampling)
-        vocabulary._sp = _processor(model, vocabulary._sampling)
+        vocabulary._sp = open_model(model, vocabulary._sampling)
         _check_table(ids, size, others, vocabulary._sp.get_piece_size())
         vocabulary._set_ids(ids, size, others)
         return vocabulary
@@ -152,6 +153,14 @@ class Vocabulary:
             text: str = self._sp.decode(list(pieces))
         return text
 
+    def text(self, pieces: Iterable[str], special: Container[str]) -> str:
+        """Joins pieces and special tokens into a text, without blanks at either end.
+
+        Source: `convert_tokens_to_string` of transformers' `M2M100Tokenizer`.
+        """
+        runs = groupby(pieces, key=special.__contains__)
+        return "".join("".join(run) if kept else self.join(run) for kept, run in runs).strip()
+
     def ids(self, pieces: Iterable[str], default: int) -> list[int]:
         """Returns the id of each piece, entry or token, and `default` for anything else."""
         pieces = list(pieces)
@@ -198,7 +207,7 @@ class Vocabulary:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._sp = _processor(state["_sp"], self._sampling)
+        self._sp = open_model(state["_sp"], self._sampling)
 
 
 # What zipfile, numpy and json raise for damaged or crafted bytes. Whatever else is raised, such as
@@ -251,7 +260,12 @@ def _check_table(ids: Any, size: int, others: Any, pieces: int) -> None:
         raise ValueError(f"expected the ids 0 to {size} - 1, each once")
 
 
-def _processor(model: bytes, sampling: Mapping[str, Any]) -> Any:
+def open_model(model: bytes, sampling: Mapping[str, Any]) -> Any:
+    """Returns a processor of a SentencePiece model.
+
+    Raises:
+        ValueError: SentencePiece cannot read the model.
+    """
     processor: Any = sentencepiece.SentencePieceProcessor(**sampling)
     try:
         processor.LoadFromSerializedProto(model)
