@@ -245,7 +245,7 @@ def test_files_that_differ_by_a_few_pieces_are_accepted_as_the_reference_does(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"tokenizer_class": "NllbTokenizer"}, "'M2M100Tokenizer'.*, found 'NllbTokenizer'"),
+        ({"tokenizer_class": "NllbTokenizer"}, "found .*'NllbTokenizer'"),
         ({"language_codes": "nllb"}, "wmt21"),
         (
             {"tokenizer_class": "SMALL100Tokenizer", "language_codes": "wmt21"},
