@@ -6,6 +6,7 @@ Knows transformers' names of tensors. Refuses to know graphs, the hub and the fo
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.text.added import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from m2m100_onnx.text.files import PIECES_FILE, VOCAB_FILE, read_config, read_family
 from m2m100_onnx_export.hub import locate
+from m2m100_onnx_export.positions import sinusoidal_positions
 from m2m100_onnx_export.weight_files import (
     listing,
     load_pickle,
@@ -37,6 +39,10 @@ _SHARED_NAMES = (
     "lm_head.weight",
 )
 _LM_HEAD = "lm_head.weight"
+_LOGITS_BIAS = "final_logits_bias"
+_MODEL = "model."
+_LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
+_POSITIONS = re.compile(r"model\.(encoder|decoder)\.embed_positions\.weights$")
 _ROWS_AT_ONCE = 8192
 
 
@@ -72,6 +78,8 @@ class Checkpoint:
         self._check_generation()
         self._pickles: dict[Path, dict[str, torch.Tensor]] = {}
         self._where: dict[str, tuple[Path, tuple[int, ...]]] = {}
+        self._prefix = ""
+        self._read: set[str] = set()
         for path in weight_files(self.directory):
             self._index(path)
 
@@ -111,6 +119,7 @@ class Checkpoint:
             BundleError: the checkpoint has no such tensor, or the file is damaged.
         """
         path = self._find(name)[0]
+        name = self._stored(name)
         if path in self._pickles:
             return self._pickles[path][name][start:stop]
         try:
@@ -162,10 +171,47 @@ class Checkpoint:
             torch.equal(*(self.rows(n, s, s + _ROWS_AT_ONCE) for n in (one, other))) for s in starts
         )
 
+    def check_all_read(self) -> None:
+        """Checks that each tensor was asked for, since one more is a part that the graphs lack.
+
+        Layers beyond those that config.json counts are left out, as in transformers.
+
+        Raises:
+            BundleError: a tensor was not asked for.
+        """
+        left = sorted(set(self._where) - self._read - {*_SHARED_NAMES, _LOGITS_BIAS})
+        unknown = [name for name in left if not self._is_beyond(name) and not self._is_table(name)]
+        if _LOGITS_BIAS in self._where and self.rows(_LOGITS_BIAS).any():
+            unknown.insert(0, _LOGITS_BIAS)
+        if unknown:
+            raise BundleError(
+                f"{self.directory}: expected the tensors of M2M100 with sinusoidal positions, "
+                f"found {len(unknown)} others, such as {', '.join(unknown[:3])}: this is a "
+                "checkpoint of another architecture"
+            )
+
+    def _is_beyond(self, name: str) -> bool:
+        match = _LAYER.match(name)
+        counts = {"encoder": self.config.encoder_layers, "decoder": self.config.decoder_layers}
+        return match is not None and int(match[2]) >= counts[match[1]]
+
+    def _is_table(self, name: str) -> bool:
+        """Whether a tensor is the table of sinusoidal positions, which old versions stored."""
+        if not _POSITIONS.match(name):
+            return False
+        expected = sinusoidal_positions(self.config)
+        found = self.rows(name).float()
+        return found.shape == expected.shape and torch.allclose(found, expected, atol=1e-3)
+
     def _find(self, name: str) -> tuple[Path, tuple[int, ...]]:
         if name not in self._where:
             raise BundleError(f"{self.directory}: the checkpoint has no tensor {name!r}")
+        self._read.add(name)
         return self._where[name]
+
+    def _stored(self, name: str) -> str:
+        """Returns a tensor's name in its file."""
+        return name.removeprefix(self._prefix)
 
     def _check_generation(self) -> None:
         """Raises `BundleError` if a generation setting is one that the runtime would refuse."""
@@ -185,4 +231,7 @@ class Checkpoint:
         else:
             self._pickles[path] = load_pickle(path)
             shapes = {name: tuple(tensor.shape) for name, tensor in self._pickles[path].items()}
-        self._where.update({name: (path, shape) for name, shape in shapes.items()})
+        if any(name.startswith(("shared.", "encoder.", "decoder.")) for name in shapes):
+            # `M2M100Model` alone was saved, without the model around it.
+            self._prefix = _MODEL
+        self._where.update({self._prefix + name: (path, shape) for name, shape in shapes.items()})

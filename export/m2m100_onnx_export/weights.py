@@ -18,15 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from m2m100_onnx.bundle.config import ModelConfig
-from m2m100_onnx.bundle.families import first_position
 from m2m100_onnx.bundle.graphs import Precision
 from m2m100_onnx.bundle.manifest import FileRecord
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx_export.checkpoint import Checkpoint
+from m2m100_onnx_export.positions import count_positions, sinusoidal_positions
 from m2m100_onnx_export.quantize import pack_int4, quantize_blocks, quantize_columns
 
-__all__ = ["StoredTensor", "WeightsFile", "sinusoidal_positions", "write_weights"]
+__all__ = ["StoredTensor", "WeightsFile", "write_weights"]
 
 # The types of quantized matrices: first those of the layers, then the embedding and the LM head.
 # Other parameters stay float32.
@@ -87,41 +86,20 @@ class _Parameter:
     transposed: bool = False
 
 
-def sinusoidal_positions(config: ModelConfig) -> torch.Tensor:
-    """Returns the position table, bit for bit as transformers computes it.
-
-    Its `(max_position_embeddings + first_position, d_model)` rows start with those of no token.
-    Source: tensor2tensor's variant of section 3.5 of "Attention Is All You Need", as
-    `M2M100SinusoidalPositionalEmbedding` computes it: sines in the first half of the columns,
-    cosines in the second, the row of the padding token zero.
-    """
-    half = config.d_model // 2
-    count = _count_positions(config)
-    rate = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
-    angle = torch.arange(count).float().unsqueeze(1) * rate.unsqueeze(0)
-    table = torch.zeros(count, config.d_model)
-    table[:, :half] = torch.sin(angle)
-    table[:, half : 2 * half] = torch.cos(angle)
-    table[config.pad_token_id] = 0
-    return table
-
-
-def _count_positions(config: ModelConfig) -> int:
-    return config.max_position_embeddings + first_position(config.pad_token_id)
-
-
 def write_weights(checkpoint: Checkpoint, path: Path, precision: Precision) -> WeightsFile:
     """Streams every parameter to `path` with one tensor in memory at a time.
 
     Raises:
-        BundleError: a tensor is missing or has another shape than config.json says, or a value is
-            not finite in the precision.
+        BundleError: a tensor is missing, is not known or has another shape than config.json says,
+            or a value is not finite in the precision.
         OSError: the disk is full or cannot be written.
     """
     tensors: dict[str, StoredTensor] = {}
+    parameters = _in_file_order(_parameters(checkpoint))
+    checkpoint.check_all_read()
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for parameter in _in_file_order(_parameters(checkpoint)):
+        for parameter in parameters:
             for name, shape, dtype, pieces in _encode(parameter, precision, checkpoint):
                 large = math.prod(shape) * _BITS[dtype] // 8 >= _PAGE
                 _put(file, digest, b"\0" * (-file.tell() % (_PAGE if large else _ALIGNMENT)))
@@ -207,7 +185,7 @@ def _parameters(checkpoint: Checkpoint) -> list[_Parameter]:
         _embedding(checkpoint, "shared.weight", embedding),
         _Parameter(
             "positions.weight",
-            (_count_positions(config), config.d_model),
+            (count_positions(config), config.d_model),
             lambda: iter([sinusoidal_positions(config)]),
         ),
     ]

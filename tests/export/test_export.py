@@ -114,7 +114,11 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], type[M2M100Error], str]] = {
     "no-width": (config(d_model=None), BundleError, "config.json.*d_model.*None"),
     "negative": (config(encoder_layers=-1), BundleError, "encoder_layers.*-1"),
     "heads": (config(decoder_attention_heads=5), BundleError, "32 and 5"),
-    "activation": (config(activation_function="gelu"), BundleError, r"config\.json.*gelu"),
+    "activation": (
+        config(activation_function="mish"),
+        BundleError,
+        r"config\.json.*gelu_new.*mish",
+    ),
     "width": (config(d_model=64), BundleError, r"shared.weight'.*\(10609, 64\).*\(10609, 32\)"),
     "ffn": (config(decoder_ffn_dim=65), BundleError, r"fc1.weight'.*\(65, 32\).*\(64, 32\)"),
     "more-layers": (config(decoder_layers=3), BundleError, r"model\.decoder\.layers\.2"),

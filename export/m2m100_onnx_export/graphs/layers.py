@@ -6,6 +6,8 @@ know either. Reference for the arithmetic: transformers' `modeling_m2m_100.py`.
 
 from __future__ import annotations
 
+import math
+
 from onnx import TensorProto
 
 from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
@@ -15,7 +17,8 @@ from m2m100_onnx_export.graphs.builder import GraphBuilder
 
 __all__ = ["Layers", "check_activation"]
 
-_ACTIVATION = "relu"
+_ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu", "swish")
+"""The activation functions that the graphs have, under transformers' names."""
 
 
 def check_activation(config: ModelConfig, path: str) -> None:
@@ -25,9 +28,9 @@ def check_activation(config: ModelConfig, path: str) -> None:
         config: the facts of config.json.
         path: its place, for the message.
     """
-    if config.activation_function != _ACTIVATION:
+    if config.activation_function not in _ACTIVATIONS:
         raise BundleError(
-            f"{path}: expected activation_function {_ACTIVATION}, "
+            f"{path}: expected an activation_function of {', '.join(_ACTIVATIONS)}, "
             f"found {config.activation_function!r}"
         )
 
@@ -74,7 +77,28 @@ class Layers:
 
     def feed_forward(self, x: str, layer: str) -> str:
         """Adds a layer's feed-forward network; input and output are `(..., D)`."""
-        return self.g.linear(self.g.linear(x, f"{layer}.fc1"), f"{layer}.fc2", relu=True)
+        x = self.g.linear(x, f"{layer}.fc1")
+        if self.config.activation_function == "relu":
+            return self.g.linear(x, f"{layer}.fc2", relu=True)
+        return self.g.linear(self._activate(x), f"{layer}.fc2")
+
+    def _activate(self, x: str) -> str:
+        """Adds an activation function other than ReLU, which products have built in.
+
+        Source: `ACT2FN` of transformers' `activations.py`. "gelu" is exact, and "gelu_new" is the
+        approximation by tanh of "Gaussian Error Linear Units", https://arxiv.org/abs/1606.08415.
+        """
+        g, kind = self.g, self.config.activation_function
+        if kind in ("silu", "swish"):
+            return g.op("Mul", x, g.op("Sigmoid", x))
+        if kind == "gelu":
+            share = g.op("Erf", g.op("Mul", x, g.number(0.5**0.5)))
+        else:
+            cube = g.op("Mul", g.op("Mul", x, x), g.op("Mul", x, g.number(0.044715)))
+            inner = g.op("Mul", g.op("Add", x, cube), g.number((2 / math.pi) ** 0.5))
+            share = g.op("Tanh", inner)
+        whole = g.op("Mul", x, g.op("Add", share, g.number(1.0)))
+        return g.op("Mul", whole, g.number(0.5))
 
     def logits(self, x: str) -> str:
         """Adds the LM head: `(N, V)` logits for `(N, D)` outputs of the last layer."""
