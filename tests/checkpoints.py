@@ -56,3 +56,28 @@ def write_sharded(folder: Path, single: str, state: dict[str, torch.Tensor], sav
     size = sum(tensor.nbytes for tensor in state.values())
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (folder / f"{single}.index.json").write_text(json.dumps(index))
+
+
+def randomise(model: Any, rows: slice | None = None) -> Any:
+    """Fills a model of M2M100's architecture so that a mix-up of its tensors shows.
+
+    transformers initialises biases and norms to 0 and 1, and transformers 5 unties the embeddings
+    of the two sides, which published checkpoints share.
+
+    Args:
+        model: an `M2M100ForConditionalGeneration`.
+        rows: the embedding rows to fill anew; the other tensors then stay as they are.
+    """
+    with torch.no_grad():
+        if rows is None:
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.3)
+                elif "layer_norm" in name:
+                    parameter.normal_(1, 0.3)
+        else:
+            table = model.model.shared.weight
+            table[rows].normal_(std=float(table[: rows.start].std()))
+        for side in (model.model.encoder, model.model.decoder):
+            side.embed_tokens.weight.copy_(model.model.shared.weight)
+    return model.eval()

@@ -15,6 +15,7 @@ import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer
 
 import packing
+from checkpoints import randomise
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
 from m2m100_onnx.bundle.graphs import Precision
@@ -104,17 +105,7 @@ def make_checkpoint(
             # Large enough that the layers change the result of the embeddings.
             "init_std": 0.3,
         }
-        model = M2M100ForConditionalGeneration(M2M100Config(**{**facts, **config})).eval()
-        with torch.no_grad():
-            # transformers initialises these to 0 and 1, which would hide a mix-up.
-            for name, parameter in model.named_parameters():
-                if name.endswith("bias"):
-                    parameter.normal_(std=0.3)
-                elif "layer_norm" in name:
-                    parameter.normal_(1, 0.3)
-            # transformers 5 unties these too. Published checkpoints share them.
-            for side in (model.model.encoder, model.model.decoder):
-                side.embed_tokens.weight.copy_(model.model.shared.weight)
+        model = randomise(M2M100ForConditionalGeneration(M2M100Config(**{**facts, **config})))
         folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
         model.save_pretrained(folder)
         for name in TOKENIZER_FILES:

@@ -11,6 +11,7 @@ import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
 
+from checkpoints import randomise
 from tokenization import sentences
 
 PIECES = 3000
@@ -83,15 +84,7 @@ def make_checkpoint(folder: Path, **files: Any) -> Path:
         init_std=0.3,
         max_length=200,
     )
-    model = M2M100ForConditionalGeneration(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(std=0.3)
-            elif "layer_norm" in name:
-                parameter.normal_(1, 0.3)
-        for side in (model.model.encoder, model.model.decoder):
-            side.embed_tokens.weight.copy_(model.model.shared.weight)
+    model = randomise(M2M100ForConditionalGeneration(config))
     model.save_pretrained(folder)
     generation = {"num_beams": 2, "max_length": 16, "decoder_start_token_id": 2}
     (folder / "generation_config.json").write_text(json.dumps(generation))

@@ -6,8 +6,7 @@ runs it. Refuses to know how graphs are built.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ from m2m100_onnx.bundle.graphs import (
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError
 from m2m100_onnx.model.fused import FusedState
-from m2m100_onnx.options import OPTIONS, SearchOptions
 from m2m100_onnx.search.state import Ranking
 from m2m100_onnx.translator import Translator
 from m2m100_onnx_export.checkpoint import Checkpoint
-from m2m100_onnx_export.verify_tokens import ReferenceTokenizer, reference_tokenizer
+from m2m100_onnx_export.verify_tokens import reference_tokenizer
+from m2m100_onnx_export.verify_translations import TranslationCheck, compare_translations
 
 __all__ = ["Report", "TranslationCheck", "verify"]
 
@@ -44,10 +43,6 @@ _TOLERANCE: dict[Precision, float] = {
     "int4": 0.6,
     "int4-int8": 0.6,
 }
-# Two hypotheses whose scores are closer than this are a tie, and rounding may decide it. Quantized
-# weights change more than ties, so their translations are counted and never fail.
-_TIE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2}
-_MAX_LENGTH = 48
 # Target tokens that a decoder takes at once, and tokens in all.
 _PREFILL, _TARGET_LENGTH = 4, 7
 _SAMPLES = {
@@ -66,23 +61,6 @@ _FLORES = dict(
         strict=True,
     )
 )
-
-
-@dataclass(frozen=True)
-class TranslationCheck:
-    """The number of translations of a search method that equal transformers'.
-
-    Attributes:
-        method: `greedy` or `beam N`.
-        total: the translations compared.
-        identical: the translations with the same tokens.
-        ties: the translations with other tokens and, within rounding, the same score.
-    """
-
-    method: str
-    total: int
-    identical: int
-    ties: int
 
 
 @dataclass(frozen=True)
@@ -160,24 +138,17 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
         # The reference has rounded weights too, so the comparison is of the arithmetic alone.
         model = model.half()
     model = model.float().eval()
-    # `_generate` gives lengths as tokens in all; these would win.
-    model.generation_config.max_new_tokens = model.generation_config.min_new_tokens = None
-    model.generation_config.forced_bos_token_id = None  # `_generate` forces what the family forces
     # Without sampling, which is random, and without entries of a folder that is gone soon.
     translator = Translator(bundle, sp_model_kwargs={}, cache_dir=False)
     reference = reference_tokenizer(checkpoint.directory, translator.tokenizer.family)
-    if tokens := tuple(reference.differences(translator.tokenizer, _samples(translator))):
+    samples = _samples(translator)
+    if tokens := tuple(reference.differences(translator.tokenizer, samples)):
         return Report({}, {}, (), tokens)
     differences, tolerances = _compare_graphs(model, translator, _TOLERANCE[precision])
     if any(not differences[name] <= limit for name, limit in tolerances.items()):
         # Translations of wrong graphs tell no more, and a search refuses NaN.
         return Report(differences, tolerances, ())
-    checks = tuple(
-        _compare_translations(
-            model, reference, translator, beam_size, _TIE.get(precision, math.inf)
-        )
-        for beam_size in sorted({1, max(2, translator.defaults.beam_size)})
-    )
+    checks = compare_translations(model, reference, translator, samples, precision)
     return Report(differences, tolerances, checks)
 
 
@@ -322,73 +293,3 @@ def _run(
     session = translator.model.sessions.get(file)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
-
-
-def _compare_translations(
-    model: M2M100ForConditionalGeneration,
-    reference: ReferenceTokenizer,
-    translator: Translator,
-    beam_size: int,
-    tie: float,
-) -> TranslationCheck:
-    samples = _samples(translator)
-    codes = list(samples)
-    targets = codes[1:] + codes[:1]
-    max_length = min(_MAX_LENGTH, translator.defaults.max_length)
-    options = replace(
-        translator.defaults,
-        beam_size=beam_size,
-        num_hypotheses=1,
-        max_length=max_length,
-        min_length=min(translator.defaults.min_length, max_length),
-    )
-    found = translator.translate_batch(
-        list(samples.values()), source_lang=codes, target_lang=targets, **asdict(options)
-    )
-    identical = ties = 0
-    for code, target, ours in zip(codes, targets, found, strict=True):
-        ids = torch.tensor([reference.encode(samples[code], code, target)])
-        tokens, score = _generate(model, ids, reference.forced_id(target), options)
-        if tokens == ours.tokens:
-            identical += 1
-        else:
-            ties += abs(score - ours.score) <= tie
-    method = "greedy" if beam_size == 1 else f"beam {beam_size}"
-    return TranslationCheck(method, len(codes), identical, ties)
-
-
-def _generate(
-    model: M2M100ForConditionalGeneration,
-    ids: torch.Tensor,
-    language: int | None,
-    options: SearchOptions,
-) -> tuple[tuple[int, ...], float]:
-    """Returns the tokens and the score of transformers' translation."""
-    named = {row.transformers: row.name for row in OPTIONS.values() if row.transformers}
-    settings = {theirs: getattr(options, ours) for theirs, ours in named.items()}
-    # transformers takes a list here, and None where there is nothing to suppress.
-    settings["suppress_tokens"] = list(options.suppress_tokens) or None
-    if options.beam_size == 1:
-        settings["early_stopping"] = False  # transformers warns of it in a greedy search
-    with torch.inference_mode():
-        output = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            forced_bos_token_id=language,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_scores=True,
-            **settings,
-        )
-    return tuple(output.sequences[0].tolist()), _score(model, output, options)
-
-
-def _score(model: M2M100ForConditionalGeneration, output: object, options: SearchOptions) -> float:
-    if options.beam_size > 1:
-        return float(output.sequences_scores[0])  # type: ignore[attr-defined]
-    steps = model.compute_transition_scores(
-        output.sequences,  # type: ignore[attr-defined]
-        output.scores,  # type: ignore[attr-defined]
-        normalize_logits=True,
-    )[0]
-    return float(steps.sum() / len(steps) ** options.length_penalty)

@@ -17,7 +17,8 @@ from m2m100_onnx import Bundle, __version__
 from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.cli.main import main
 from m2m100_onnx_export import Export
-from m2m100_onnx_export.verify import Report, TranslationCheck
+from m2m100_onnx_export.verify import Report
+from m2m100_onnx_export.verify_translations import TranslationCheck
 from shell import Shell, arguments, run
 
 # What a service installs

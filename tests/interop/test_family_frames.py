@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from transformers import M2M100ForConditionalGeneration, M2M100Tokenizer
 
+import families
 import nllb
 from m2m100_onnx import BundleError, InvalidInputError, Translator, UnknownLanguageError
 from m2m100_onnx_export import export
 from shell import Shell
 
-NllbReference = getattr(transformers, "NllbTokenizerFast", transformers.NllbTokenizer)
 TEXTS = ["Open the file and save a copy.", "Close it.", "Do you want to delete this folder?"]
 
 
@@ -49,29 +48,7 @@ def small100(small100_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 def generate(
     checkpoint: Path, ids: list[list[int]], forced: int | None, beam_size: int
 ) -> list[tuple[list[int], float]]:
-    """The tokens and scores of transformers' translations, one sentence at a time."""
-    model = M2M100ForConditionalGeneration.from_pretrained(checkpoint).eval()
-    found = []
-    for row in ids:
-        with torch.inference_mode():
-            output = model.generate(
-                torch.tensor([row]),
-                forced_bos_token_id=forced,
-                num_beams=beam_size,
-                early_stopping=beam_size > 1,
-                max_length=16,
-                return_dict_in_generate=True,
-                output_scores=True,
-            )
-        if beam_size > 1:
-            score = float(output.sequences_scores[0])
-        else:
-            steps = model.compute_transition_scores(
-                output.sequences, output.scores, normalize_logits=True
-            )[0]
-            score = float(steps.mean())
-        found.append((output.sequences[0].tolist(), score))
-    return found
+    return families.generate(checkpoint, ids, forced, beam_size, max_length=16)
 
 
 def assert_parity(
@@ -195,7 +172,7 @@ def test_nllb(tmp_path: Path, shell: Shell, legacy: bool) -> None:
     checkpoint = nllb.make_checkpoint(tmp_path / "checkpoint", legacy_behaviour=legacy)
     bundle = tmp_path / "bundle"
     export(checkpoint, bundle)
-    reference = NllbReference.from_pretrained(checkpoint, src_lang="eng_Latn")
+    reference = families.NllbReference.from_pretrained(checkpoint, src_lang="eng_Latn")
     forced = reference.convert_tokens_to_ids("deu_Latn")
     for beam_size in (1, 4):
         wanted = generate(checkpoint, reference(TEXTS).input_ids, forced, beam_size)
