@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
 from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
@@ -19,15 +18,8 @@ from m2m100_onnx.bundle.generation import options_from_config, read_generation
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.text.added import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from m2m100_onnx.text.files import PIECES_FILE, VOCAB_FILE, read_config, read_family
-from m2m100_onnx_export.hub import locate
 from m2m100_onnx_export.positions import sinusoidal_positions
-from m2m100_onnx_export.weight_files import (
-    listing,
-    load_pickle,
-    read_shapes,
-    refuse_quantized,
-    weight_files,
-)
+from m2m100_onnx_export.tensors import Source, Tensors
 
 __all__ = ["Checkpoint"]
 
@@ -40,13 +32,11 @@ _SHARED_NAMES = (
 )
 _LM_HEAD = "lm_head.weight"
 _LOGITS_BIAS = "final_logits_bias"
-_MODEL = "model."
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
 _POSITIONS = re.compile(r"model\.(encoder|decoder)\.embed_positions\.weights$")
-_ROWS_AT_ONCE = 8192
 
 
-class Checkpoint:
+class Checkpoint(Tensors):
     """A checkpoint, which reads a tensor when it is asked for.
 
     Attributes:
@@ -56,7 +46,9 @@ class Checkpoint:
         config: the facts of config.json.
     """
 
-    def __init__(self, source: str | os.PathLike[str], *, revision: str | None = None) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str] | Source, *, revision: str | None = None
+    ) -> None:
         """Opens a local folder, or downloads it, and checks that it is an M2M100 checkpoint.
 
         Args:
@@ -66,22 +58,12 @@ class Checkpoint:
         Raises:
             BundleError: the folder is no checkpoint, has another architecture, or is broken.
         """
-        self.source = os.fspath(source)
-        self.directory, self.revision = locate(self.source, revision)
-        if not (self.directory / CONFIG_FILE).is_file():
-            raise BundleError(
-                f"{self.directory} is no checkpoint: expected {CONFIG_FILE}, "
-                f"found {listing(self.directory)}"
-            )
-        refuse_quantized(self.directory)
-        self.config = ModelConfig.from_json(self.directory / CONFIG_FILE)
+        found = source if isinstance(source, Source) else Source.find(source, revision)
+        self.source, self.revision = found.name, found.revision
+        self.directory = found.directory
+        self.config = ModelConfig.from_json(found.directory / CONFIG_FILE)
         self._check_generation()
-        self._pickles: dict[Path, dict[str, torch.Tensor]] = {}
-        self._where: dict[str, tuple[Path, tuple[int, ...]]] = {}
-        self._prefix = ""
-        self._read: set[str] = set()
-        for path in weight_files(self.directory):
-            self._index(path)
+        super().__init__(found.directory, prefix="model.", bare=("shared.", "encoder.", "decoder."))
 
     def tokenizer_files(self, family: str | None = None) -> list[Path]:
         """Returns the tokenizer's files.
@@ -104,47 +86,23 @@ class Checkpoint:
                 )
         return [path for name in TOKENIZER_FILES if (path := self.directory / name).is_file()]
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of a tensor.
-
-        Raises:
-            BundleError: the checkpoint has no such tensor.
-        """
-        return self._find(name)[1]
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Returns rows `[start, stop)` of a tensor, in the checkpoint's type.
-
-        Raises:
-            BundleError: the checkpoint has no such tensor, or the file is damaged.
-        """
-        path = self._find(name)[0]
-        name = self._stored(name)
-        if path in self._pickles:
-            return self._pickles[path][name][start:stop]
-        try:
-            # Closing the file unmaps its pages. Kept open, the whole file would end up in memory.
-            with safe_open(path, framework="pt") as file:
-                rows: torch.Tensor = file.get_slice(name)[start:stop]
-                return rows.clone()
-        except SafetensorError as error:
-            raise BundleError(f"{path}: damaged safetensors file: {error}") from None
-
     def shared_embedding(self) -> str:
         """Returns this checkpoint's name of the shared embedding.
 
         Raises:
             BundleError: the checkpoint has no shared embedding.
         """
-        for name in _SHARED_NAMES:
-            if name in self._where:
-                return name
-        raise BundleError(f"{self.directory}: expected a tensor {_SHARED_NAMES[0]!r}, found none")
+        name = self.any_of(_SHARED_NAMES)
+        if name is None:
+            raise BundleError(
+                f"{self.directory}: expected a tensor {_SHARED_NAMES[0]!r}, found none"
+            )
+        return name
 
     def untied_lm_head(self) -> str | None:
         """Returns the LM head's name if its numbers differ from the embedding's, else None."""
         shared = self.shared_embedding()
-        if _LM_HEAD not in self._where or self._equal(shared, _LM_HEAD):
+        if _LM_HEAD not in self or self.equal(shared, _LM_HEAD):
             return None
         return _LM_HEAD
 
@@ -157,19 +115,11 @@ class Checkpoint:
         """
         shared = self.shared_embedding()
         for name in _SHARED_NAMES[1:3]:
-            if name in self._where and not self._equal(shared, name):
+            if name in self and not self.equal(shared, name):
                 raise BundleError(
                     f"{self.directory}: expected one embedding for encoder and decoder, found "
                     f"other numbers in {name!r} than in {shared!r}"
                 )
-
-    def _equal(self, one: str, other: str) -> bool:
-        if one == other or self.shape(one) != self.shape(other):
-            return one == other
-        starts = range(0, self.shape(one)[0], _ROWS_AT_ONCE)
-        return all(
-            torch.equal(*(self.rows(n, s, s + _ROWS_AT_ONCE) for n in (one, other))) for s in starts
-        )
 
     def check_all_read(self) -> None:
         """Checks that each tensor was asked for, since one more is a part that the graphs lack.
@@ -179,9 +129,10 @@ class Checkpoint:
         Raises:
             BundleError: a tensor was not asked for.
         """
-        left = sorted(set(self._where) - self._read - {*_SHARED_NAMES, _LOGITS_BIAS})
+        known = (*_SHARED_NAMES, _LOGITS_BIAS)
+        left = [name for name in self.unread() if name not in known]
         unknown = [name for name in left if not self._is_beyond(name) and not self._is_table(name)]
-        if _LOGITS_BIAS in self._where and self.rows(_LOGITS_BIAS).any():
+        if _LOGITS_BIAS in self and self.rows(_LOGITS_BIAS).any():
             unknown.insert(0, _LOGITS_BIAS)
         if unknown:
             raise BundleError(
@@ -203,16 +154,6 @@ class Checkpoint:
         found = self.rows(name).float()
         return found.shape == expected.shape and torch.allclose(found, expected, atol=1e-3)
 
-    def _find(self, name: str) -> tuple[Path, tuple[int, ...]]:
-        if name not in self._where:
-            raise BundleError(f"{self.directory}: the checkpoint has no tensor {name!r}")
-        self._read.add(name)
-        return self._where[name]
-
-    def _stored(self, name: str) -> str:
-        """Returns a tensor's name in its file."""
-        return name.removeprefix(self._prefix)
-
     def _check_generation(self) -> None:
         """Raises `BundleError` if a generation setting is one that the runtime would refuse."""
         path, raw, config = read_generation(self.directory, self.config)
@@ -224,14 +165,3 @@ class Checkpoint:
             )
         except InvalidInputError as error:
             raise BundleError(f"{path}: {error}") from None
-
-    def _index(self, path: Path) -> None:
-        if path.suffix == ".safetensors":
-            shapes = read_shapes(path)
-        else:
-            self._pickles[path] = load_pickle(path)
-            shapes = {name: tuple(tensor.shape) for name, tensor in self._pickles[path].items()}
-        if any(name.startswith(("shared.", "encoder.", "decoder.")) for name in shapes):
-            # `M2M100Model` alone was saved, without the model around it.
-            self._prefix = _MODEL
-        self._where.update({self._prefix + name: (path, shape) for name, shape in shapes.items()})
