@@ -69,6 +69,7 @@ class Tensors:
 
     Attributes:
         directory: the folder.
+        is_bare: whether the inner model alone was saved.
     """
 
     def __init__(self, directory: Path, *, prefix: str, bare: tuple[str, ...]) -> None:
@@ -89,6 +90,7 @@ class Tensors:
         self._read: set[str] = set()
         for path in weight_files(directory):
             self._index(path, prefix, bare)
+        self.is_bare = self._prefix != ""
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
