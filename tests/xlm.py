@@ -46,9 +46,7 @@ def make_checkpoint(folder: Path, *, head: bool = True, words: int = 86, **confi
         for name, parameter in model.named_parameters():
             if "layer_norm" in name and name.endswith("weight"):
                 parameter.normal_(1, 0.3)
-            elif name.endswith("bias"):
-                parameter.normal_(std=0.3)
-            elif "lin" in name or "ffns" in name:
+            elif name.endswith("bias") or "lin" in name or "ffns" in name:
                 parameter.normal_(std=0.3)
     model.save_pretrained(folder)
     entries = SPECIAL + [f"{chr(97 + n % 26)}{chr(97 + n // 26)}</w>" for n in range(words)]
@@ -65,7 +63,7 @@ def load(folder: Path, *, causal: bool | None = None) -> Any:
     overrides = {} if causal is None else {"causal": causal}
     model: Any = XLMWithLMHeadModel.from_pretrained(folder, **overrides).eval()
 
-    def whole(input_ids: torch.Tensor, **arguments: Any) -> dict[str, Any]:
+    def whole(input_ids: torch.Tensor, **_: Any) -> dict[str, Any]:
         langs = torch.full_like(input_ids, model.config.lang_id)
         return {"input_ids": input_ids, "langs": langs, "attention_mask": None}
 
