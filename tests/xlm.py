@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import XLMConfig, XLMModel, XLMWithLMHeadModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import XLMConfig, XLMModel, XLMTokenizer, XLMWithLMHeadModel
+from transformers.models.xlm.tokenization_xlm import lowercase_and_remove_accent
 
 LANGUAGES = {"de": 0, "en": 1, "fr": 2}
 SPECIAL = ["<s>", "</s>", "<pad>", "<unk>", *(f"<special{n}>" for n in range(10))]
@@ -93,3 +95,25 @@ def generate(
         0
     ]
     return output.sequences[0].tolist(), float(steps.mean())
+
+
+def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
+    """Replaces the vocabulary by byte-pair encoding learned from the words of texts."""
+    reference: Any = XLMTokenizer.from_pretrained(folder)
+    words = [
+        word.removesuffix("</w>")
+        for text in texts
+        for word in lowercase_and_remove_accent(
+            reference.moses_tokenize(reference.moses_pipeline(text, lang="en"), lang="en")
+        )
+    ]
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, end_of_word_suffix="</w>", show_progress=False, special_tokens=SPECIAL
+    )
+    tokenizer.train_from_iterator([" ".join(words)], trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), "utf-8")
+    lines = [" ".join(pair) + "\n" for pair in model["merges"]]
+    (folder / "merges.txt").write_text("".join(lines), "utf-8")

@@ -25,6 +25,7 @@ __all__ = [
     "PIECES_FILE",
     "SPECIAL_FILE",
     "VOCAB_FILE",
+    "read_bytes",
     "read_config",
     "read_family",
     "read_pieces",
@@ -165,7 +166,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config if config.get("added_tokens_decoder") else {**config, **special}
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Returns a file's bytes.
+
+    Raises:
+        BundleError: the file is missing, or a Git LFS pointer.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -214,7 +220,7 @@ def read_vocabulary(
         BundleError: a file is missing or damaged, or more than one entry in forty is no piece.
     """
     path = folder / PIECES_FILE
-    data = _read_bytes(path)
+    data = read_bytes(path)
     # A table that is missing, damaged or out of date is no error: `vocab.json` has the same ids.
     try:
         table = (folder / TABLE_FILE).read_bytes()
@@ -252,7 +258,7 @@ def read_pieces(
             f"found {config.get('tokenizer_class')!r}, whose ids are those of {PIECES_FILE}"
         )
     path = folder / PIECES_FILE
-    data = _read_bytes(path)
+    data = read_bytes(path)
     try:
         return NllbVocabulary(data, sampling)
     except ValueError as error:
