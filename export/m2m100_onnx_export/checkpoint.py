@@ -7,38 +7,37 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
-from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
+from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig, read_json
 from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.bundle.generation import options_from_config, read_generation
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.text.added import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from m2m100_onnx.text.files import PIECES_FILE, VOCAB_FILE, read_config, read_family
+from m2m100_onnx_export.adapter import SHARED, Adapter, Change
 from m2m100_onnx_export.hub import locate
 from m2m100_onnx_export.positions import sinusoidal_positions
 from m2m100_onnx_export.weight_files import (
+    TensorFiles,
     listing,
-    load_pickle,
-    read_shapes,
     refuse_quantized,
     weight_files,
 )
 
 __all__ = ["Checkpoint"]
 
-# Names of the one embedding that encoder, decoder and LM head share.
-_SHARED_NAMES = (
-    "model.shared.weight",
-    "model.encoder.embed_tokens.weight",
-    "model.decoder.embed_tokens.weight",
-    "lm_head.weight",
-)
-_LM_HEAD = "lm_head.weight"
+# The embedding of each part of the model, and all names of the one that published ones share.
+_PARTS = {
+    "encoder": "model.encoder.embed_tokens.weight",
+    "decoder": "model.decoder.embed_tokens.weight",
+    "head": "lm_head.weight",
+}
+_SHARED_NAMES = (SHARED, *_PARTS.values())
 _LOGITS_BIAS = "final_logits_bias"
 _MODEL = "model."
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
@@ -54,17 +53,26 @@ class Checkpoint:
         directory: the local folder.
         revision: the hub commit, or None for a local folder.
         config: the facts of config.json.
+        adapter: the adapter that is merged into the tensors, or None.
     """
 
-    def __init__(self, source: str | os.PathLike[str], *, revision: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
         """Opens a local folder, or downloads it, and checks that it is an M2M100 checkpoint.
 
         Args:
             source: a local folder, or a hub id such as `facebook/m2m100_418M`.
             revision: branch, tag or commit on the hub.
+            adapter: an adapter to merge into the tensors.
 
         Raises:
-            BundleError: the folder is no checkpoint, has another architecture, or is broken.
+            BundleError: the folder is no checkpoint, has another architecture, or is broken, or the
+                adapter belongs to another model.
         """
         self.source = os.fspath(source)
         self.directory, self.revision = locate(self.source, revision)
@@ -76,12 +84,16 @@ class Checkpoint:
         refuse_quantized(self.directory)
         self.config = ModelConfig.from_json(self.directory / CONFIG_FILE)
         self._check_generation()
-        self._pickles: dict[Path, dict[str, torch.Tensor]] = {}
-        self._where: dict[str, tuple[Path, tuple[int, ...]]] = {}
-        self._prefix = ""
         self._read: set[str] = set()
-        for path in weight_files(self.directory):
-            self._index(path)
+        self._changes: Mapping[str, Change] = {}
+        self._tensors = TensorFiles(weight_files(self.directory))
+        names = self._tensors.shapes
+        # `M2M100Model` alone was saved, without the model around it.
+        bare = any(name.startswith(("shared.", "encoder.", "decoder.")) for name in names)
+        self._names = {(_MODEL if bare else "") + name: name for name in names}
+        self.adapter = adapter
+        if adapter is not None:
+            self._changes = self._changes_of(adapter)
 
     def tokenizer_files(self, family: str | None = None) -> list[Path]:
         """Returns the tokenizer's files.
@@ -110,43 +122,35 @@ class Checkpoint:
         Raises:
             BundleError: the checkpoint has no such tensor.
         """
-        return self._find(name)[1]
+        return self._tensors.shapes[self._find(name)]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Returns rows `[start, stop)` of a tensor, in the checkpoint's type.
+        """Returns rows `[start, stop)` of a tensor after the adapter's change.
+
+        A tensor without a change keeps the checkpoint's type; one with a change is float32.
 
         Raises:
             BundleError: the checkpoint has no such tensor, or the file is damaged.
         """
-        path = self._find(name)[0]
-        name = self._stored(name)
-        if path in self._pickles:
-            return self._pickles[path][name][start:stop]
-        try:
-            # Closing the file unmaps its pages. Kept open, the whole file would end up in memory.
-            with safe_open(path, framework="pt") as file:
-                rows: torch.Tensor = file.get_slice(name)[start:stop]
-                return rows.clone()
-        except SafetensorError as error:
-            raise BundleError(f"{path}: damaged safetensors file: {error}") from None
+        rows = self._tensors.rows(self._find(name), start, stop)
+        return self._changes[name].apply(rows, start) if name in self._changes else rows
 
-    def shared_embedding(self) -> str:
-        """Returns this checkpoint's name of the shared embedding.
+    def embeddings(self) -> dict[str, str]:
+        """Returns the tensor of each part that has an embedding: `encoder`, `decoder`, `head`.
+
+        Parts with the same numbers have the same tensor.
 
         Raises:
-            BundleError: the checkpoint has no shared embedding.
+            BundleError: the checkpoint has no embedding.
         """
-        for name in _SHARED_NAMES:
-            if name in self._where:
-                return name
-        raise BundleError(f"{self.directory}: expected a tensor {_SHARED_NAMES[0]!r}, found none")
-
-    def untied_lm_head(self) -> str | None:
-        """Returns the LM head's name if its numbers differ from the embedding's, else None."""
-        shared = self.shared_embedding()
-        if _LM_HEAD not in self._where or self._equal(shared, _LM_HEAD):
-            return None
-        return _LM_HEAD
+        known = [self._shared_embedding()]
+        found = {}
+        for part, name in _PARTS.items():
+            equal = next((other for other in known if self._equal(other, name)), None)
+            if equal is None:
+                known.append(name)
+            found[part] = equal or name
+        return found
 
     def check_shared_embedding(self) -> None:
         """Checks that encoder and decoder have no embeddings of their own.
@@ -155,21 +159,49 @@ class Checkpoint:
             BundleError: one of them has. transformers 5 saves such checkpoints without
                 `tie_word_embeddings`.
         """
-        shared = self.shared_embedding()
-        for name in _SHARED_NAMES[1:3]:
-            if name in self._where and not self._equal(shared, name):
-                raise BundleError(
-                    f"{self.directory}: expected one embedding for encoder and decoder, found "
-                    f"other numbers in {name!r} than in {shared!r}"
-                )
+        found = self.embeddings()
+        if found["encoder"] != found["decoder"]:
+            raise BundleError(
+                f"{self.directory}: expected one embedding for encoder and decoder, found other "
+                f"numbers in {found['decoder']!r} than in {found['encoder']!r}"
+            )
 
     def _equal(self, one: str, other: str) -> bool:
-        if one == other or self.shape(one) != self.shape(other):
-            return one == other
+        if self._source(one) == self._source(other):
+            changes = [self._changes.get(name) for name in (one, other)]
+            if changes[0] is changes[1]:
+                return True
+        if self.shape(one) != self.shape(other):
+            return False
         starts = range(0, self.shape(one)[0], _ROWS_AT_ONCE)
         return all(
-            torch.equal(*(self.rows(n, s, s + _ROWS_AT_ONCE) for n in (one, other))) for s in starts
+            torch.equal(*(self.rows(n, s, s + _ROWS_AT_ONCE).float() for n in (one, other)))
+            for s in starts
         )
+
+    def _shared_embedding(self) -> str:
+        """Returns this checkpoint's name of the embedding that names without a tensor mean."""
+        for name in _SHARED_NAMES:
+            if name in self._names:
+                return name
+        raise BundleError(f"{self.directory}: expected a tensor {SHARED!r}, found none")
+
+    def _changes_of(self, adapter: Adapter) -> dict[str, Change]:
+        shared = self._shared_embedding()
+        names = dict.fromkeys(_SHARED_NAMES, self._names[shared]) | self._names
+        shapes = {
+            name: self._tensors.shapes[stored]
+            for name, stored in names.items()
+            if not self._is_beyond(name)
+        }
+        # transformers shares what config.json says, except stored numbers that differ.
+        shares = read_json(self.directory / CONFIG_FILE).get("tie_word_embeddings") is not False
+        tied = {shared} | {
+            name
+            for name in _SHARED_NAMES
+            if name not in self._names or (shares and self._equal(shared, name))
+        }
+        return adapter.changes(shapes, frozenset(tied))
 
     def check_all_read(self) -> None:
         """Checks that each tensor was asked for, since one more is a part that the graphs lack.
@@ -179,9 +211,9 @@ class Checkpoint:
         Raises:
             BundleError: a tensor was not asked for.
         """
-        left = sorted(set(self._where) - self._read - {*_SHARED_NAMES, _LOGITS_BIAS})
+        left = sorted(set(self._names) - self._read - {*_SHARED_NAMES, _LOGITS_BIAS})
         unknown = [name for name in left if not self._is_beyond(name) and not self._is_table(name)]
-        if _LOGITS_BIAS in self._where and self.rows(_LOGITS_BIAS).any():
+        if _LOGITS_BIAS in self._names and self.rows(_LOGITS_BIAS).any():
             unknown.insert(0, _LOGITS_BIAS)
         if unknown:
             raise BundleError(
@@ -203,15 +235,18 @@ class Checkpoint:
         found = self.rows(name).float()
         return found.shape == expected.shape and torch.allclose(found, expected, atol=1e-3)
 
-    def _find(self, name: str) -> tuple[Path, tuple[int, ...]]:
-        if name not in self._where:
-            raise BundleError(f"{self.directory}: the checkpoint has no tensor {name!r}")
+    def _find(self, name: str) -> str:
+        """Returns a tensor's name in its file, and marks it as read."""
+        stored = self._source(name)
         self._read.add(name)
-        return self._where[name]
+        return stored
 
-    def _stored(self, name: str) -> str:
-        """Returns a tensor's name in its file."""
-        return name.removeprefix(self._prefix)
+    def _source(self, name: str) -> str:
+        if name not in self._names and name in _SHARED_NAMES:
+            name = self._shared_embedding()
+        if name not in self._names:
+            raise BundleError(f"{self.directory}: the checkpoint has no tensor {name!r}")
+        return self._names[name]
 
     def _check_generation(self) -> None:
         """Raises `BundleError` if a generation setting is one that the runtime would refuse."""
@@ -224,14 +259,3 @@ class Checkpoint:
             )
         except InvalidInputError as error:
             raise BundleError(f"{path}: {error}") from None
-
-    def _index(self, path: Path) -> None:
-        if path.suffix == ".safetensors":
-            shapes = read_shapes(path)
-        else:
-            self._pickles[path] = load_pickle(path)
-            shapes = {name: tuple(tensor.shape) for name, tensor in self._pickles[path].items()}
-        if any(name.startswith(("shared.", "encoder.", "decoder.")) for name in shapes):
-            # `M2M100Model` alone was saved, without the model around it.
-            self._prefix = _MODEL
-        self._where.update({self._prefix + name: (path, shape) for name, shape in shapes.items()})

@@ -31,6 +31,7 @@ from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import OPTIONS
 from m2m100_onnx.text.languages import unknown_language
 from m2m100_onnx.text.tokenizer import Tokenizer
+from m2m100_onnx_export.adapter import Adapter
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs.builder import GraphBuilder, opset_of
 from m2m100_onnx_export.graphs.fused import FusedGraphs
@@ -77,6 +78,7 @@ def export(
     revision: str | None = None,
     languages: Sequence[str] | None = None,
     family: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     verify_outputs: bool = True,
     progress: Callable[[str], object] | None = None,
@@ -92,12 +94,15 @@ def export(
         languages: the codes that the checkpoint was trained on. The runtime then accepts no other.
         family: a name in `FAMILIES`, for a checkpoint whose files do not tell it: `small100` for
             SMaLL-100 with the tokenizer files of M2M100. None takes what the files tell.
+        adapter: the folder of a LoRA or DoRA adapter of the checkpoint, as PEFT saves it. Its
+            weights are merged into the bundle's.
         overwrite: replaces an existing bundle.
         verify_outputs: compares the graphs and whole translations with PyTorch.
         progress: receives a phrase at the start of each stage.
 
     Raises:
-        BundleError: `checkpoint` is no M2M100 checkpoint, or one of its files is damaged.
+        BundleError: `checkpoint` is no M2M100 checkpoint, one of its files is damaged, or `adapter`
+            is no adapter of it.
         ExportError: `bundle` exists, the disk is full, or verification failed.
         InvalidInputError: an argument is out of range.
         UnknownLanguageError: one of `languages` has no token.
@@ -107,7 +112,8 @@ def export(
     tell = progress or (lambda _: None)
     target = Path(bundle)
     place = Place.of(target, overwrite=overwrite)
-    source = Checkpoint(checkpoint, revision=revision)
+    merged = None if adapter is None else Adapter(adapter)
+    source = Checkpoint(checkpoint, revision=revision, adapter=merged)
     check_activation(source.config, os.fspath(source.directory / CONFIG_FILE))
     with place.workplace() as work:
         started = time.perf_counter()
@@ -159,6 +165,7 @@ def _write(
         revision=source.revision,
         languages=trained,
         family=tokenizer.family,
+        adapter=source.adapter.directory.resolve().name if source.adapter else None,
         exporter_version=__version__,
         graphs={name: graph_signature(name, source.config, precision) for name in names},
         files=files,

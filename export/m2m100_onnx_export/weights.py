@@ -179,18 +179,18 @@ def _parameters(checkpoint: Checkpoint) -> list[_Parameter]:
     Layers that read the same input become one: `self_attn.qkv`, `encoder_attn.kv`.
     """
     config = checkpoint.config
-    embedding = checkpoint.shared_embedding()
     checkpoint.check_shared_embedding()
+    embeddings = checkpoint.embeddings()
     found = [
-        _embedding(checkpoint, "shared.weight", embedding),
+        _embedding(checkpoint, "shared.weight", embeddings["encoder"]),
         _Parameter(
             "positions.weight",
             (count_positions(config), config.d_model),
             lambda: iter([sinusoidal_positions(config)]),
         ),
     ]
-    if untied := checkpoint.untied_lm_head():
-        found.append(_embedding(checkpoint, "lm_head.weight", untied))
+    if embeddings["head"] != embeddings["encoder"]:
+        found.append(_embedding(checkpoint, "lm_head.weight", embeddings["head"]))
     for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
         ffn = config.encoder_ffn_dim if side == "encoder" else config.decoder_ffn_dim
         for index in range(layers):

@@ -58,6 +58,7 @@ class Manifest:
         revision: the hub commit of the checkpoint, or None for a local folder.
         languages: the codes that the checkpoint was trained on, or None for all that have a token.
         family: a name in `FAMILIES`; None in bundles of version 1, whose files tell it.
+        adapter: the name of the LoRA adapter's folder that was merged in, or None.
         exporter_version: version of the exporter.
         graphs: the inputs and outputs of each graph.
         files: size and hash of every other file of the bundle.
@@ -72,6 +73,7 @@ class Manifest:
     graphs: Mapping[str, Signature] = field(repr=False)
     files: Mapping[str, FileRecord] = field(repr=False)
     family: str | None = None
+    adapter: str | None = None
     format_version: int = FORMAT_VERSION
 
     def write(self, directory: Path) -> None:
@@ -119,6 +121,7 @@ class Manifest:
                 graphs={_name(name): _signature(value) for name, value in raw["graphs"].items()},
                 files={_name(name): _record(value) for name, value in raw["files"].items()},
                 family=family,
+                adapter=None if raw.get("adapter") is None else _of(str, raw["adapter"]),
                 format_version=version,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
