@@ -20,14 +20,8 @@ from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.text.added import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from m2m100_onnx.text.files import PIECES_FILE, VOCAB_FILE, read_config, read_family
 from m2m100_onnx_export.adapter import SHARED, Adapter, Change
-from m2m100_onnx_export.hub import locate
 from m2m100_onnx_export.positions import sinusoidal_positions
-from m2m100_onnx_export.weight_files import (
-    TensorFiles,
-    listing,
-    refuse_quantized,
-    weight_files,
-)
+from m2m100_onnx_export.tensors import Source, Tensors
 
 __all__ = ["Checkpoint"]
 
@@ -39,13 +33,11 @@ _PARTS = {
 }
 _SHARED_NAMES = (SHARED, *_PARTS.values())
 _LOGITS_BIAS = "final_logits_bias"
-_MODEL = "model."
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
 _POSITIONS = re.compile(r"model\.(encoder|decoder)\.embed_positions\.weights$")
-_ROWS_AT_ONCE = 8192
 
 
-class Checkpoint:
+class Checkpoint(Tensors):
     """A checkpoint, which reads a tensor when it is asked for.
 
     Attributes:
@@ -58,7 +50,7 @@ class Checkpoint:
 
     def __init__(
         self,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Source,
         *,
         revision: str | None = None,
         adapter: Adapter | None = None,
@@ -74,24 +66,14 @@ class Checkpoint:
             BundleError: the folder is no checkpoint, has another architecture, or is broken, or the
                 adapter belongs to another model.
         """
-        self.source = os.fspath(source)
-        self.directory, self.revision = locate(self.source, revision)
-        if not (self.directory / CONFIG_FILE).is_file():
-            raise BundleError(
-                f"{self.directory} is no checkpoint: expected {CONFIG_FILE}, "
-                f"found {listing(self.directory)}"
-            )
-        refuse_quantized(self.directory)
-        self.config = ModelConfig.from_json(self.directory / CONFIG_FILE)
+        found = source if isinstance(source, Source) else Source.find(source, revision)
+        self.source, self.revision = found.name, found.revision
+        self.directory = found.directory
+        self.config = ModelConfig.from_json(found.directory / CONFIG_FILE)
         self._check_generation()
-        self._read: set[str] = set()
-        self._changes: Mapping[str, Change] = {}
-        self._tensors = TensorFiles(weight_files(self.directory))
-        names = self._tensors.shapes
-        # `M2M100Model` alone was saved, without the model around it.
-        bare = any(name.startswith(("shared.", "encoder.", "decoder.")) for name in names)
-        self._names = {(_MODEL if bare else "") + name: name for name in names}
+        super().__init__(found.directory, prefix="model.", bare=("shared.", "encoder.", "decoder."))
         self.adapter = adapter
+        self._changes: Mapping[str, Change] = {}
         if adapter is not None:
             self._changes = self._changes_of(adapter)
 
@@ -116,14 +98,6 @@ class Checkpoint:
                 )
         return [path for name in TOKENIZER_FILES if (path := self.directory / name).is_file()]
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of a tensor.
-
-        Raises:
-            BundleError: the checkpoint has no such tensor.
-        """
-        return self._tensors.shapes[self._find(name)]
-
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Returns rows `[start, stop)` of a tensor after the adapter's change.
 
@@ -132,8 +106,15 @@ class Checkpoint:
         Raises:
             BundleError: the checkpoint has no such tensor, or the file is damaged.
         """
-        rows = self._tensors.rows(self._find(name), start, stop)
+        rows = super().rows(name, start, stop)
         return self._changes[name].apply(rows, start) if name in self._changes else rows
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors have the same shape and numbers."""
+        changes = [self._changes.get(name) for name in (one, other)]
+        if self._source(one) == self._source(other) and changes[0] is changes[1]:
+            return True
+        return super().equal(one, other)
 
     def embeddings(self) -> dict[str, str]:
         """Returns the tensor of each part that has an embedding: `encoder`, `decoder`, `head`.
@@ -146,10 +127,10 @@ class Checkpoint:
         known = [self._shared_embedding()]
         found = {}
         for part, name in _PARTS.items():
-            equal = next((other for other in known if self._equal(other, name)), None)
-            if equal is None:
+            same = next((other for other in known if self.equal(other, name)), None)
+            if same is None:
                 known.append(name)
-            found[part] = equal or name
+            found[part] = same or name
         return found
 
     def check_shared_embedding(self) -> None:
@@ -166,32 +147,24 @@ class Checkpoint:
                 f"numbers in {found['decoder']!r} than in {found['encoder']!r}"
             )
 
-    def _equal(self, one: str, other: str) -> bool:
-        if self._source(one) == self._source(other):
-            changes = [self._changes.get(name) for name in (one, other)]
-            if changes[0] is changes[1]:
-                return True
-        if self.shape(one) != self.shape(other):
-            return False
-        starts = range(0, self.shape(one)[0], _ROWS_AT_ONCE)
-        return all(
-            torch.equal(*(self.rows(n, s, s + _ROWS_AT_ONCE).float() for n in (one, other)))
-            for s in starts
-        )
-
     def _shared_embedding(self) -> str:
         """Returns this checkpoint's name of the embedding that names without a tensor mean."""
-        for name in _SHARED_NAMES:
-            if name in self._names:
-                return name
-        raise BundleError(f"{self.directory}: expected a tensor {SHARED!r}, found none")
+        name = self.any_of(_SHARED_NAMES)
+        if name is None:
+            raise BundleError(f"{self.directory}: expected a tensor {SHARED!r}, found none")
+        return name
+
+    def _source(self, name: str) -> str:
+        if name not in self and name in _SHARED_NAMES:
+            name = self._shared_embedding()
+        return super()._source(name)
 
     def _changes_of(self, adapter: Adapter) -> dict[str, Change]:
         shared = self._shared_embedding()
-        names = dict.fromkeys(_SHARED_NAMES, self._names[shared]) | self._names
+        names = {*self._names, *_SHARED_NAMES}
         shapes = {
-            name: self._tensors.shapes[stored]
-            for name, stored in names.items()
+            name: self._files.shapes[self._source(name)]
+            for name in names
             if not self._is_beyond(name)
         }
         # transformers shares what config.json says, except stored numbers that differ.
@@ -199,7 +172,7 @@ class Checkpoint:
         tied = {shared} | {
             name
             for name in _SHARED_NAMES
-            if name not in self._names or (shares and self._equal(shared, name))
+            if name not in self or (shares and self.equal(shared, name))
         }
         return adapter.changes(shapes, frozenset(tied))
 
@@ -211,9 +184,10 @@ class Checkpoint:
         Raises:
             BundleError: a tensor was not asked for.
         """
-        left = sorted(set(self._names) - self._read - {*_SHARED_NAMES, _LOGITS_BIAS})
+        known = (*_SHARED_NAMES, _LOGITS_BIAS)
+        left = [name for name in self.unread() if name not in known]
         unknown = [name for name in left if not self._is_beyond(name) and not self._is_table(name)]
-        if _LOGITS_BIAS in self._names and self.rows(_LOGITS_BIAS).any():
+        if _LOGITS_BIAS in self and self.rows(_LOGITS_BIAS).any():
             unknown.insert(0, _LOGITS_BIAS)
         if unknown:
             raise BundleError(
@@ -234,19 +208,6 @@ class Checkpoint:
         expected = sinusoidal_positions(self.config)
         found = self.rows(name).float()
         return found.shape == expected.shape and torch.allclose(found, expected, atol=1e-3)
-
-    def _find(self, name: str) -> str:
-        """Returns a tensor's name in its file, and marks it as read."""
-        stored = self._source(name)
-        self._read.add(name)
-        return stored
-
-    def _source(self, name: str) -> str:
-        if name not in self._names and name in _SHARED_NAMES:
-            name = self._shared_embedding()
-        if name not in self._names:
-            raise BundleError(f"{self.directory}: the checkpoint has no tensor {name!r}")
-        return self._names[name]
 
     def _check_generation(self) -> None:
         """Raises `BundleError` if a generation setting is one that the runtime would refuse."""

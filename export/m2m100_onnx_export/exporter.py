@@ -38,6 +38,7 @@ from m2m100_onnx_export.graphs.fused import FusedGraphs
 from m2m100_onnx_export.graphs.layers import check_activation
 from m2m100_onnx_export.graphs.portable import PortableGraphs
 from m2m100_onnx_export.place import Place
+from m2m100_onnx_export.translation_parameters import translation_parameters
 from m2m100_onnx_export.verify import Report, verify
 from m2m100_onnx_export.weights import WeightsFile, write_weights
 
@@ -146,7 +147,7 @@ def _write(
     _write_configs(source, work, precision)
     trained = _languages(tokenizer, languages)
     tell("writing weights")
-    weights = write_weights(source, work / WEIGHTS_FILE, precision)
+    weights = write_weights(translation_parameters(source), source, work / WEIGHTS_FILE, precision)
     tell("writing graphs")
     # onnxruntime's attention operators for the CPU take float32 only.
     names = GRAPH_FILES if precision == "fp16" else (*GRAPH_FILES, *FUSED_FILES)

@@ -31,8 +31,10 @@ def spoil(monkeypatch: pytest.MonkeyPatch, name: str, values: npt.NDArray[np.flo
     """Makes the exporter write wrong numbers for a parameter."""
     write = exporter.write_weights
 
-    def write_wrongly(checkpoint: Any, path: Path, precision: Precision) -> WeightsFile:
-        found = write(checkpoint, path, precision)
+    def write_wrongly(
+        parameters: Any, checkpoint: Any, path: Path, precision: Precision
+    ) -> WeightsFile:
+        found = write(parameters, checkpoint, path, precision)
         stored: StoredTensor = found.tensors[name]
         data = bytearray(path.read_bytes())
         assert values.nbytes <= stored.length

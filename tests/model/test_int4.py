@@ -34,6 +34,7 @@ from m2m100_onnx_export import export
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.quantize import pack_int4, quantize_blocks
+from m2m100_onnx_export.translation_parameters import translation_parameters
 from m2m100_onnx_export.weights import write_weights
 from packing import entries
 from quality import chrf_lost
@@ -128,7 +129,9 @@ def test_embedding_and_lm_head_read_the_same_numbers(
 ) -> None:
     """Of odd length and less than a block wide, against what the onnx package reads."""
     config = ModelConfig.from_json(tiny_checkpoint / "config.json")
-    weights = write_weights(Checkpoint(tiny_checkpoint), tmp_path / WEIGHTS_FILE, precision)
+    checkpoint = Checkpoint(tiny_checkpoint)
+    parameters = translation_parameters(checkpoint)
+    weights = write_weights(parameters, checkpoint, tmp_path / WEIGHTS_FILE, precision)
     graph = GraphBuilder(weights, precision, WEIGHTS_FILE)
     graph.op("Identity", graph.embedding_rows("ids"), name="rows")
     graph.op("Identity", graph.embedding_product("x"), name="logits")

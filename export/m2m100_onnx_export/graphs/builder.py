@@ -165,22 +165,25 @@ class GraphBuilder:
         return self.op("Mul", *floats)
 
     def embedding_product(self, x: str) -> str:
-        """Adds `x @ embedding^T`, `(N, V)`, with the LM head's own matrix if there is one.
+        """Adds `x @ embedding^T`, `(N, V)`, with the LM head's own matrix and bias if it has them.
 
         Args:
             x: `(N, D)`.
         """
         name = "lm_head" if "lm_head.weight" in self._weights.tensors else "shared"
+        bias = ["lm_head.bias"] if "lm_head.bias" in self._weights.tensors else []
         kind = self._weights.tensors[f"{name}.weight"].dtype
+        if kind not in ("int4", "int8"):
+            # `Gemm` reads the `(V, D)` matrix transposed, without a copy.
+            operands = map(self.parameter, (f"{name}.weight", *bias))
+            return self.op("Gemm", x, *operands, transB=1)
         if kind == "int4":
-            return self.product(x, name)
-        weight = self.parameter(f"{name}.weight")
-        if kind == "int8":
+            logits = self.product(x, name)
+        else:
             # onnxruntime computes this once, when it opens the graph.
-            weight = self.op("Transpose", weight, perm=[1, 0])
-            return self._integer_product(x, weight, self.parameter(f"{name}.scale"))
-        # `Gemm` reads the `(V, D)` matrix transposed, without a copy.
-        return self.op("Gemm", x, weight, transB=1)
+            weight = self.op("Transpose", self.parameter(f"{name}.weight"), perm=[1, 0])
+            logits = self._integer_product(x, weight, self.parameter(f"{name}.scale"))
+        return self.op("Add", logits, self.parameter(*bias)) if bias else logits
 
     def product(self, x: str, name: str, *, relu: bool = False) -> str:
         """Adds `x @ weight` or `relu(x) @ weight`, for a weight stored as `(in, out)`."""
@@ -224,10 +227,10 @@ class GraphBuilder:
         scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), scale)
         return self.op("Mul", scaled, self.op("Mul", largest, step))
 
-    def layer_norm(self, x: str, name: str) -> str:
-        """Adds layer normalization over the last axis, with PyTorch's epsilon."""
+    def layer_norm(self, x: str, name: str, epsilon: float = 1e-5) -> str:
+        """Adds layer normalization over the last axis; the default epsilon is PyTorch's."""
         weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
-        return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=1e-5)
+        return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=epsilon)
 
     def choose(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str]) -> str:
         """Adds an `If`; the nodes that `then` and `otherwise` add become its branches."""

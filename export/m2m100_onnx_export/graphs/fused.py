@@ -8,13 +8,12 @@ row of the cache moves.
 
 from __future__ import annotations
 
-import numpy as np
 from onnx import TensorProto
 
 from m2m100_onnx.bundle.config import ModelConfig
 from m2m100_onnx.bundle.graphs import FUSED_SOURCE_FILE, FUSED_STEP_FILE
 from m2m100_onnx_export.graphs.builder import FUSED_DOMAIN, GraphBuilder
-from m2m100_onnx_export.graphs.layers import Layers
+from m2m100_onnx_export.graphs.layers import Layers, embed
 
 __all__ = ["FusedGraphs"]
 
@@ -33,12 +32,12 @@ class FusedGraphs:
     def build(self, file: str) -> None:
         """Adds the nodes of one graph."""
         parts = {FUSED_SOURCE_FILE: self._source, FUSED_STEP_FILE: self._step}
-        parts.get(file, self._rank)()
+        parts.get(file, self.layers.rank)()
 
     def _source(self) -> None:
         g, config = self.g, self.config
         g.enter("encoder")
-        x = self.layers.embed("input_ids", None)
+        x = embed(g, config, "input_ids", None)
         mask = g.op("Cast", "attention_mask", to=TensorProto.INT32)
         y = g.layer_norm(x, "encoder.layers.0.self_attn_layer_norm")
         for index in range(config.encoder_layers):
@@ -65,7 +64,7 @@ class FusedGraphs:
         g, config = self.g, self.config
         g.enter("decoder")
         past = g.op("Cast", "past_length", to=TensorProto.INT64)
-        x = self.layers.embed("input_ids", past)
+        x = embed(g, config, "input_ids", past)
         mask = g.op("Cast", "encoder_attention_mask", to=TensorProto.INT32)
         sentences = g.op("Shape", mask, start=0, end=1)
         by_sentence = g.op("Concat", sentences, g.ints(-1, config.d_model), axis=0)
@@ -116,33 +115,3 @@ class FusedGraphs:
         return self.g.op(
             "MultiHeadAttention", q, k, v, "", mask, domain=FUSED_DOMAIN, num_heads=heads
         )
-
-    def _rank(self) -> None:
-        """Adds the best `count` tokens of each row, and the log-probabilities of `seen` cells."""
-        g = self.g
-        g.enter("decoder")
-        logits = self.layers.logits("hidden_states")
-        # ScatterND copies the logits, 20 MB at 40 rows. Without constraints there is no need.
-        scores = g.choose(
-            "renormalized",
-            lambda: g.op("LogSoftmax", self._constrain(logits), axis=-1),
-            lambda: g.op("LogSoftmax", logits, axis=-1),
-        )
-        g.op("GatherND", scores, "seen", name="seen_scores")
-        g.ops("TopK", scores, "count", outputs=["scores", "tokens"], axis=-1)
-
-    def _constrain(self, logits: str) -> str:
-        """Adds the repetition penalty at the cells `seen`, and -inf at the cells `banned`."""
-        g = self.g
-        old = g.op("GatherND", logits, "seen")
-        penalized = g.op(
-            "Where",
-            g.op("Less", old, g.number(0.0)),
-            g.op("Mul", old, "repetition_penalty"),
-            g.op("Div", old, "repetition_penalty"),
-        )
-        count = g.op("Shape", "banned", start=0, end=1)
-        forbidden = g.op("Expand", g.number(-np.inf), count)
-        # One ScatterND for both, since each copies all logits.
-        cells = g.op("Concat", "seen", "banned", axis=0)
-        return g.op("ScatterND", logits, cells, g.op("Concat", penalized, forbidden, axis=0))

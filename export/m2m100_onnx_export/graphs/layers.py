@@ -7,7 +7,9 @@ know either. Reference for the arithmetic: transformers' `modeling_m2m_100.py`.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
+import numpy as np
 from onnx import TensorProto
 
 from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
@@ -15,13 +17,27 @@ from m2m100_onnx.bundle.families import first_position
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 
-__all__ = ["Layers", "check_activation"]
+__all__ = ["Layers", "Sizes", "check_activation", "embed"]
 
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu", "swish")
 """The activation functions that the graphs have, under transformers' names."""
 
 
-def check_activation(config: ModelConfig, path: str) -> None:
+class Sizes(Protocol):
+    """What the shared parts depend on, of either architecture's config.json."""
+
+    @property
+    def d_model(self) -> int:
+        """The width."""
+        ...
+
+    @property
+    def activation_function(self) -> str:
+        """The activation function of feed-forward networks, under transformers' name."""
+        ...
+
+
+def check_activation(config: Sizes, path: str) -> None:
     """Raises `BundleError` if no graph has the activation function that config.json names.
 
     Args:
@@ -42,33 +58,10 @@ class Layers:
         BundleError: config.json names an activation function that no family has.
     """
 
-    def __init__(self, graph: GraphBuilder, config: ModelConfig) -> None:
+    def __init__(self, graph: GraphBuilder, config: Sizes) -> None:
         check_activation(config, CONFIG_FILE)
         self.g = graph
         self.config = config
-
-    def embed(self, ids: str, past_length: str | None) -> str:
-        """Adds token and position embeddings, `(rows, length, D)`.
-
-        A token's position is `first_position` plus the number of tokens before it that are not
-        padding. Padding has the position before that one.
-
-        Args:
-            ids: `(rows, length)` tokens.
-            past_length: `(1,)` tokens that the cache holds, or None without a cache.
-        """
-        g, config = self.g, self.config
-        tokens = g.embedding_rows(ids)
-        if config.scale_embedding:
-            tokens = g.op("Mul", tokens, g.number(config.d_model**0.5))
-        pad = g.integer(config.pad_token_id)
-        real = g.op("Cast", g.op("Not", g.op("Equal", ids, pad)), to=TensorProto.INT64)
-        count = g.op("CumSum", real, g.integer(1))
-        if past_length is not None:
-            count = g.op("Add", count, past_length)
-        before = g.integer(first_position(config.pad_token_id) - 1)
-        positions = g.op("Add", g.op("Mul", count, real), before)
-        return g.op("Add", tokens, g.op("Gather", g.parameter("positions.weight"), positions))
 
     def split(self, x: str, parts: int) -> list[str]:
         """Cuts the output of stacked linear layers, `(..., parts * D)`, into `parts` tensors."""
@@ -103,3 +96,58 @@ class Layers:
     def logits(self, x: str) -> str:
         """Adds the LM head: `(N, V)` logits for `(N, D)` outputs of the last layer."""
         return self.g.embedding_product(x)
+
+    def rank(self) -> None:
+        """Adds the rank graph: LM head, best `count` tokens of each row, scores of `seen` cells."""
+        g = self.g
+        g.enter("decoder")
+        logits = self.logits("hidden_states")
+        # ScatterND copies the logits, 20 MB at 40 rows. Without constraints there is no need.
+        scores = g.choose(
+            "renormalized",
+            lambda: g.op("LogSoftmax", self._constrain(logits), axis=-1),
+            lambda: g.op("LogSoftmax", logits, axis=-1),
+        )
+        g.op("GatherND", scores, "seen", name="seen_scores")
+        g.ops("TopK", scores, "count", outputs=["scores", "tokens"], axis=-1)
+
+    def _constrain(self, logits: str) -> str:
+        """Adds the repetition penalty at the cells `seen`, and -inf at the cells `banned`."""
+        g = self.g
+        old = g.op("GatherND", logits, "seen")
+        penalized = g.op(
+            "Where",
+            g.op("Less", old, g.number(0.0)),
+            g.op("Mul", old, "repetition_penalty"),
+            g.op("Div", old, "repetition_penalty"),
+        )
+        count = g.op("Shape", "banned", start=0, end=1)
+        forbidden = g.op("Expand", g.number(-np.inf), count)
+        # One ScatterND for both, since each copies all logits.
+        cells = g.op("Concat", "seen", "banned", axis=0)
+        return g.op("ScatterND", logits, cells, g.op("Concat", penalized, forbidden, axis=0))
+
+
+def embed(g: GraphBuilder, config: ModelConfig, ids: str, past_length: str | None) -> str:
+    """Adds token and position embeddings, `(rows, length, D)`.
+
+    A token's position is `first_position` plus the number of tokens before it that are not
+    padding. Padding has the position before that one.
+
+    Args:
+        g: the graph.
+        config: the model's sizes.
+        ids: `(rows, length)` tokens.
+        past_length: `(1,)` tokens that the cache holds, or None without a cache.
+    """
+    tokens = g.embedding_rows(ids)
+    if config.scale_embedding:
+        tokens = g.op("Mul", tokens, g.number(config.d_model**0.5))
+    pad = g.integer(config.pad_token_id)
+    real = g.op("Cast", g.op("Not", g.op("Equal", ids, pad)), to=TensorProto.INT64)
+    count = g.op("CumSum", real, g.integer(1))
+    if past_length is not None:
+        count = g.op("Add", count, past_length)
+    before = g.integer(first_position(config.pad_token_id) - 1)
+    positions = g.op("Add", g.op("Mul", count, real), before)
+    return g.op("Add", tokens, g.op("Gather", g.parameter("positions.weight"), positions))

@@ -12,7 +12,7 @@ import numpy as np
 from m2m100_onnx.bundle.config import ModelConfig
 from m2m100_onnx.bundle.graphs import DECODER_WITH_PAST_FILE, ENCODER_FILE
 from m2m100_onnx_export.graphs.builder import GraphBuilder
-from m2m100_onnx_export.graphs.layers import Layers
+from m2m100_onnx_export.graphs.layers import Layers, embed
 
 __all__ = ["PortableGraphs"]
 
@@ -43,7 +43,7 @@ class PortableGraphs:
     def _encoder(self) -> None:
         g, config = self.g, self.config
         g.enter("encoder")
-        x = self.layers.embed("input_ids", None)
+        x = embed(g, config, "input_ids", None)
         mask = self._padding_mask("attention_mask")
         heads = config.encoder_attention_heads
         for index in range(config.encoder_layers):
@@ -65,7 +65,7 @@ class PortableGraphs:
         past_length = None
         if with_past:
             past_length = g.op("Shape", "past_key_values.0.decoder.key", start=2, end=3)
-        x = self.layers.embed("input_ids", past_length)
+        x = embed(g, config, "input_ids", past_length)
         causal = self._causal_mask(past_length)
         padding = self._padding_mask("encoder_attention_mask")
         for index in range(config.decoder_layers):

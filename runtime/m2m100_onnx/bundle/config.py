@@ -6,6 +6,7 @@ Refuses to know graphs, tokenizers and generation settings.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +14,15 @@ from typing import Any
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.process import raised_by_signal_handler
 
-__all__ = ["CONFIG_FILE", "ModelConfig", "is_inside", "read_json", "refuse_pointer"]
+__all__ = [
+    "CONFIG_FILE",
+    "ModelConfig",
+    "is_inside",
+    "kinds_of",
+    "read_facts",
+    "read_json",
+    "refuse_pointer",
+]
 
 CONFIG_FILE = "config.json"
 # The largest file of this kind is a vocabulary, and the published ones have 4 MB.
@@ -110,16 +119,7 @@ class ModelConfig:
                 f"{path}: expected model_type 'm2m_100', found {raw.get('model_type')!r}: "
                 "this is a checkpoint of another architecture"
             )
-        kinds: dict[str, type] = {"int": int, "bool": bool, "str": str}
-        values: dict[str, Any] = {}
-        for spec in fields(cls):
-            value = raw.get(spec.name, None if spec.default is MISSING else spec.default)
-            kind = kinds[str(spec.type)]
-            most = _MOST_LAYERS if spec.name.endswith("_layers") else _LARGEST_SIZE
-            if type(value) is not kind or (isinstance(value, int) and not 0 <= value <= most):
-                raise BundleError(f"{path}: expected {spec.name} as {spec.type}, found {value!r}")
-            values[spec.name] = value
-        config = cls(**values)
+        config = cls(**read_facts(path, raw, kinds_of(cls)))
         for heads in (config.encoder_attention_heads, config.decoder_attention_heads):
             if heads < 1 or config.d_model % heads:
                 raise BundleError(
@@ -127,3 +127,35 @@ class ModelConfig:
                     f"found {config.d_model} and {heads}"
                 )
         return config
+
+
+Kinds = Mapping[str, tuple[type, Any]]
+"""The type of each fact, and its default or `MISSING`."""
+
+
+def kinds_of(facts: type) -> Kinds:
+    """Returns the type and the default of each field of a dataclass of facts."""
+    kinds: dict[str, type] = {"int": int, "bool": bool, "str": str, "float": float}
+    return {spec.name: (kinds[str(spec.type)], spec.default) for spec in fields(facts)}
+
+
+def read_facts(path: Path, raw: Mapping[str, Any], kinds: Kinds) -> dict[str, Any]:
+    """Returns those values of a JSON object that `kinds` names.
+
+    Args:
+        path: the file, for the message.
+        raw: the JSON object.
+        kinds: the type and the default of each value.
+
+    Raises:
+        BundleError: a value is missing, of another type, or out of range.
+    """
+    values: dict[str, Any] = {}
+    for name, (kind, default) in kinds.items():
+        value = raw.get(name, None if default is MISSING else default)
+        most = _MOST_LAYERS if name.endswith("layers") else _LARGEST_SIZE
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits or (isinstance(value, int | float) and not 0 <= value <= most):
+            raise BundleError(f"{path}: expected {name} as {kind.__name__}, found {value!r}")
+        values[name] = value
+    return values

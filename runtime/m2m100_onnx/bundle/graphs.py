@@ -28,6 +28,7 @@ __all__ = [
     "Signature",
     "TensorSpec",
     "graph_signature",
+    "rank_signature",
 ]
 
 ENCODER_FILE = "encoder_model.onnx"
@@ -92,8 +93,9 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
         DECODER_WITH_PAST_FILE: _decoder_with_past,
         FUSED_SOURCE_FILE: _fused_source,
         FUSED_STEP_FILE: _fused_step,
-        FUSED_RANK_FILE: _fused_rank,
     }
+    if file == FUSED_RANK_FILE:
+        return rank_signature(config.d_model, real)
     return makers[file](config, real)
 
 
@@ -187,18 +189,22 @@ def _fused_step(config: ModelConfig, real: str) -> Signature:
     return Signature(inputs, outputs)
 
 
-def _fused_rank(config: ModelConfig, real: str) -> Signature:
-    """Describes the rank graph: the LM head and the choice of the best next tokens.
+def rank_signature(d_model: int, real: str) -> Signature:
+    """Returns the inputs and outputs of the rank graph: LM head and choice of the next tokens.
 
     The graph returns the `count` best tokens of each row and the log-probabilities of the cells
     `seen`. If `renormalized`, it applies the repetition penalty and the bans before the softmax,
     and no cell may be both seen and banned. Otherwise the caller applies them. The LM head is a
     graph of its own so that two cores open the weights at once, and so that a prompt's first tokens
-    skip it.
+    skip it. Translation models and language models have the same.
+
+    Args:
+        d_model: D, the width.
+        real: the type of activations.
     """
     return Signature(
         (
-            TensorSpec("hidden_states", real, ("rows", config.d_model)),
+            TensorSpec("hidden_states", real, ("rows", d_model)),
             TensorSpec("count", "int64", (1,)),
             TensorSpec("repetition_penalty", real, ()),
             TensorSpec("seen", "int64", ("seen_cells", 2)),

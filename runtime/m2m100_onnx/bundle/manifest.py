@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from m2m100_onnx.bundle.config import is_inside, read_json
 from m2m100_onnx.bundle.families import FAMILIES
@@ -19,10 +19,12 @@ from m2m100_onnx.bundle.graphs import PRECISIONS, Precision, Signature, TensorSp
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.process import raised_by_signal_handler
 
-__all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "FileRecord", "Manifest", "sha256_of"]
+__all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "FileRecord", "Kind", "Manifest", "sha256_of"]
 
 FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
+Kind = Literal["translation", "language model"]
+_KINDS: tuple[Kind, ...] = ("translation", "language model")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -57,7 +59,9 @@ class Manifest:
         source: the checkpoint: its hub id, or the name of its local folder.
         revision: the hub commit of the checkpoint, or None for a local folder.
         languages: the codes that the checkpoint was trained on, or None for all that have a token.
-        family: a name in `FAMILIES`; None in bundles of version 1, whose files tell it.
+        family: a name in `FAMILIES`; None in bundles of version 1, whose files tell it, and in
+            those of language models.
+        kind: what the graphs are: a translation model, or a language model.
         adapter: the name of the LoRA adapter's folder that was merged in, or None.
         exporter_version: version of the exporter.
         graphs: the inputs and outputs of each graph.
@@ -73,6 +77,7 @@ class Manifest:
     graphs: Mapping[str, Signature] = field(repr=False)
     files: Mapping[str, FileRecord] = field(repr=False)
     family: str | None = None
+    kind: Kind = "translation"
     adapter: str | None = None
     format_version: int = FORMAT_VERSION
 
@@ -111,6 +116,9 @@ class Manifest:
             family = raw.get("family")
             if family is not None and family not in [*FAMILIES]:
                 raise ValueError(f"family {family!r}, expected one of {[*FAMILIES]}")
+            kind = raw.get("kind", "translation")
+            if kind not in _KINDS:
+                raise ValueError(f"kind {kind!r}, expected one of {[*_KINDS]}")
             return cls(
                 precision=precision,
                 opset=_of(int, raw["opset"]),
@@ -121,6 +129,7 @@ class Manifest:
                 graphs={_name(name): _signature(value) for name, value in raw["graphs"].items()},
                 files={_name(name): _record(value) for name, value in raw["files"].items()},
                 family=family,
+                kind=kind,
                 adapter=None if raw.get("adapter") is None else _of(str, raw["adapter"]),
                 format_version=version,
             )

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m2m100_onnx.bundle.bundle import file_states
+from m2m100_onnx.bundle.folder import file_states
 from m2m100_onnx.bundle.manifest import MANIFEST_FILE, Manifest
 from m2m100_onnx.model.weights_cache_files import damage
 from m2m100_onnx.process import raised_by_signal_handler, tolerate
