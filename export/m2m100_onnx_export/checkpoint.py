@@ -7,30 +7,31 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
-from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
+from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig, read_json
 from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.bundle.generation import options_from_config, read_generation
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.text.added import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from m2m100_onnx.text.files import PIECES_FILE, VOCAB_FILE, read_config, read_family
+from m2m100_onnx_export.adapter import SHARED, Adapter, Change
 from m2m100_onnx_export.positions import sinusoidal_positions
 from m2m100_onnx_export.tensors import Source, Tensors
 
 __all__ = ["Checkpoint"]
 
-# Names of the one embedding that encoder, decoder and LM head share.
-_SHARED_NAMES = (
-    "model.shared.weight",
-    "model.encoder.embed_tokens.weight",
-    "model.decoder.embed_tokens.weight",
-    "lm_head.weight",
-)
-_LM_HEAD = "lm_head.weight"
+# The embedding of each part of the model, and all names of the one that published ones share.
+_PARTS = {
+    "encoder": "model.encoder.embed_tokens.weight",
+    "decoder": "model.decoder.embed_tokens.weight",
+    "head": "lm_head.weight",
+}
+_SHARED_NAMES = (SHARED, *_PARTS.values())
 _LOGITS_BIAS = "final_logits_bias"
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
 _POSITIONS = re.compile(r"model\.(encoder|decoder)\.embed_positions\.weights$")
@@ -44,19 +45,26 @@ class Checkpoint(Tensors):
         directory: the local folder.
         revision: the hub commit, or None for a local folder.
         config: the facts of config.json.
+        adapter: the adapter that is merged into the tensors, or None.
     """
 
     def __init__(
-        self, source: str | os.PathLike[str] | Source, *, revision: str | None = None
+        self,
+        source: str | os.PathLike[str] | Source,
+        *,
+        revision: str | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """Opens a local folder, or downloads it, and checks that it is an M2M100 checkpoint.
 
         Args:
             source: a local folder, or a hub id such as `facebook/m2m100_418M`.
             revision: branch, tag or commit on the hub.
+            adapter: an adapter to merge into the tensors.
 
         Raises:
-            BundleError: the folder is no checkpoint, has another architecture, or is broken.
+            BundleError: the folder is no checkpoint, has another architecture, or is broken, or the
+                adapter belongs to another model.
         """
         found = source if isinstance(source, Source) else Source.find(source, revision)
         self.source, self.revision = found.name, found.revision
@@ -64,6 +72,10 @@ class Checkpoint(Tensors):
         self.config = ModelConfig.from_json(found.directory / CONFIG_FILE)
         self._check_generation()
         super().__init__(found.directory, prefix="model.", bare=("shared.", "encoder.", "decoder."))
+        self.adapter = adapter
+        self._changes: Mapping[str, Change] = {}
+        if adapter is not None:
+            self._changes = self._changes_of(adapter)
 
     def tokenizer_files(self, family: str | None = None) -> list[Path]:
         """Returns the tokenizer's files.
@@ -86,25 +98,40 @@ class Checkpoint(Tensors):
                 )
         return [path for name in TOKENIZER_FILES if (path := self.directory / name).is_file()]
 
-    def shared_embedding(self) -> str:
-        """Returns this checkpoint's name of the shared embedding.
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Returns rows `[start, stop)` of a tensor after the adapter's change.
+
+        A tensor without a change keeps the checkpoint's type; one with a change is float32.
 
         Raises:
-            BundleError: the checkpoint has no shared embedding.
+            BundleError: the checkpoint has no such tensor, or the file is damaged.
         """
-        name = self.any_of(_SHARED_NAMES)
-        if name is None:
-            raise BundleError(
-                f"{self.directory}: expected a tensor {_SHARED_NAMES[0]!r}, found none"
-            )
-        return name
+        rows = super().rows(name, start, stop)
+        return self._changes[name].apply(rows, start) if name in self._changes else rows
 
-    def untied_lm_head(self) -> str | None:
-        """Returns the LM head's name if its numbers differ from the embedding's, else None."""
-        shared = self.shared_embedding()
-        if _LM_HEAD not in self or self.equal(shared, _LM_HEAD):
-            return None
-        return _LM_HEAD
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors have the same shape and numbers."""
+        changes = [self._changes.get(name) for name in (one, other)]
+        if self._source(one) == self._source(other) and changes[0] is changes[1]:
+            return True
+        return super().equal(one, other)
+
+    def embeddings(self) -> dict[str, str]:
+        """Returns the tensor of each part that has an embedding: `encoder`, `decoder`, `head`.
+
+        Parts with the same numbers have the same tensor.
+
+        Raises:
+            BundleError: the checkpoint has no embedding.
+        """
+        known = [self._shared_embedding()]
+        found = {}
+        for part, name in _PARTS.items():
+            same = next((other for other in known if self.equal(other, name)), None)
+            if same is None:
+                known.append(name)
+            found[part] = same or name
+        return found
 
     def check_shared_embedding(self) -> None:
         """Checks that encoder and decoder have no embeddings of their own.
@@ -113,13 +140,41 @@ class Checkpoint(Tensors):
             BundleError: one of them has. transformers 5 saves such checkpoints without
                 `tie_word_embeddings`.
         """
-        shared = self.shared_embedding()
-        for name in _SHARED_NAMES[1:3]:
-            if name in self and not self.equal(shared, name):
-                raise BundleError(
-                    f"{self.directory}: expected one embedding for encoder and decoder, found "
-                    f"other numbers in {name!r} than in {shared!r}"
-                )
+        found = self.embeddings()
+        if found["encoder"] != found["decoder"]:
+            raise BundleError(
+                f"{self.directory}: expected one embedding for encoder and decoder, found other "
+                f"numbers in {found['decoder']!r} than in {found['encoder']!r}"
+            )
+
+    def _shared_embedding(self) -> str:
+        """Returns this checkpoint's name of the embedding that names without a tensor mean."""
+        name = self.any_of(_SHARED_NAMES)
+        if name is None:
+            raise BundleError(f"{self.directory}: expected a tensor {SHARED!r}, found none")
+        return name
+
+    def _source(self, name: str) -> str:
+        if name not in self and name in _SHARED_NAMES:
+            name = self._shared_embedding()
+        return super()._source(name)
+
+    def _changes_of(self, adapter: Adapter) -> dict[str, Change]:
+        shared = self._shared_embedding()
+        names = {*self._names, *_SHARED_NAMES}
+        shapes = {
+            name: self._files.shapes[self._source(name)]
+            for name in names
+            if not self._is_beyond(name)
+        }
+        # transformers shares what config.json says, except stored numbers that differ.
+        shares = read_json(self.directory / CONFIG_FILE).get("tie_word_embeddings") is not False
+        tied = {shared} | {
+            name
+            for name in _SHARED_NAMES
+            if name not in self or (shares and self.equal(shared, name))
+        }
+        return adapter.changes(shapes, frozenset(tied))
 
     def check_all_read(self) -> None:
         """Checks that each tensor was asked for, since one more is a part that the graphs lack.

@@ -50,6 +50,7 @@ def export(
     languages: Sequence[str] | None = None,
     family: str | None = None,
     causal: bool | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     verify_outputs: bool = True,
     progress: Callable[[str], object] | None = None,
@@ -67,12 +68,15 @@ def export(
             SMaLL-100 with the tokenizer files of M2M100. None takes what the files tell.
         causal: whether the tokens of a language model see earlier tokens alone. None takes what
             config.json says, where published causal checkpoints are silent.
+        adapter: the folder of a LoRA or DoRA adapter of a translation model, as PEFT saves it. Its
+            weights are merged into the bundle's.
         overwrite: replaces an existing bundle.
         verify_outputs: compares the graphs and whole translations with PyTorch.
         progress: receives a phrase at the start of each stage.
 
     Raises:
-        BundleError: `checkpoint` is neither of M2M100 nor of XLM, or one of its files is damaged.
+        BundleError: `checkpoint` is neither of M2M100 nor of XLM, one of its files is damaged, or
+            `adapter` is no adapter of it.
         ExportError: `bundle` exists, the disk is full, or verification failed.
         InvalidInputError: an argument is out of range.
         UnknownLanguageError: one of `languages` has no token.
@@ -85,11 +89,13 @@ def export(
     source = Source.find(checkpoint, revision)
     recipe: LanguageModelRecipe | TranslationRecipe
     if read_json(source.directory / CONFIG_FILE).get("model_type") == "xlm":
-        _refuse("a language model", languages=languages, family=family)
+        _refuse("a language model", languages=languages, family=family, adapter=adapter)
         recipe = LanguageModelRecipe(source, precision, causal=causal)
     else:
         _refuse("a translation model", causal=causal)
-        recipe = TranslationRecipe(source, precision, languages=languages, family=family)
+        recipe = TranslationRecipe(
+            source, precision, languages=languages, family=family, adapter=adapter
+        )
     with place.workplace() as work:
         started = time.perf_counter()
         record = recipe.write(work, tell)

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from m2m100_onnx.bundle.config import CONFIG_FILE
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx_export.hub import locate
 from m2m100_onnx_export.weight_files import (
+    TensorFiles,
     listing,
-    load_pickle,
-    read_shapes,
     refuse_quantized,
     weight_files,
 )
@@ -84,17 +82,15 @@ class Tensors:
             BundleError: there are no weights files, or one is damaged.
         """
         self.directory = directory
-        self._pickles: dict[Path, dict[str, torch.Tensor]] = {}
-        self._where: dict[str, tuple[Path, tuple[int, ...]]] = {}
-        self._prefix = ""
         self._read: set[str] = set()
-        for path in weight_files(directory):
-            self._index(path, prefix, bare)
-        self.is_bare = self._prefix != ""
+        self._files = TensorFiles(weight_files(directory))
+        self.is_bare = any(name.startswith(bare) for name in self._files.shapes)
+        start = prefix if self.is_bare else ""
+        self._names = {start + name: name for name in self._files.shapes}
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
-        return name in self._where
+        return name in self._names
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape of a tensor.
@@ -102,7 +98,7 @@ class Tensors:
         Raises:
             BundleError: the checkpoint has no such tensor.
         """
-        return self._find(name)[1]
+        return self._files.shapes[self._find(name)]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Returns rows `[start, stop)` of a tensor, in the checkpoint's type.
@@ -110,17 +106,7 @@ class Tensors:
         Raises:
             BundleError: the checkpoint has no such tensor, or the file is damaged.
         """
-        path = self._find(name)[0]
-        name = self._stored(name)
-        if path in self._pickles:
-            return self._pickles[path][name][start:stop]
-        try:
-            # Closing the file unmaps its pages. Kept open, the whole file would end up in memory.
-            with safe_open(path, framework="pt") as file:
-                rows: torch.Tensor = file.get_slice(name)[start:stop]
-                return rows.clone()
-        except SafetensorError as error:
-            raise BundleError(f"{path}: damaged safetensors file: {error}") from None
+        return self._files.rows(self._find(name), start, stop)
 
     def equal(self, one: str, other: str) -> bool:
         """Whether two tensors have the same shape and numbers."""
@@ -128,34 +114,25 @@ class Tensors:
             return one == other
         starts = range(0, self.shape(one)[0], _ROWS_AT_ONCE)
         return all(
-            torch.equal(*(self.rows(n, s, s + _ROWS_AT_ONCE) for n in (one, other))) for s in starts
+            torch.equal(*(self.rows(n, s, s + _ROWS_AT_ONCE).float() for n in (one, other)))
+            for s in starts
         )
 
     def unread(self) -> list[str]:
         """Returns the tensors that were not asked for, in order."""
-        return sorted(set(self._where) - self._read)
+        return sorted(set(self._names) - self._read)
 
     def any_of(self, names: Iterable[str]) -> str | None:
         """Returns the first of the names that a tensor has, or None."""
-        return next((name for name in names if name in self._where), None)
+        return next((name for name in names if name in self._names), None)
 
-    def _find(self, name: str) -> tuple[Path, tuple[int, ...]]:
-        if name not in self._where:
-            raise BundleError(f"{self.directory}: the checkpoint has no tensor {name!r}")
+    def _find(self, name: str) -> str:
+        """Returns a tensor's name in its file, and marks it as read."""
+        stored = self._source(name)
         self._read.add(name)
-        return self._where[name]
+        return stored
 
-    def _stored(self, name: str) -> str:
-        """Returns a tensor's name in its file."""
-        return name.removeprefix(self._prefix)
-
-    def _index(self, path: Path, prefix: str, bare: tuple[str, ...]) -> None:
-        if path.suffix == ".safetensors":
-            shapes = read_shapes(path)
-        else:
-            self._pickles[path] = load_pickle(path)
-            shapes = {name: tuple(tensor.shape) for name, tensor in self._pickles[path].items()}
-        if any(name.startswith(bare) for name in shapes):
-            # The inner model alone was saved.
-            self._prefix = prefix
-        self._where.update({self._prefix + name: (path, shape) for name, shape in shapes.items()})
+    def _source(self, name: str) -> str:
+        if name not in self._names:
+            raise BundleError(f"{self.directory}: the checkpoint has no tensor {name!r}")
+        return self._names[name]

@@ -27,6 +27,7 @@ from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import OPTIONS
 from m2m100_onnx.text.languages import unknown_language
 from m2m100_onnx.text.tokenizer import Tokenizer
+from m2m100_onnx_export.adapter import Adapter
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.graphs.fused import FusedGraphs
@@ -60,13 +61,16 @@ class TranslationRecipe:
         *,
         languages: Sequence[str] | None,
         family: str | None,
+        adapter: str | os.PathLike[str] | None,
     ) -> None:
         """Opens the checkpoint; `export` describes the arguments.
 
         Raises:
-            BundleError: the checkpoint has another architecture, or is broken.
+            BundleError: the checkpoint has another architecture, or is broken, or the adapter
+                belongs to another model.
         """
-        self.checkpoint = Checkpoint(source)
+        merged = None if adapter is None else Adapter(adapter)
+        self.checkpoint = Checkpoint(source, adapter=merged)
         config = self.checkpoint.config
         check_activation(config, os.fspath(source.directory / CONFIG_FILE))
         self._source, self._precision = source, precision
@@ -103,6 +107,7 @@ class TranslationRecipe:
             graphs,
             languages=trained,
             family=tokenizer.family,
+            adapter=source.adapter.directory.resolve().name if source.adapter else None,
         )
         return weights.record
 

@@ -24,16 +24,17 @@ def translation_parameters(checkpoint: Checkpoint) -> list[Parameter]:
     config = checkpoint.config
     size = (config.vocab_size, config.d_model)
     checkpoint.check_shared_embedding()
+    tables = checkpoint.embeddings()
     found = [
-        embedding(checkpoint, "shared.weight", checkpoint.shared_embedding(), size),
+        embedding(checkpoint, "shared.weight", tables["encoder"], size),
         Parameter(
             "positions.weight",
             (count_positions(config), config.d_model),
             lambda: iter([sinusoidal_positions(config)]),
         ),
     ]
-    if untied := checkpoint.untied_lm_head():
-        found.append(embedding(checkpoint, "lm_head.weight", untied, size))
+    if tables["head"] != tables["encoder"]:
+        found.append(embedding(checkpoint, "lm_head.weight", tables["head"], size))
     for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
         ffn = config.encoder_ffn_dim if side == "encoder" else config.decoder_ffn_dim
         for index in range(layers):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 from transformers import M2M100ForConditionalGeneration
 
 from m2m100_onnx.bundle.graphs import (
@@ -30,6 +29,7 @@ from m2m100_onnx.model.fused import FusedState
 from m2m100_onnx.search.state import Ranking
 from m2m100_onnx.translator import Translator
 from m2m100_onnx_export.checkpoint import Checkpoint
+from m2m100_onnx_export.reference import load_reference
 from m2m100_onnx_export.verify_tokens import reference_tokenizer
 from m2m100_onnx_export.verify_translations import TranslationCheck, compare_translations
 
@@ -72,12 +72,14 @@ class Report:
         tolerances: the largest accepted difference, by graph.
         translations: one check for each search method.
         tokens: what the tokenizer does otherwise than transformers', in words.
+        merged_by: who merged the adapter into PyTorch's model; empty without an adapter.
     """
 
     differences: dict[str, float]
     tolerances: dict[str, float]
     translations: tuple[TranslationCheck, ...]
     tokens: tuple[str, ...] = ()
+    merged_by: str = ""
 
     def raise_if_failed(self) -> None:
         """Raises an error if the bundle differs from PyTorch by more than rounding.
@@ -103,14 +105,18 @@ class Report:
 
     def lines(self) -> list[str]:
         """Returns the report as text, one line for each measurement."""
-        return [
+        lines = [
             f"{graph}: largest difference from PyTorch {difference:.2e}"
             for graph, difference in self.differences.items()
-        ] + [
+        ]
+        lines += [
             f"{check.method}: {check.identical} of {check.total} translations equal transformers'"
             + (f", {check.ties} tied in score" if check.ties else "")
             for check in self.translations
         ]
+        if self.merged_by:
+            lines.append(f"PyTorch's model had the adapter merged by {self.merged_by}")
+        return lines
 
 
 _Floats = npt.NDArray[np.floating[Any]]
@@ -130,26 +136,23 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
 
     The report says whether they are acceptable; see `Report.raise_if_failed`.
     """
-    transformers.utils.logging.disable_progress_bar()
-    model = M2M100ForConditionalGeneration.from_pretrained(
-        checkpoint.directory, dtype=torch.float32
-    )
+    model, merged_by = load_reference(checkpoint)
     if precision == "fp16":
         # The reference has rounded weights too, so the comparison is of the arithmetic alone.
         model = model.half()
-    model = model.float().eval()
+    model = model.float()
     # Without sampling, which is random, and without entries of a folder that is gone soon.
     translator = Translator(bundle, sp_model_kwargs={}, cache_dir=False)
     reference = reference_tokenizer(checkpoint.directory, translator.tokenizer.family)
     samples = _samples(translator)
     if tokens := tuple(reference.differences(translator.tokenizer, samples)):
-        return Report({}, {}, (), tokens)
+        return Report({}, {}, (), tokens, merged_by)
     differences, tolerances = _compare_graphs(model, translator, TOLERANCE[precision])
     if any(not differences[name] <= limit for name, limit in tolerances.items()):
         # Translations of wrong graphs tell no more, and a search refuses NaN.
-        return Report(differences, tolerances, ())
+        return Report(differences, tolerances, (), merged_by=merged_by)
     checks = compare_translations(model, reference, translator, samples, precision)
-    return Report(differences, tolerances, checks)
+    return Report(differences, tolerances, checks, merged_by=merged_by)
 
 
 def _samples(translator: Translator) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -19,10 +19,9 @@ from m2m100_onnx.errors import BundleError
 from m2m100_onnx.process import raised_by_signal_handler
 
 __all__ = [
+    "TensorFiles",
     "listing",
-    "load_pickle",
     "preferred",
-    "read_shapes",
     "refuse_quantized",
     "weight_files",
 ]
@@ -46,6 +45,52 @@ _PICKLE_ERRORS = (
     *(pickle.UnpicklingError, EOFError, OSError, RuntimeError, struct.error, MemoryError),
     *(ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError),
 )
+
+
+class TensorFiles:
+    """The tensors of some weight files, each read when it is asked for.
+
+    Attributes:
+        shapes: the shape of each tensor, by name.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Reads the names and shapes.
+
+        Args:
+            paths: safetensors files and pickles.
+
+        Raises:
+            BundleError: a file is damaged or unsafe, or its weights are quantized.
+        """
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._paths: dict[str, Path] = {}
+        self._pickles: dict[Path, dict[str, torch.Tensor]] = {}
+        for path in paths:
+            if path.suffix == ".safetensors":
+                shapes = _read_shapes(path)
+            else:
+                self._pickles[path] = _load_pickle(path)
+                shapes = {name: tuple(tensor.shape) for name, tensor in self._pickles[path].items()}
+            self.shapes.update(shapes)
+            self._paths.update(dict.fromkeys(shapes, path))
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Returns rows `[start, stop)` of a tensor, in the file's type.
+
+        Raises:
+            BundleError: the file is damaged.
+        """
+        path = self._paths[name]
+        if path in self._pickles:
+            return self._pickles[path][name][start:stop]
+        try:
+            # Closing the file unmaps its pages. Kept open, the whole file would end up in memory.
+            with safe_open(path, framework="pt") as file:
+                rows: torch.Tensor = file.get_slice(name)[start:stop]
+                return rows.clone()
+        except SafetensorError as error:
+            raise BundleError(f"{path}: damaged safetensors file: {error}") from None
 
 
 def preferred(names: Collection[str]) -> str | None:
@@ -125,7 +170,7 @@ def _check_tensor(path: Path, name: str, dtype: str, real: bool) -> None:
         raise _quantized(path, f"tensor {name!r} of type {dtype}")
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each tensor of a safetensors file.
 
     Raises:
@@ -149,7 +194,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def load_pickle(path: Path) -> dict[str, torch.Tensor]:
+def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
     """Opens a pickled state dict, memory-mapped if possible, and runs no code from it.
 
     Raises:

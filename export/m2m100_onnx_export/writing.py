@@ -56,6 +56,7 @@ def finish(
     kind: Kind = "translation",
     languages: tuple[str, ...] | None = None,
     family: str | None = None,
+    adapter: str | None = None,
 ) -> None:
     """Checks the graphs and writes the manifest, the last file of a bundle.
 
@@ -68,6 +69,7 @@ def finish(
         kind: what the graphs are.
         languages: the codes that the checkpoint was trained on, or None for all.
         family: a name in `FAMILIES`.
+        adapter: the name of the adapter's folder that was merged in.
     """
     for name in graphs:
         onnx.checker.check_model(os.fspath(work / name))
@@ -82,6 +84,7 @@ def finish(
         revision=source.revision,
         languages=languages,
         family=family,
+        adapter=adapter,
         kind=kind,
         exporter_version=__version__,
         graphs=graphs,

@@ -62,6 +62,7 @@ class Manifest:
         family: a name in `FAMILIES`; None in bundles of version 1, whose files tell it, and in
             those of language models.
         kind: what the graphs are: a translation model, or a language model.
+        adapter: the name of the LoRA adapter's folder that was merged in, or None.
         exporter_version: version of the exporter.
         graphs: the inputs and outputs of each graph.
         files: size and hash of every other file of the bundle.
@@ -77,6 +78,7 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(repr=False)
     family: str | None = None
     kind: Kind = "translation"
+    adapter: str | None = None
     format_version: int = FORMAT_VERSION
 
     def write(self, directory: Path) -> None:
@@ -128,6 +130,7 @@ class Manifest:
                 files={_name(name): _record(value) for name, value in raw["files"].items()},
                 family=family,
                 kind=kind,
+                adapter=None if raw.get("adapter") is None else _of(str, raw["adapter"]),
                 format_version=version,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -32,6 +32,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--languages", metavar="en,de,...", help=about)
     about = "Family of a checkpoint whose files do not tell it, such as small100."
     add("--family", choices=tuple(FAMILIES), help=about)
+    about = "Folder of a LoRA adapter, as PEFT saves it, to merge into the bundle."
+    add("--adapter", type=path, metavar="FOLDER", help=about)
     add("--overwrite", action="store_true", help="Replace an existing bundle.")
     about = "Skip the comparison of the bundle with PyTorch."
     add("--no-verify", action="store_true", help=about)
@@ -52,6 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         languages=None if arguments.languages is None else arguments.languages.split(","),
         family=arguments.family,
+        adapter=arguments.adapter,
         overwrite=arguments.overwrite,
         verify_outputs=not arguments.no_verify,
         progress=lambda message: print(message, file=sys.stderr, flush=True),
