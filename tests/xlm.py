@@ -81,7 +81,6 @@ def generate(
     with torch.inference_mode():
         output = model.generate(
             torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             num_beams=beam_size,
             do_sample=False,
             use_cache=False,
