@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_typing", "errors", "translation"),
     ("process", "scores"),
     ("options",),
-    ("bundle", "search"),
+    ("bundle", "search", "rerank", "inputs"),
     ("model", "text"),
     ("engine",),
     ("calls",),

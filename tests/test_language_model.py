@@ -29,57 +29,15 @@ from m2m100_onnx import (
     UnknownLanguageError,
 )
 from m2m100_onnx_export import export
-from tokenization import DEMO, rewrite
+from tokenization import rewrite
 
-VOCABULARY = 500
 TEXTS = ["Open the file and save a copy.", "Close it.", "", "Do you want to delete this folder?"]
 MASK = "<special1>"
 
 
-@pytest.fixture(scope="session")
-def words() -> list[str]:
-    return [
-        line
-        for code in ("en", "de")
-        for line in (DEMO / "heldout" / f"dev.{code}").read_text("utf-8").split("\n")
-    ]
-
-
-@pytest.fixture(scope="session")
-def make_xlm(
-    words: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., tuple[Path, Path]]:
-    """Makes a checkpoint and its bundle; equal arguments give the same folders."""
-    checkpoints: dict[str, Path] = {}
-    bundles: dict[Path, Path] = {}
-
-    def make(precision: Any = "fp32", **config: Any) -> tuple[Path, Path]:
-        key = str(config)
-        if key not in checkpoints:
-            folder = tmp_path_factory.mktemp("xlm") / "checkpoint"
-            checkpoints[key] = xlm.make_checkpoint(folder, words=VOCABULARY - 14, **config)
-            xlm.write_vocabulary(folder, words, VOCABULARY)
-        bundle = checkpoints[key].parent / precision
-        if bundle not in bundles:
-            bundles[bundle] = export(checkpoints[key], bundle, precision=precision).bundle
-        return checkpoints[key], bundle
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def causal(make_xlm: Callable[..., tuple[Path, Path]]) -> tuple[Path, Path]:
-    return make_xlm()
-
-
-@pytest.fixture(scope="session")
-def masked(make_xlm: Callable[..., tuple[Path, Path]]) -> tuple[Path, Path]:
-    return make_xlm(causal=False)
-
-
 @pytest.fixture(params=[True, False], ids=["fused", "portable"])
-def model(causal: tuple[Path, Path], request: pytest.FixtureRequest) -> LanguageModel:
-    return LanguageModel(causal[1], fused=request.param, intra_op_num_threads=1)
+def model(causal_xlm: tuple[Path, Path], request: pytest.FixtureRequest) -> LanguageModel:
+    return LanguageModel(causal_xlm[1], fused=request.param, intra_op_num_threads=1)
 
 
 def torch_logits(reference: Any, row: list[int], lang: int | None) -> torch.Tensor:
@@ -89,10 +47,10 @@ def torch_logits(reference: Any, row: list[int], lang: int | None) -> torch.Tens
         return reference(input_ids=ids, langs=langs).logits[0]  # type: ignore[no-any-return]
 
 
-def test_logits(causal: tuple[Path, Path], masked: tuple[Path, Path]) -> None:
+def test_logits(causal_xlm: tuple[Path, Path], masked_xlm: tuple[Path, Path]) -> None:
     ids = np.array([[0, 20, 30, 40, 1], [0, 50, 1, 2, 2]])
     langs = np.array([[1, 1, 0, 0, 1], [0, 0, 0, 0, 0]])
-    for checkpoint, bundle in (causal, masked):
+    for checkpoint, bundle in (causal_xlm, masked_xlm):
         reference = xlm.load(checkpoint)
         opened = LanguageModel(bundle)
         with torch.inference_mode():
@@ -107,8 +65,8 @@ def test_logits(causal: tuple[Path, Path], masked: tuple[Path, Path]) -> None:
         assert np.array_equal(opened.logits(ids, langs, mask), found)
 
 
-def test_scores_of_a_causal_model(causal: tuple[Path, Path]) -> None:
-    opened, reference = LanguageModel(causal[1]), xlm.load(causal[0])
+def test_scores_of_a_causal_model(causal_xlm: tuple[Path, Path]) -> None:
+    opened, reference = LanguageModel(causal_xlm[1]), xlm.load(causal_xlm[0])
     scores = opened.score(TEXTS, language="en")
     for text, score in zip(TEXTS, scores, strict=True):
         row = opened.tokenizer.encode(text, "en")
@@ -125,8 +83,8 @@ def test_scores_of_a_causal_model(causal: tuple[Path, Path]) -> None:
     assert abs(other.sum - scores[0].sum) > 0.1
 
 
-def test_pseudo_scores_of_a_masked_model(masked: tuple[Path, Path]) -> None:
-    opened, reference = LanguageModel(masked[1]), xlm.load(masked[0])
+def test_pseudo_scores_of_a_masked_model(masked_xlm: tuple[Path, Path]) -> None:
+    opened, reference = LanguageModel(masked_xlm[1]), xlm.load(masked_xlm[0])
     scores = opened.score(TEXTS, language=["en", "en", "de", "fr"])
     langs = [xlm.LANGUAGES[code] for code in ("en", "en", "de", "fr")]
     for text, lang, score in zip(TEXTS, langs, scores, strict=True):
@@ -154,9 +112,9 @@ def test_pseudo_scores_of_a_masked_model(masked: tuple[Path, Path]) -> None:
     ids=str,
 )
 def test_generation_is_that_of_transformers(
-    causal: tuple[Path, Path], model: LanguageModel, options: dict[str, Any]
+    causal_xlm: tuple[Path, Path], model: LanguageModel, options: dict[str, Any]
 ) -> None:
-    reference = xlm.load(causal[0])
+    reference = xlm.load(causal_xlm[0])
     names = {"beam_size": "beam_size", "num_hypotheses": "num_return_sequences"}
     theirs = {names.get(name, name): value for name, value in options.items()}
     prompts = ["Open the file", "", "Close", "Das Fenster"]
@@ -176,9 +134,9 @@ def test_generation_is_that_of_transformers(
 
 
 def test_new_tokens_are_counted_from_the_prompt(
-    causal: tuple[Path, Path], model: LanguageModel
+    causal_xlm: tuple[Path, Path], model: LanguageModel
 ) -> None:
-    reference = xlm.load(causal[0])
+    reference = xlm.load(causal_xlm[0])
     prompts = ["Open the file and save a copy", "Close"]
     found = model.generate_batch(prompts, language="en", max_new_tokens=5)
     for text, generation in zip(prompts, found, strict=True):
@@ -191,12 +149,12 @@ def test_new_tokens_are_counted_from_the_prompt(
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "int4-int8"])
 def test_other_precisions(
-    make_xlm: Callable[..., tuple[Path, Path]], causal: tuple[Path, Path], precision: Any
+    make_xlm: Callable[..., tuple[Path, Path]], causal_xlm: tuple[Path, Path], precision: Any
 ) -> None:
     # Random weights in 32 dimensions round badly.
     near = {"fp16": 0.02, "int8": 0.3, "int4": 1.5, "int4-int8": 1.5}[precision]
     opened = LanguageModel(make_xlm(precision)[1])
-    exact = LanguageModel(causal[1])
+    exact = LanguageModel(causal_xlm[1])
     ours, theirs = (m.score(TEXTS, language="en") for m in (opened, exact))
     assert [s.mean for s in ours] == pytest.approx([s.mean for s in theirs], abs=near)
     found = opened.generate_batch(["Open the file"], language="en", max_length=20, beam_size=3)
@@ -205,18 +163,18 @@ def test_other_precisions(
 
 
 def test_results_do_not_depend_on_neighbours(
-    causal: tuple[Path, Path], masked: tuple[Path, Path], words: list[str]
+    causal_xlm: tuple[Path, Path], masked_xlm: tuple[Path, Path], xlm_words: list[str]
 ) -> None:
     """To the last bit."""
-    some = words[:24]
-    for _, bundle in (causal, masked):
+    some = xlm_words[:24]
+    for _, bundle in (causal_xlm, masked_xlm):
         opened = LanguageModel(bundle, intra_op_num_threads=1)
         for one, score in zip(some, opened.score(some, language="en"), strict=True):
             assert opened.score(one, language="en") == score
         vectors = opened.encode(some, language="en")
         for one, vector in zip(some, vectors, strict=True):
             assert np.array_equal(opened.encode(one, language="en"), vector)
-    opened = LanguageModel(causal[1], intra_op_num_threads=1)
+    opened = LanguageModel(causal_xlm[1], intra_op_num_threads=1)
     options: Any = {"language": "en", "max_length": 60, "beam_size": 3, "truncate": True}
     prompts = [text for text in some if len(opened.tokenizer.encode(text)) < 40]
     together = opened.generate_batch(prompts, **options)
@@ -225,8 +183,8 @@ def test_results_do_not_depend_on_neighbours(
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "last"])
-def test_vectors(masked: tuple[Path, Path], pooling: str) -> None:
-    opened, reference = LanguageModel(masked[1]), xlm.load(masked[0])
+def test_vectors(masked_xlm: tuple[Path, Path], pooling: str) -> None:
+    opened, reference = LanguageModel(masked_xlm[1]), xlm.load(masked_xlm[0])
     found = opened.encode(TEXTS, language="de", pooling=pooling)
     for text, vector in zip(TEXTS, found, strict=True):
         ids = torch.tensor([opened.tokenizer.encode(text, "de")])
@@ -251,8 +209,8 @@ def test_a_model_without_a_head(make_xlm: Callable[..., tuple[Path, Path]]) -> N
             call()
 
 
-def test_masks_are_filled(masked: tuple[Path, Path]) -> None:
-    opened, reference = LanguageModel(masked[1]), xlm.load(masked[0])
+def test_masks_are_filled(masked_xlm: tuple[Path, Path]) -> None:
+    opened, reference = LanguageModel(masked_xlm[1]), xlm.load(masked_xlm[0])
     text = f"Open the {MASK} and {MASK} it."
     row = opened.tokenizer.encode(text, "en", mask=True)
     found = opened.fill_mask(text, language="en", top=3)
@@ -270,10 +228,10 @@ def test_masks_are_filled(masked: tuple[Path, Path]) -> None:
     assert [type(f).__name__ for f in single] == ["Filling"] * 2
 
 
-def test_what_cannot_be_done(causal: tuple[Path, Path], masked: tuple[Path, Path]) -> None:
+def test_what_cannot_be_done(causal_xlm: tuple[Path, Path], masked_xlm: tuple[Path, Path]) -> None:
     with pytest.raises(InvalidInputError, match="masked language model, found a causal one"):
-        LanguageModel(causal[1]).fill_mask(MASK, language="en")
-    opened = LanguageModel(masked[1])
+        LanguageModel(causal_xlm[1]).fill_mask(MASK, language="en")
+    opened = LanguageModel(masked_xlm[1])
     with pytest.raises(InvalidInputError, match=r"causal language model, .*\(--causal true\)"):
         opened.generate("a", language="en")
     with pytest.raises(InvalidInputError, match="expected '<special1>' where a token"):
@@ -310,17 +268,17 @@ def test_what_cannot_be_done(causal: tuple[Path, Path], masked: tuple[Path, Path
     ],
 )
 def test_bad_input(
-    causal: tuple[Path, Path], call: Any, error: type[Exception], message: str
+    causal_xlm: tuple[Path, Path], call: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        call(LanguageModel(causal[1]))
+        call(LanguageModel(causal_xlm[1]))
 
 
-def test_an_error_about_one_of_several_has_its_position(causal: tuple[Path, Path]) -> None:
+def test_an_error_about_one_of_several_has_its_position(causal_xlm: tuple[Path, Path]) -> None:
     with pytest.raises(InputTooLongError) as caught:
-        LanguageModel(causal[1]).score(["a", "word " * 70], language="en")
+        LanguageModel(causal_xlm[1]).score(["a", "word " * 70], language="en")
     assert caught.value.position == 1
-    cut = LanguageModel(causal[1]).score(["a", "word " * 70], language="en", truncate=True)
+    cut = LanguageModel(causal_xlm[1]).score(["a", "word " * 70], language="en", truncate=True)
     assert [len(score.tokens) for score in cut][1] == 63
 
 
@@ -335,10 +293,10 @@ def test_without_languages(make_xlm: Callable[..., tuple[Path, Path]]) -> None:
     assert opened.score("Open it.").sum == pytest.approx(wanted, abs=1e-3)
 
 
-def test_without_lang2id(causal: tuple[Path, Path], tmp_path: Path) -> None:
+def test_without_lang2id(causal_xlm: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "c"
     folder.mkdir()
-    for path in causal[0].iterdir():
+    for path in causal_xlm[0].iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     rewrite(folder / "config.json", lang2id=None, id2lang=None)
     rewrite(folder / "tokenizer_config.json", lang2id=None, id2lang=None)
@@ -346,20 +304,20 @@ def test_without_lang2id(causal: tuple[Path, Path], tmp_path: Path) -> None:
     opened = LanguageModel(tmp_path / "b")
     with pytest.raises(InvalidInputError, match=r"expected lang2id in tokenizer_config\.json"):
         opened.score("Open it.", language="en")
-    assert opened.logits([[0, 20, 1]], [[1, 1, 1]]).shape == (1, 3, VOCABULARY)
+    assert opened.logits([[0, 20, 1]], [[1, 1, 1]]).shape == (1, 3, xlm.VOCABULARY)
 
 
-def test_kinds_of_bundles(causal: tuple[Path, Path], tiny_bundle: Path) -> None:
+def test_kinds_of_bundles(causal_xlm: tuple[Path, Path], tiny_bundle: Path) -> None:
     with pytest.raises(BundleError, match="kind 'language model'; open it with LanguageModel"):
-        Translator(causal[1])
+        Translator(causal_xlm[1])
     with pytest.raises(BundleError, match="kind 'translation'; open it with Translator"):
         LanguageModel(tiny_bundle)
     with pytest.raises(BundleError, match="LanguageModel"):
-        Bundle.open(causal[1])
+        Bundle.open(causal_xlm[1])
 
 
-def test_calls_end_early(causal: tuple[Path, Path]) -> None:
-    opened = LanguageModel(causal[1])
+def test_calls_end_early(causal_xlm: tuple[Path, Path]) -> None:
+    opened = LanguageModel(causal_xlm[1])
     cancellation = Cancellation()
     cancellation.cancel()
     for call in (opened.score, opened.encode, opened.generate):
@@ -374,8 +332,8 @@ def test_calls_end_early(causal: tuple[Path, Path]) -> None:
         opened.logits([[0, 1]])
 
 
-def test_copies_and_threads(causal: tuple[Path, Path]) -> None:
-    with LanguageModel(causal[1]) as opened:
+def test_copies_and_threads(causal_xlm: tuple[Path, Path]) -> None:
+    with LanguageModel(causal_xlm[1]) as opened:
         expected = opened.score(TEXTS, language="en"), opened.generate("Open", language="en")
         for other in (copy.copy(opened), pickle.loads(pickle.dumps(opened))):
             assert other.score(TEXTS, language="en") == expected[0]

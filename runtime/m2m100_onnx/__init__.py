@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from m2m100_onnx.language_model import LanguageModel
     from m2m100_onnx.options import OPTIONS, SearchOptions, TranslateOptions
+    from m2m100_onnx.rerank import Reranker
     from m2m100_onnx.scores import Filling, Generation, Score
     from m2m100_onnx.text.tokenizer import Tokenizer
     from m2m100_onnx.translation import Hypothesis, Translation
@@ -56,6 +57,7 @@ __all__ = [
     "LanguageModel",
     "M2M100Error",
     "Manifest",
+    "Reranker",
     "Score",
     "SearchOptions",
     "Stats",
@@ -77,6 +79,7 @@ _HOMES = {
     "errors": _ERRORS,
     "language_model": ("LanguageModel",),
     "options": ("OPTIONS", "SearchOptions", "TranslateOptions"),
+    "rerank": ("Reranker",),
     "scores": ("Filling", "Generation", "Score"),
     "text.tokenizer": ("Tokenizer",),
     "translation": ("Hypothesis", "Translation"),

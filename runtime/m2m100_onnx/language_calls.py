@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from m2m100_onnx.calls import check_languages, check_texts
 from m2m100_onnx.engine.batches import Prompts, cut_prompts
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.reader import Reader
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import InputTooLongError, InvalidInputError, M2M100Error
+from m2m100_onnx.inputs import check_languages, check_texts
 from m2m100_onnx.model.causal import LanguageGraphs
 from m2m100_onnx.options import Option, SearchOptions, Settings, resolve_options
 from m2m100_onnx.scores import Filling, Generation, Score
@@ -208,7 +208,7 @@ class LanguageWorker:
                 "whose config.json does not say so is exported with causal=True (--causal true)"
             )
         for position, row in enumerate(rows):
-            self._check_room(row, position if len(rows) > 1 else None, call)
+            self._check_room(row, position, call)
         found: dict[int, Generation] = {}
         with self._gate.call():
             for batch, settings in self._batches(rows, call):
@@ -222,19 +222,21 @@ class LanguageWorker:
                         found[n] = self._generation(some)
         return _all(rows, found, call.stop)
 
-    def _check_room(self, row: Row, position: int | None, call: LanguageCall) -> None:
+    def _check_room(self, row: Row, position: int, call: LanguageCall) -> None:
         """Raises `InvalidInputError` if a prompt leaves no room for a token."""
         longest = call.settings.search.max_length
         if call.max_new_tokens is not None:
             longest = self._config.max_position_embeddings
+        error = None
         if call.max_new_tokens == 1 and len(row.ids) == 1:
             # `max_length` counts three tokens at least, as a translation has.
-            raise InvalidInputError("max_new_tokens: expected 2 or more for an empty prompt")
-        if len(row.ids) >= longest:
+            error = InvalidInputError("max_new_tokens: expected 2 or more for an empty prompt")
+        elif len(row.ids) >= longest:
             error = InvalidInputError(
                 f"prompt: expected fewer than {longest} tokens, which max_length or the model's "
                 f"positions allow, found {len(row.ids)}"
             )
+        if error is not None:
             error.position = position
             raise error
 

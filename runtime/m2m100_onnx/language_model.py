@@ -11,11 +11,11 @@ import numpy as np
 from m2m100_onnx._typing import Self, Unpack
 from m2m100_onnx.bundle.identity import identity_of
 from m2m100_onnx.bundle.language_model import LanguageModelBundle
-from m2m100_onnx.calls import check_texts
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.reader import POOLINGS
 from m2m100_onnx.engine.stopping import Cancellation
-from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx.errors import BundleError, InvalidInputError, M2M100Error
+from m2m100_onnx.inputs import check_texts
 from m2m100_onnx.language_calls import LanguageWorker
 from m2m100_onnx.model.causal import LanguageGraphs
 from m2m100_onnx.model.support import Provider
@@ -280,11 +280,20 @@ class LanguageModel:
 
         Arguments and errors are those of `generate_batch`; one prompt gives one text.
         """
-        call = self._worker.begin(options, cancellation, max_new_tokens)
-        rows = self._worker.rows(prompt, language, call, is_prompt=True)
-        found = self._worker.generate(rows, call)
+        single = isinstance(prompt, str)
+        try:
+            found = self.generate_batch(
+                [prompt] if isinstance(prompt, str) else prompt,
+                language=language,
+                max_new_tokens=max_new_tokens,
+                cancellation=cancellation,
+                **options,
+            )
+        except M2M100Error as error:
+            error.position = None if single else error.position  # There is only this text.
+            raise
         made = [generation.text for generation in found]
-        return made[0] if isinstance(prompt, str) else made
+        return made[0] if single else made
 
     def generate_batch(
         self,

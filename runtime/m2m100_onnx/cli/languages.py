@@ -14,7 +14,7 @@ __all__ = ["add_parser"]
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command to those of `m2m100`."""
     parser = add_command(
-        commands, "languages", _run, "List the languages that a bundle translates."
+        commands, "languages", _run, "List the languages that a bundle translates or scores."
     )
     add = parser.add_argument
     add_model(add)
@@ -24,10 +24,17 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from m2m100_onnx.bundle.bundle import Bundle
+    from m2m100_onnx.bundle.kinds import open_bundle
+    from m2m100_onnx.bundle.language_model import LanguageModelBundle
+
+    bundle = open_bundle(arguments.model)
+    if isinstance(bundle, LanguageModelBundle):
+        from m2m100_onnx.text.xlm import XLMTokenizer
+
+        codes = XLMTokenizer(bundle.directory).languages
+        return _print(dict.fromkeys(codes, True), as_json=arguments.json)
     from m2m100_onnx.text.tokenizer import Tokenizer
 
-    bundle = Bundle.open(arguments.model)
     tokenizer = Tokenizer(
         bundle.directory,
         family=bundle.manifest.family if bundle.manifest else None,
@@ -36,7 +43,11 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     codes = tokenizer.all_languages if arguments.all else tokenizer.languages
     trained = {code: code in tokenizer.languages for code in codes}
-    if arguments.json:
+    return _print(trained, as_json=arguments.json)
+
+
+def _print(trained: dict[str, bool], *, as_json: bool) -> int:
+    if as_json:
         print_lines([json.dumps([{"code": c, "trained": is_so} for c, is_so in trained.items()])])
     elif has_terminal():
         print_columns(c if is_so else f"{c} (untrained)" for c, is_so in trained.items())
