@@ -29,7 +29,6 @@ from m2m100_onnx.bundle.graphs import (
 from m2m100_onnx.bundle.manifest import FileRecord, Manifest, sha256_of
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import OPTIONS
-from m2m100_onnx.text.languages import unknown_language
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export.adapter import Adapter
 from m2m100_onnx_export.checkpoint import Checkpoint
@@ -92,7 +91,8 @@ def export(
         precision: how weights are stored and multiplied, one of `PRECISIONS`. `int4-int8` keeps
             eight bits in the embedding, which is also the LM head.
         revision: branch, tag or commit on the hub.
-        languages: the codes that the checkpoint was trained on. The runtime then accepts no other.
+        languages: the languages that the checkpoint was trained on. The runtime then accepts no
+            other.
         family: a name in `FAMILIES`, for a checkpoint whose files do not tell it: `small100` for
             SMaLL-100 with the tokenizer files of M2M100. None takes what the files tell.
         adapter: the folder of a LoRA or DoRA adapter of the checkpoint, as PEFT saves it. Its
@@ -236,7 +236,4 @@ def _languages(tokenizer: Tokenizer, languages: Sequence[str] | None) -> tuple[s
         raise InvalidInputError(
             f"languages: expected a list of codes, or None for all, found {languages!r}"
         )
-    for code in languages:
-        if code not in tokenizer.all_languages:
-            raise unknown_language(code, tokenizer.all_languages)
-    return tuple(dict.fromkeys(languages))
+    return tuple(dict.fromkeys(map(tokenizer.resolve_language, languages)))

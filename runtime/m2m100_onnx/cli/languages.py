@@ -25,6 +25,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from m2m100_onnx.bundle.bundle import Bundle
+    from m2m100_onnx.text.languages import names_of
     from m2m100_onnx.text.tokenizer import Tokenizer
 
     bundle = Bundle.open(arguments.model)
@@ -36,10 +37,15 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     codes = tokenizer.all_languages if arguments.all else tokenizer.languages
     trained = {code: code in tokenizer.languages for code in codes}
+    names = names_of(codes)
     if arguments.json:
-        print_lines([json.dumps([{"code": c, "trained": is_so} for c, is_so in trained.items()])])
+        rows = [{"code": c, "name": names.get(c), "trained": is_so} for c, is_so in trained.items()]
+        print_lines([json.dumps(rows, ensure_ascii=False)])
     elif has_terminal():
-        print_columns(c if is_so else f"{c} (untrained)" for c, is_so in trained.items())
+        named = {c: f"{c} {names[c]}" if c in names else c for c in codes}
+        print_columns(
+            named[c] if is_so else f"{named[c]} (untrained)" for c, is_so in trained.items()
+        )
     else:
         print_lines(c if is_so else f"{c}\tuntrained" for c, is_so in trained.items())
     return 0

@@ -38,7 +38,7 @@ from m2m100_onnx.text.files import (
     special_tokens,
     write_table,
 )
-from m2m100_onnx.text.languages import unknown_language
+from m2m100_onnx.text.languages import resolve_language, unknown_language
 from m2m100_onnx.text.nllb import with_added_tokens
 from m2m100_onnx.text.vocabulary import Vocabulary
 
@@ -317,15 +317,35 @@ class Tokenizer:
             text = text.replace(old, new)
         return text
 
-    def language_id(self, code: str) -> int:
+    def language_id(self, name: str) -> int:
         """Returns the id of a language's token.
 
+        Args:
+            name: see `resolve_language`.
+
         Raises:
-            UnknownLanguageError: the code is not one of `languages`; the message has near matches.
+            UnknownLanguageError: see `resolve_language`.
         """
+        return self._language_ids[self.resolve_language(name)]
+
+    def resolve_language(self, name: str) -> str:
+        """Returns the code of a language.
+
+        Args:
+            name: one of `languages`. NLLB's codes name a script, so there a BCP 47 tag (`en-US`,
+                `zh-Hant`), a code of ISO 639 and an English name serve as well, if just one of
+                the checkpoint's codes is meant.
+
+        Raises:
+            UnknownLanguageError: there is no such language, the checkpoint was not trained on it,
+                or the name may mean several; the message has near matches.
+        """
+        if name in self.languages:
+            return name
+        code = resolve_language(name, self.all_languages)
         if code not in self.languages:
-            raise unknown_language(code, self.languages, self.all_languages)
-        return self._language_ids[code]
+            raise unknown_language(code or name, self.languages, self.all_languages)
+        return code
 
     def write_table(self, folder: Path | None = None) -> None:
         """Writes `vocabulary.npz` into a folder, so that the next tokenizer of it loads faster.
