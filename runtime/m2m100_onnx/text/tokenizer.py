@@ -40,6 +40,7 @@ from m2m100_onnx.text.files import (
 )
 from m2m100_onnx.text.languages import resolve_language, unknown_language
 from m2m100_onnx.text.nllb import with_added_tokens
+from m2m100_onnx.text.nllb_json import JsonVocabulary
 from m2m100_onnx.text.vocabulary import Vocabulary
 
 __all__ = ["Tokenizer"]
@@ -87,7 +88,8 @@ class Tokenizer:
         """Reads the tokenizer files of a bundle or checkpoint folder.
 
         Args:
-            directory: a folder with `sentencepiece.bpe.model`, and `vocab.json` but for NLLB.
+            directory: a folder with `sentencepiece.bpe.model` and `vocab.json`; for NLLB with
+                `sentencepiece.bpe.model` or `tokenizer.json`.
             sp_model_kwargs: subword sampling: SentencePiece's `enable_sampling`, `nbest_size` and
                 `alpha`. None takes the value of `tokenizer_config.json`, else no sampling.
             family: a name in `FAMILIES`. None takes what `tokenizer_config.json` tells, else
@@ -100,6 +102,7 @@ class Tokenizer:
 
         Raises:
             BundleError: a file is missing or broken, or the files do not belong together.
+            DependencyError: tokenizer.json is to be read, and tokenizers is not installed.
             InvalidInputError: an argument is out of range.
         """
         self._folder = folder = Path(directory)
@@ -115,7 +118,7 @@ class Tokenizer:
         setting(at, config, "added_tokens_decoder")
 
         read = read_vocabulary if self._family.has_vocab_file else read_pieces
-        self._vocabulary: Vocabulary = read(folder, config, sampling)
+        self._vocabulary: Vocabulary | JsonVocabulary = read(folder, config, sampling)
         special = special_tokens(folder / VOCAB_FILE, config, self._vocabulary)
         roles = dict(zip(special, self._vocabulary.ids(special.values(), -1), strict=True))
         self.bos_id: Final = roles["bos"]
@@ -358,7 +361,7 @@ class Tokenizer:
         Raises:
             OSError: the folder cannot be written.
         """
-        if self._family.has_vocab_file:
+        if isinstance(self._vocabulary, Vocabulary) and self._family.has_vocab_file:
             write_table(folder or self._folder, self._vocabulary)
 
     def _check_ids(self, ids: Iterable[int]) -> list[int]:
