@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2m100_onnx.bundle.graphs import GRAPH_FILES
+from m2m100_onnx.bundle.language_graphs import MODEL_FILE
 from m2m100_onnx.bundle.manifest import MANIFEST_FILE
 from m2m100_onnx.errors import ExportError
 from m2m100_onnx.process import raised_by_signal_handler
@@ -141,7 +142,9 @@ class Place:
         """Moves the files of an old bundle out and those of the new one in, or none of them."""
         # The manifest goes first and the graphs come last: a folder without either is no bundle.
         before = sorted(_entries(self.folder), key=MANIFEST_FILE.__ne__)
-        names = sorted((path.name for path in work.iterdir()), key=GRAPH_FILES.__contains__)
+        names = sorted(
+            (path.name for path in work.iterdir()), key=(*GRAPH_FILES, MODEL_FILE).__contains__
+        )
         with _hidden(self.folder, "old", inside=True) as old:
             try:
                 for name in before:
@@ -171,7 +174,10 @@ def _entries(folder: Path) -> list[str]:
 
 def _is_bundle(folder: Path) -> bool:
     # manifest.json alone proves nothing: web pages and browser extensions have one too.
-    return all((folder / name).exists() for name in (MANIFEST_FILE, *GRAPH_FILES))
+    has_graphs = any(
+        all((folder / name).exists() for name in kind) for kind in (GRAPH_FILES, (MODEL_FILE,))
+    )
+    return has_graphs and (folder / MANIFEST_FILE).exists()
 
 
 def _is_fixed(folder: Path) -> bool:

@@ -33,10 +33,10 @@ from m2m100_onnx_export.reference import load_reference
 from m2m100_onnx_export.verify_tokens import reference_tokenizer
 from m2m100_onnx_export.verify_translations import TranslationCheck, compare_translations
 
-__all__ = ["Report", "TranslationCheck", "verify"]
+__all__ = ["TOLERANCE", "Report", "TranslationCheck", "verify"]
 
 # Largest difference of a graph's output, relative to the largest number in PyTorch's output.
-_TOLERANCE: dict[Precision, float] = {
+TOLERANCE: dict[Precision, float] = {
     "fp32": 1e-4,
     "fp16": 2e-2,
     "int8": 0.2,
@@ -147,7 +147,7 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
     samples = _samples(translator)
     if tokens := tuple(reference.differences(translator.tokenizer, samples)):
         return Report({}, {}, (), tokens, merged_by)
-    differences, tolerances = _compare_graphs(model, translator, _TOLERANCE[precision])
+    differences, tolerances = _compare_graphs(model, translator, TOLERANCE[precision])
     if any(not differences[name] <= limit for name, limit in tolerances.items()):
         # Translations of wrong graphs tell no more, and a search refuses NaN.
         return Report(differences, tolerances, (), merged_by=merged_by)

@@ -21,6 +21,7 @@ from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
+from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import OPTIONS, SearchOptions, Settings, check_ids, resolve_options
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.beam import Hypothesis as Tokens
@@ -123,7 +124,11 @@ class Worker:
     """Translates batches and streams of texts."""
 
     def __init__(
-        self, tokenizer: Tokenizer, generator: Generator, gate: Gate, defaults: SearchOptions
+        self,
+        tokenizer: Tokenizer,
+        generator: Generator[Model],
+        gate: Gate,
+        defaults: SearchOptions,
     ) -> None:
         """Takes the parts.
 

@@ -13,7 +13,7 @@ import pytest
 
 from m2m100_onnx import Bundle, SearchOptions, Translator
 from m2m100_onnx.engine import batches
-from m2m100_onnx.engine.batches import Batch, Sentence, cut, part_of
+from m2m100_onnx.engine.batches import Batch, Sentence, cut
 from m2m100_onnx.model.fused import FusedState
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.model.portable import PortableState
@@ -149,7 +149,7 @@ def test_padding_ends_at_a_multiple_of_four() -> None:
     batch = Batch.of(sentences, pad_id=1)
     assert batch.input_ids.shape == (4, 9)
     assert batch.attention_mask.sum(axis=1).tolist() == [9, 6, 5, 3]
-    second = part_of(batch, 1, 2, pad_id=1)
+    second = batch.part(1, 2, pad_id=1)
     assert second.prompt.tolist() == [[2, 1], [2, 3]]
     np.testing.assert_array_equal(second.input_ids[1], [7, 7, 7, 1, 1, 1, 1, 1])
     np.testing.assert_array_equal(second.attention_mask[1], [1, 1, 1, 0, 0, 0, 0, 0])

@@ -13,7 +13,7 @@ import golden
 from m2m100_onnx import Translation, Translator
 from m2m100_onnx.bundle.graphs import FUSED_FILES
 from m2m100_onnx.errors import InferenceError
-from m2m100_onnx.model import fused
+from m2m100_onnx.model import in_place
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.state import DecoderState
@@ -173,9 +173,9 @@ def test_no_memory_is_an_error_of_ours(
     translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     expected = translated(translator, texts[:count], **MANY)
     with monkeypatch.context() as patch:
-        patch.setattr(fused, "_LARGE", 1)
+        patch.setattr(in_place, "_LARGE", 1)
         # More than any machine has; without it being asked for, the first of these blocks.
-        patch.setattr(fused, "_CAPACITY", 1 << 46)
+        patch.setattr(in_place, "CAPACITY", 1 << 46)
         with pytest.raises(InferenceError, match=r"out of memory: no [\d,]+ bytes for keys"):
             translated(translator, texts[:count], **MANY)
     assert translated(translator, texts[:count], **MANY) == expected

@@ -19,7 +19,7 @@ from conftest import LANGUAGES
 from m2m100_onnx import ExportError, Translator
 from m2m100_onnx.bundle.graphs import FUSED_FILES, GRAPH_FILES, Precision
 from m2m100_onnx.text.tokenizer import Tokenizer
-from m2m100_onnx_export import export, exporter
+from m2m100_onnx_export import export, translation
 from m2m100_onnx_export.weights import StoredTensor, WeightsFile
 from tokenization import rewrite
 
@@ -29,7 +29,7 @@ NORM = "model.encoder.layer_norm.weight"
 
 def spoil(monkeypatch: pytest.MonkeyPatch, name: str, values: npt.NDArray[np.float32]) -> None:
     """Makes the exporter write wrong numbers for a parameter."""
-    write = exporter.write_weights
+    write = translation.write_weights
 
     def write_wrongly(
         parameters: Any, checkpoint: Any, path: Path, precision: Precision
@@ -42,7 +42,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, name: str, values: npt.NDArray[np.flo
         path.write_bytes(data)
         return found
 
-    monkeypatch.setattr(exporter, "write_weights", write_wrongly)
+    monkeypatch.setattr(translation, "write_weights", write_wrongly)
 
 
 @pytest.mark.parametrize(

@@ -235,9 +235,9 @@ def test_when_a_full_sentence_goes_on(
         length_penalty=length_penalty,
     )
     finished = [Hypothesis((EOS, 3, EOS), score) for score in (0.0, worst_finished)]
-    assert beam._can_improve(finished, np.float32(-4), 5, options) is expected
-    assert beam._can_improve(finished[:1], np.float32(-4), 5, options) is True
-    assert beam._can_improve(finished[:1], np.float32(-np.inf), 5, options) is False
+    assert beam._can_improve(finished, np.float32(-4), 5, options, 1) is expected
+    assert beam._can_improve(finished[:1], np.float32(-4), 5, options, 1) is True
+    assert beam._can_improve(finished[:1], np.float32(-np.inf), 5, options, 1) is False
 
 
 @pytest.mark.parametrize("beam_size", [1, 2])

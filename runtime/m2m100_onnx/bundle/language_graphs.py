@@ -114,15 +114,8 @@ def _model_with_past(sizes: Sizes, real: str) -> Signature:
 
 
 def _fused_prefill(sizes: Sizes, real: str) -> Signature:
-    """Describes the prefill graph: prompts of one length in, their keys and values out.
-
-    `hidden_states` are the last layer's outputs at the last position.
-    """
-    outputs = (
-        TensorSpec("hidden_states", real, (_TEXT[0], sizes.d_model)),
-        *_cache(sizes, real, "present", *_TEXT),
-    )
-    return Signature(_ids(*_TEXT), outputs)
+    """Describes the prefill graph: prompts of one length in, their keys and values out."""
+    return Signature(_ids(*_TEXT), _cache(sizes, real, "present", *_TEXT))
 
 
 def _fused_step(sizes: Sizes, real: str) -> Signature:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m2m100_onnx.options import Settings
+from m2m100_onnx.options import CallOptions, Settings
 from m2m100_onnx.process import memory_limit
 from m2m100_onnx.search.state import Int64Array
 
-__all__ = ["Batch", "Sentence", "cut", "part_of"]
+__all__ = ["Batch", "Prompts", "Sentence", "Texts", "cut", "cut_prompts", "cut_texts"]
 
 _LEAST_TOKENS_A_ROW = 32
 """Tokens that a short source counts as: each row costs a vocabulary of scores."""
@@ -24,6 +24,8 @@ _SHARE_OF_MEMORY = 4
 """A batch may reserve the memory divided by this; weights and other programs have the rest."""
 _MEMORY_UNKNOWN = 1 << 32
 """Bytes that a batch may reserve where the system does not tell its memory: 4 GiB."""
+_MOST_OUTPUT = 1 << 27
+"""Bytes of output that a batch of whole texts has at most, unless one text has more: 128 MiB."""
 _memory_limit = functools.cache(memory_limit)
 """Read once per process, since reading it takes as long as a step of a small model."""
 _SOURCE_STEP = 4
@@ -72,6 +74,23 @@ class Batch:
         """The three arrays, in the order in which the model takes them."""
         return self.input_ids, self.attention_mask, self.prompt
 
+    @property
+    def given(self) -> int:
+        """Tokens of the prompt that are not in the length of a sequence: the start token."""
+        return 1
+
+    def part(self, number: int, parts: int, pad_id: int) -> Batch:
+        """Returns every `parts`-th sentence from `number` on, padded to the longest among them.
+
+        Neighbours in a sorted batch go to different parts, so the parts take equally long.
+        """
+        ids, mask, prompt = (array[number::parts] for array in self.arrays)
+        longest = int(mask.sum(axis=1).max())
+        width = _padded(longest)
+        return Batch(
+            _fitted(ids, longest, width, pad_id), _fitted(mask, longest, width, 0), prompt.copy()
+        )
+
     @classmethod
     def of(cls, sentences: Sequence[Sentence], pad_id: int) -> Batch:
         """Pads sentences, whose prompts have one length, to the longest of them."""
@@ -84,19 +103,55 @@ class Batch:
         return cls(input_ids, mask, np.array([s.prompt for s in sentences], np.int64))
 
 
-def part_of(batch: Batch, part: int, parts: int, pad_id: int) -> Batch:
-    """Returns every `parts`-th sentence from `part` on, padded to the longest among them.
+@dataclass(frozen=True)
+class Prompts:
+    """Texts of one length that a language model goes on from.
 
-    Neighbours in a sorted batch go to different parts, so the parts take equally long.
+    Attributes:
+        prompt: `(B, P)` tokens.
+        langs: `(B,)` the language id of each text.
     """
-    ids, mask, prompt = (
-        array[part::parts] for array in (batch.input_ids, batch.attention_mask, batch.prompt)
-    )
-    longest = int(mask.sum(axis=1).max())
-    width = -(-longest // _SOURCE_STEP) * _SOURCE_STEP
-    return Batch(
-        _fitted(ids, longest, width, pad_id), _fitted(mask, longest, width, 0), prompt.copy()
-    )
+
+    prompt: Int64Array
+    langs: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def arrays(self) -> tuple[Int64Array, Int64Array]:
+        """The two arrays, in the order in which the model takes them."""
+        return self.prompt, self.langs
+
+    @property
+    def given(self) -> int:
+        """Tokens of the prompt that are not in the length of a sequence: all of them."""
+        return int(self.prompt.shape[1])
+
+    def part(self, number: int, parts: int, _: int) -> Prompts:
+        """Returns every `parts`-th text from `number` on."""
+        return Prompts(self.prompt[number::parts].copy(), self.langs[number::parts].copy())
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Whole texts as a language model takes them.
+
+    Attributes:
+        places: `(B,)` index of each text among those that were cut.
+        input_ids: `(B, S)` tokens, padded at the end.
+        attention_mask: `(B, S)` 1 at tokens and 0 at padding.
+        langs: `(B, S)` a language id at each position.
+    """
+
+    places: Int64Array
+    input_ids: Int64Array
+    attention_mask: Int64Array
+    langs: Int64Array
+
+
+def _padded(length: int) -> int:
+    return -(-length // _SOURCE_STEP) * _SOURCE_STEP
 
 
 def _fitted(array: Int64Array, longest: int, width: int, padding: int) -> Int64Array:
@@ -122,16 +177,85 @@ def cut(
     """
     ordered = sorted(sentences, key=lambda sentence: -len(sentence.source))
     beams, longest = settings.search.beam_size, settings.search.max_length
-    budget = settings.call.max_batch_bytes
-    if budget is None:
-        budget = (_memory_limit() or _MEMORY_UNKNOWN * _SHARE_OF_MEMORY) // _SHARE_OF_MEMORY
     start = 0
     while start < len(ordered):
         source = len(ordered[start].source)
         tokens = max(source, _LEAST_TOKENS_A_ROW) * beams
-        most = settings.call.max_batch_tokens // tokens
         # Bytes grow with the sentences in proportion, so one sentence tells how many fit.
-        most = min(most, budget // cache_bytes(1, beams, source, longest))
-        stop = start + max(1, most)
-        yield ordered[start:stop]
-        start = stop
+        most = _most(settings.call, tokens, cache_bytes(1, beams, source, longest))
+        yield ordered[start : start + most]
+        start += most
+
+
+def cut_prompts(
+    prompts: Sequence[Sequence[int]],
+    settings: Settings,
+    cache_bytes: Callable[[int, int], int],
+) -> Iterator[list[int]]:
+    """Groups prompts by length, and cuts the groups into batches within both budgets.
+
+    Args:
+        prompts: in any order.
+        settings: has the budgets.
+        cache_bytes: the model's bytes for rows and their length.
+
+    Yields:
+        The indices of the prompts of a batch.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        groups.setdefault(len(prompt), []).append(place)
+    beams, longest = settings.search.beam_size, settings.search.max_length
+    for length, places in sorted(groups.items(), reverse=True):
+        tokens = max(length, _LEAST_TOKENS_A_ROW) * beams
+        most = _most(settings.call, tokens, cache_bytes(beams, longest))
+        for start in range(0, len(places), most):
+            yield places[start : start + most]
+
+
+def cut_texts(
+    rows: Sequence[Sequence[int]],
+    langs: Sequence[int],
+    pad_id: int,
+    options: CallOptions,
+    bytes_a_token: int,
+) -> Iterator[Texts]:
+    """Sorts whole texts, longest first, and cuts and pads them to batches within both budgets.
+
+    Args:
+        rows: the tokens of each text.
+        langs: the language id of each text.
+        pad_id: the token of padding.
+        options: has the budgets.
+        bytes_a_token: what the output of one position takes.
+    """
+    order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+    start = 0
+    while start < len(order):
+        width = _padded(len(rows[order[start]]))
+        # Outputs are read where they are: no cache stays, and larger batches are no faster.
+        most = _most(options, max(width, _LEAST_TOKENS_A_ROW), width * bytes_a_token)
+        most = max(1, min(most, _MOST_OUTPUT // (width * bytes_a_token)))
+        places = order[start : start + most]
+        ids = np.full((len(places), width), pad_id, np.int64)
+        for row, place in zip(ids, places, strict=True):
+            row[: len(rows[place])] = rows[place]
+        lengths = np.array([len(rows[place]) for place in places])
+        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+        languages = np.repeat(np.array([[langs[place]] for place in places], np.int64), width, 1)
+        yield Texts(np.array(places, np.int64), ids, mask, languages)
+        start += most
+
+
+def _most(options: CallOptions, tokens: int, size: int) -> int:
+    """Returns how many rows a batch has at most, one at least.
+
+    Args:
+        options: has the budgets.
+        tokens: what a row is charged.
+        size: bytes of a row.
+    """
+    budget = options.max_batch_bytes
+    if budget is None:
+        budget = (_memory_limit() or _MEMORY_UNKNOWN * _SHARE_OF_MEMORY) // _SHARE_OF_MEMORY
+    return max(1, min(options.max_batch_tokens // tokens, budget // size))

@@ -7,16 +7,15 @@ hypotheses of a sentence are the same whichever thread computes them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from m2m100_onnx.engine.batches import Batch, part_of
 from m2m100_onnx.engine.stopping import Stop
 from m2m100_onnx.errors import InferenceError
-from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import SearchOptions
 from m2m100_onnx.process import (
     raised_by_signal_handler,
@@ -24,8 +23,9 @@ from m2m100_onnx.process import (
     side_by_side,
 )
 from m2m100_onnx.search.beam import BeamSearch, Hypothesis
+from m2m100_onnx.search.state import DecoderState, Int64Array
 
-__all__ = ["Generator"]
+__all__ = ["Generator", "SearchBatch", "Searchable"]
 
 _ROWS_A_PART = 15
 """Decoder rows per thread from which on each thread computes a part of the batch on its own.
@@ -34,6 +34,58 @@ Two threads share the operators of a step badly: most are small, and each ends w
 waiting for the other. But each thread with a part of its own reads all weights.
 benchmarks/README.md has the measurement.
 """
+
+
+class SearchBatch(Protocol):
+    """What a search starts from, for a number of texts."""
+
+    @property
+    def arrays(self) -> tuple[Int64Array, ...]:
+        """What `begin` of the model takes."""
+        ...
+
+    @property
+    def prompt(self) -> Int64Array:
+        """`(B, P)` first tokens of each sequence."""
+        ...
+
+    @property
+    def given(self) -> int:
+        """Tokens of the prompt that are not in the length of a sequence."""
+        ...
+
+    def part(self, number: int, parts: int, pad_id: int, /) -> SearchBatch:
+        """Returns every `parts`-th text from `number` on."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class Searchable(Protocol):
+    """A model that searches run on."""
+
+    @property
+    def bundle(self) -> Any:
+        """The opened bundle, whose config names the tokens of padding and of the end."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of a run."""
+        ...
+
+    @property
+    def can_run_serially(self) -> bool:
+        """Whether runs can stay in their callers' threads."""
+        ...
+
+    @property
+    def begin(self) -> Callable[..., DecoderState]:
+        """Feeds the arrays of a batch, ready for a search."""
+        ...
+
+
+_M = TypeVar("_M", bound=Searchable)
 
 
 class _Call:
@@ -60,10 +112,10 @@ class _Together:
         return self._failed or self._stop.reached
 
 
-class Generator:
+class Generator(Generic[_M]):
     """Runs searches on a model; many threads may use one at the same time."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: _M) -> None:
         """Takes the model; no graph is opened."""
         self.model = model
         self.renew()
@@ -75,7 +127,7 @@ class Generator:
         self._running = WeakSet[_Call]()
 
     def run(
-        self, batch: Batch, options: SearchOptions, stop: Stop
+        self, batch: SearchBatch, options: SearchOptions, stop: Stop
     ) -> list[list[Hypothesis] | None]:
         """Returns the hypotheses of every sentence; None for those that `stop` left unfinished.
 
@@ -94,7 +146,7 @@ class Generator:
             parts = 1 if others else self._parts(len(batch), options.beam_size)
             serial = (parts > 1 or others > 0) and self.model.can_run_serially
             together = _Together(stop)
-            each = (part_of(batch, n, parts, self._pad) for n in range(parts))
+            each = (batch.part(n, parts, self._pad) for n in range(parts))
             runs = [partial(self._search, part, options, together, serial) for part in each]
             try:
                 with together:  # An interrupt may come while this thread waits for the others.
@@ -108,16 +160,18 @@ class Generator:
 
     @property
     def _pad(self) -> int:
-        return self.model.bundle.config.pad_token_id
+        return int(self.model.bundle.config.pad_token_id)
 
     def _search(
-        self, batch: Batch, options: SearchOptions, together: _Together, serial: bool
+        self, batch: SearchBatch, options: SearchOptions, together: _Together, serial: bool
     ) -> list[list[Hypothesis] | None]:
         """Searches until all sentences have ended, or the parts are to end."""
         with together:
             eos_id = self.model.bundle.config.eos_token_id
             state = self.model.begin(*batch.arrays, serial=serial)
-            search = BeamSearch(state, batch.prompt, eos_id=eos_id, options=options)
+            search = BeamSearch(
+                state, batch.prompt, eos_id=eos_id, options=options, given=batch.given
+            )
             while search.live and not together.over:
                 search.step()
         live = set(search.live)

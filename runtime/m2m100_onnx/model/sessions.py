@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import NoneType
+from typing import Generic, TypeVar
 
-from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.graphs import DECODER_FILE, FOUR_BITS
+from m2m100_onnx.bundle.folder import BundleFolder
+from m2m100_onnx.bundle.graphs import FOUR_BITS
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
 from m2m100_onnx.model.memory import shrink_arena
 from m2m100_onnx.model.signatures import check_signature
@@ -68,10 +69,13 @@ _registering = threading.Lock()
 finish_at_exit()  # onnxruntime is imported, so its own exit hooks run later.
 
 
-class Sessions:
+_B = TypeVar("_B", bound=BundleFolder)
+
+
+class Sessions(Generic[_B]):
     """The sessions of a bundle's graphs, each opened at its first use; for many threads."""
 
-    def __init__(self, bundle: Bundle, shared: SessionFactory, serial: SessionFactory) -> None:
+    def __init__(self, bundle: _B, shared: SessionFactory, serial: SessionFactory) -> None:
         """Opens nothing.
 
         Args:
@@ -129,12 +133,12 @@ class Sessions:
 
     def _open(self, file: str, *, serial: bool) -> ort.InferenceSession:
         path = self.bundle.directory / file
-        # The second graph runs once per batch and has the weights of the third. Unpacked, they stay
+        # A graph that runs once per batch has the weights of another one. Unpacked, they stay
         # pages of the weights file, and not a second private copy (1.2 GB for the 418M shape in
         # fp32). Not so in four bits, where onnxruntime would widen every matrix to fp32 at every
         # run (4.5 s for that shape).
         four_bits = self.bundle.precision in FOUR_BITS
-        defaults = {_UNPACKED: "1"} if file == DECODER_FILE and not four_bits else {}
+        defaults = {_UNPACKED: "1"} if file in self.bundle.rarely_run and not four_bits else {}
         factory = self._serial_factory if serial else self.factory
         self.bundle.check_unchanged()
         manifest = self.bundle.manifest
@@ -334,19 +338,31 @@ class SessionFactory:
         return session
 
 
-def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+def run(session: ort.InferenceSession, binding: ort.IOBinding, *, only: bool = False) -> None:
     """Runs a graph on what is bound.
+
+    Args:
+        session: the graph.
+        binding: its inputs and outputs.
+        only: whether nodes are left out that no bound output needs.
 
     Raises:
         InferenceError: onnxruntime failed.
     """
     try:
         with native_call():
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, *([_needed_only()] if only else []))
     except Exception as error:
         if not raised_by_onnxruntime(error):
             raise
         raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
+
+
+@functools.cache
+def _needed_only() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 @functools.cache

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeAlias
 
-from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.graphs import FOUR_BITS, FUSED_FILES, Precision
+from m2m100_onnx.bundle.folder import BundleFolder
+from m2m100_onnx.bundle.graphs import FOUR_BITS, Precision
 from m2m100_onnx.errors import DependencyError, InvalidInputError
 from m2m100_onnx.process import raised_by_signal_handler
 
@@ -113,7 +113,7 @@ def stores_packed(precision: Precision) -> bool:
     return precision not in FOUR_BITS or _version() >= _PACKED_FOUR_BITS_SINCE
 
 
-def check_fused(bundle: Bundle, *, cpu_only: bool) -> None:
+def check_fused(bundle: BundleFolder, *, cpu_only: bool) -> None:
     """Refuses fused graphs where the bundle has none or they do not run.
 
     Raises:
@@ -121,7 +121,7 @@ def check_fused(bundle: Bundle, *, cpu_only: bool) -> None:
     """
     if not bundle.has_fused_graphs or not cpu_only:
         raise InvalidInputError(
-            f"fused: expected a bundle with {' and '.join(FUSED_FILES)} and no provider but "
+            f"fused: expected a bundle with {' and '.join(bundle.fused_files)} and no provider but "
             f"{CPU}, found {bundle.directory} of precision {bundle.precision}"
             + ("" if cpu_only else " and other providers")
         )

@@ -9,6 +9,7 @@ there to here must not see other translations.
 
 * The language token counts. transformers generates it, with log-probability 0, so a score is
   `sum(log_probs) / (len(tokens) - 1) ** length_penalty`; only the start token is not in the length.
+  A language model's whole prompt is not in the length.
 * `max_length` and `min_length` count the start token and the language token. `min_length` is
   checked before `</s>` is appended: a sequence that ends has at least `min_length + 1` tokens.
 * The start token of M2M100 is `</s>`, and it is part of the history. With `no_repeat_ngram_size=1`
@@ -45,7 +46,8 @@ class Hypothesis:
 
     Attributes:
         tokens: start, language, ..., `</s>` (absent where `max_length` cut it); no padding.
-        score: `sum(log_probs) / (len(tokens) - 1) ** length_penalty`, as `sequences_scores`.
+        score: `sum(log_probs) / (len(tokens) - given) ** length_penalty`, as `sequences_scores`;
+            the decoder of a translation is given one token, a language model its prompt.
     """
 
     tokens: tuple[int, ...]
@@ -65,7 +67,13 @@ class BeamSearch:
     """
 
     def __init__(
-        self, state: DecoderState, prompt: Int64Array, *, eos_id: int, options: SearchOptions
+        self,
+        state: DecoderState,
+        prompt: Int64Array,
+        *,
+        eos_id: int,
+        options: SearchOptions,
+        given: int = 1,
     ) -> None:
         """Starts with one row per sentence; no step is made.
 
@@ -74,12 +82,13 @@ class BeamSearch:
             prompt: `(B, P)` start token and language token of each sentence.
             eos_id: the token that ends a sequence.
             options: what to search for.
+            given: tokens of the prompt that are not in the length of a sequence.
 
         Raises:
             InvalidInputError: shapes or ids do not fit together.
         """
         _check_arguments(state.vocab_size, prompt, eos_id, options)
-        self._state, self._eos_id, self._options = state, eos_id, options
+        self._state, self._eos_id, self._options, self._given = state, eos_id, options, given
         count = len(prompt)
         self._beams = _Beams(np.arange(count), prompt[:, None], np.zeros((count, 1), np.float32))
         self._finished: list[list[Hypothesis]] = [[] for _ in prompt]
@@ -110,8 +119,10 @@ class BeamSearch:
         _require(len(ranked.tokens) == before.scores.size, "rows", "prompt's", len(ranked.tokens))
         candidates = _best_candidates(ranked, before, options)
         ended = (candidates.tokens == self._eos_id) | (before.length + 1 == options.max_length)
-        _collect(self._finished, before, candidates, ended, options)
-        self._rows, self._beams = _advance(self._finished, before, candidates, ended, options)
+        _collect(self._finished, before, candidates, ended, options, self._given)
+        self._rows, self._beams = _advance(
+            self._finished, before, candidates, ended, options, self._given
+        )
         self._state_rows, self._fed = before.scores.size, False
         # Not `np.setdiff1d`, which takes as long as the rest of a step.
         return tuple(sorted(set(before.sentences.tolist()).difference(self.live)))
@@ -226,11 +237,12 @@ def _collect(
     candidates: _Candidates,
     ended: npt.NDArray[np.bool_],
     options: SearchOptions,
+    given: int,
 ) -> None:
     """Adds the candidates that ended to `finished`, and keeps the best K of each sentence."""
     k = options.beam_size
     sequences = beams.sequences
-    scores = candidates.scores / _length_norm(beams.length + 1, options)
+    scores = candidates.scores / _length_norm(beams.length + 1 - given, options)
     # The second K replace beams that end; transformers lets none of them finish.
     finishing = ended[:, :k] & (candidates.scores[:, :k] > -np.inf)
     for n, column in np.argwhere(finishing):
@@ -248,6 +260,7 @@ def _advance(
     candidates: _Candidates,
     ended: npt.NDArray[np.bool_],
     options: SearchOptions,
+    given: int,
 ) -> tuple[Int64Array, _Beams]:
     """Grows the live sentences; returns the rows they grow from, `(N' * K,)`, and the beams."""
     order = np.argsort(ended, axis=1, kind="stable")[:, : options.beam_size]
@@ -256,10 +269,10 @@ def _advance(
 
     going_on = []
     for n, sentence in enumerate(beams.sentences):
-        if _can_improve(finished[sentence], scores[n, 0], beams.length + 1, options):
+        if _can_improve(finished[sentence], scores[n, 0], beams.length + 1, options, given):
             going_on.append(n)
         elif not finished[sentence]:  # Every continuation is banned; a part is better than nothing.
-            score = beams.scores[n, 0] / _length_norm(beams.length, options)
+            score = beams.scores[n, 0] / _length_norm(beams.length - given, options)
             finished[sentence].append(Hypothesis(tuple(beams.tokens[n, 0].tolist()), float(score)))
 
     keep = np.array(going_on, dtype=np.int64)
@@ -270,7 +283,11 @@ def _advance(
 
 
 def _can_improve(
-    hypotheses: list[Hypothesis], best_running: float, length: int, options: SearchOptions
+    hypotheses: list[Hypothesis],
+    best_running: float,
+    length: int,
+    options: SearchOptions,
+    given: int,
 ) -> bool:
     """Says whether a sentence is worth another step, as `_check_early_stop_heuristic` does.
 
@@ -279,6 +296,7 @@ def _can_improve(
         best_running: sum of log-probabilities of the best beam, -inf if none is left.
         length: tokens of a beam.
         options: what to search for.
+        given: tokens of the prompt that are not in the length.
     """
     full = len(hypotheses) == options.beam_size
     # Greedy search is beam search with one beam that stops at the first hypothesis.
@@ -287,12 +305,12 @@ def _can_improve(
     if options.early_stopping == "never" and options.length_penalty > 0:
         length = options.max_length
     worst_finished = hypotheses[-1].score if full else -math.inf
-    return bool(best_running / _length_norm(length, options) > worst_finished)
+    return bool(best_running / _length_norm(length - given, options) > worst_finished)
 
 
 def _length_norm(length: int, options: SearchOptions) -> float:
-    """Returns the divisor of a score; the language token counts, the start token does not."""
-    return float((length - 1) ** options.length_penalty)
+    """Returns the divisor of a score of `length` tokens, without those that were given."""
+    return float(length**options.length_penalty)
 
 
 def _check_arguments(

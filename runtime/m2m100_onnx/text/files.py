@@ -28,6 +28,7 @@ __all__ = [
     "SPECIAL_FILE",
     "VOCAB_FILE",
     "check_pieces",
+    "read_bytes",
     "read_config",
     "read_family",
     "read_pieces",
@@ -168,7 +169,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config if config.get("added_tokens_decoder") else {**config, **special}
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Returns a file's bytes.
+
+    Raises:
+        BundleError: the file is missing, or a Git LFS pointer.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -217,7 +223,7 @@ def read_vocabulary(
         BundleError: a file is missing or damaged, or more than one entry in forty is no piece.
     """
     path = folder / PIECES_FILE
-    data = _read_bytes(path)
+    data = read_bytes(path)
     # A table that is missing, damaged or out of date is no error: `vocab.json` has the same ids.
     try:
         table = (folder / TABLE_FILE).read_bytes()
@@ -259,7 +265,7 @@ def read_pieces(
     path = folder / PIECES_FILE
     if not path.exists() and (folder / JSON_FILE).exists():
         return _read_json_vocabulary(folder / JSON_FILE, sampling)
-    data = _read_bytes(path)
+    data = read_bytes(path)
     try:
         return NllbVocabulary(data, sampling)
     except ValueError as error:

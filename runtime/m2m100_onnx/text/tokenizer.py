@@ -28,6 +28,7 @@ from m2m100_onnx.text.added import (
     pattern_of,
     split_at,
 )
+from m2m100_onnx.text.clean_up import clean_up
 from m2m100_onnx.text.files import (
     VOCAB_FILE,
     read_config,
@@ -44,13 +45,6 @@ from m2m100_onnx.text.nllb_json import JsonVocabulary
 from m2m100_onnx.text.vocabulary import Vocabulary
 
 __all__ = ["Tokenizer"]
-
-# Checkpoints that transformers saved before 4.45 may ask for this clean-up of decoded text.
-_CLEAN_UP: Final = (
-    *((f" {mark}", mark) for mark in ".?!,"),
-    (" ' ", "'"),
-    *((f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")),
-)
 
 
 class Tokenizer:
@@ -316,9 +310,7 @@ class Tokenizer:
         """
         pieces = self.ids_to_pieces(ids, skip_special_tokens=skip_special_tokens)
         text = self._vocabulary.text(pieces, self._special)
-        for old, new in _CLEAN_UP if self._clean_up else ():
-            text = text.replace(old, new)
-        return text
+        return clean_up(text) if self._clean_up else text
 
     def language_id(self, name: str) -> int:
         """Returns the id of a language's token.

@@ -1,0 +1,129 @@
+"""A bundle's graphs, ready to run: chooses the device, the sessions, and portable or fused graphs.
+
+Refuses to know what the graphs of a kind of bundle take.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import NoneType
+from typing import Generic, Literal, TypeVar
+
+from m2m100_onnx.bundle.folder import BundleFolder
+from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.model.sessions import SessionFactory, Sessions
+from m2m100_onnx.model.support import (
+    Provider,
+    check_fused,
+    check_precision,
+    check_version,
+    stores_packed,
+)
+from m2m100_onnx.model.weights_cache import WeightsCache, cache_directory
+from m2m100_onnx.process import side_by_side
+
+__all__ = ["Graphs"]
+
+_LOGGER = logging.getLogger("m2m100_onnx")
+
+
+_B = TypeVar("_B", bound=BundleFolder)
+
+
+class Graphs(Generic[_B]):
+    """A bundle's graphs, ready to run; many threads may use one at the same time.
+
+    Attributes:
+        bundle: the opened bundle.
+        sessions: the sessions of its graphs.
+        device: `cpu` or `cuda`.
+        device_id: the number of the device among those of its kind.
+        fused: whether the fused graphs run.
+    """
+
+    def __init__(
+        self,
+        bundle: _B,
+        *,
+        device: str = "cpu",
+        providers: Sequence[Provider] | None = None,
+        intra_op_num_threads: int | None = None,
+        session_options: Mapping[str, str] | None = None,
+        fused: bool | None = None,
+        cache_dir: str | os.PathLike[str] | Literal[False] | None = None,
+    ) -> None:
+        """Chooses device and graphs; a graph is opened at its first use, or by `load`.
+
+        `Translator` describes the arguments.
+
+        Raises:
+            InvalidInputError: an argument is out of range, or `fused` graphs cannot run.
+            DependencyError: onnxruntime has no CUDA provider and CUDA is wanted, or it is too old
+                for four bits or for the fused graphs.
+        """
+        check_version()
+        self.bundle = bundle
+        directory = cache_directory(cache_dir, bundle.precision)
+        caches = directory is not None and stores_packed(bundle.precision)
+        factory = partial(
+            SessionFactory,
+            device,
+            providers=providers,
+            session_options=session_options,
+            cache=WeightsCache(directory) if directory and caches else None,
+        )
+        shared = factory(intra_op_num_threads=intra_op_num_threads)
+        self.sessions: Sessions[_B] = Sessions(bundle, shared, factory(intra_op_num_threads=1))
+        self.device, self.device_id = shared.device, shared.device_id
+        self.fused = self._choose_fused(fused)
+        check_precision(bundle.precision, self.device)
+        if bundle.precision == "fp16" and self.device == "cpu":
+            _LOGGER.warning(
+                "%s is an fp16 bundle: on a CPU onnxruntime widens it to float32 when it opens, "
+                "which is slow and saves no memory; export with --precision fp32 for CPUs",
+                bundle.directory,
+            )
+
+    def _choose_fused(self, wanted: bool | None) -> bool:
+        if not isinstance(wanted, (bool, NoneType)):
+            raise InvalidInputError(f"fused: expected True, False or None, found {wanted!r}")
+        if wanted is False:
+            return False
+        try:
+            check_fused(self.bundle, cpu_only=self.sessions.factory.cpu_only)
+        except InvalidInputError:
+            if wanted:
+                raise
+            return False
+        return True
+
+    def load(self) -> None:
+        """Opens every graph now, so that no later call has to.
+
+        Raises:
+            BundleError: a graph is damaged or has another signature than it must.
+        """
+        files = self.bundle.fused_files if self.fused else self.bundle.portable_files
+        # onnxruntime packs the weights of each graph with one thread.
+        side_by_side(*(partial(self.sessions.get, file) for file in files))
+
+    def release(self) -> None:
+        """Closes every graph and gives memory back to the system; the next run opens them again."""
+        self.sessions.release()
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of a run; the caller's is one of them."""
+        return self.sessions.factory.threads
+
+    @property
+    def can_run_serially(self) -> bool:
+        """Whether runs can stay in their callers' threads, at next to no memory."""
+        if not self.fused or self.threads == 1:
+            return False
+        for file in self.bundle.fused_files:
+            self.sessions.get(file)  # Only an open graph tells whether its weights are mapped.
+        return self.sessions.mapped(self.bundle.fused_files)

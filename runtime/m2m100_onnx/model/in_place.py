@@ -1,0 +1,337 @@
+"""Searches on buffers that a step graph writes in place: what the fused graphs' states share.
+
+A table says which beam's past lies where. Knows onnxruntime's bindings, the step graph's inputs and
+the rank graph; knows no text and no search. Shapes: B sentences, K beams, R = B * K rows, M
+capacity of the buffers, L layers, H heads, E head size. Everything that the graphs read or write is
+a numpy array that onnxruntime shares, bound once: a step changes numbers in place and runs.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.model.sessions import run
+from m2m100_onnx.model.support import ort
+from m2m100_onnx.process import raised_by_signal_handler
+from m2m100_onnx.search.ranking import amend, among
+from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
+
+__all__ = ["CAPACITY", "InPlaceState", "block", "capacity_of", "move_to_front", "shared"]
+
+CAPACITY = 64
+"""Target tokens that buffers have room for at first; they double when that is used up."""
+_LARGE = 1 << 20
+"""Bytes from which on a block is memory of its own."""
+
+
+class InPlaceState(ABC):
+    """Keys and values of the rows so far; a `DecoderState`.
+
+    Row `b * K + k` of a buffer holds what beam k of sentence b was when a token was fed, and
+    `cache_indirection[b, k, t]` says in which beam's row the past of beam k lies at position t. So
+    reordering beams moves no keys and values.
+
+    Attributes:
+        vocab_size: V, the number of tokens.
+        hidden_states: `(R, D)` the last layer's output for the token that was fed last.
+    """
+
+    def __init__(
+        self,
+        step: ort.InferenceSession,
+        rank: ort.InferenceSession,
+        *,
+        vocab_size: int,
+        layers: int,
+        row_shape: tuple[int, int],
+        cache_name: str,
+        first_tokens: Int64Array,
+        past: Float32Array | None = None,
+    ) -> None:
+        """Makes the buffers; a subclass has set what `_inputs` needs.
+
+        Args:
+            step: the session of the step graph.
+            rank: the session of the rank graph.
+            vocab_size: V.
+            layers: L.
+            row_shape: H and E.
+            cache_name: the graph's name of a layer's past keys or values.
+            first_tokens: `(B, 1)` tokens that the first `best` feeds.
+            past: `(2 * L, B, H, P, E)` keys and values of the tokens before those.
+        """
+        self.vocab_size = vocab_size
+        self._row_shape, self._cache_name = row_shape, cache_name
+        self._names = [(layer, kind) for layer in range(layers) for kind in ("key", "value")]
+        self._step_session, self._rank_session = step, rank
+        self._beams = 1
+        length = 0 if past is None else past.shape[3]
+        capacity = capacity_of(length + 1)
+        self._past_length = np.array([length], np.int32)
+        self._own = self._buffers(len(first_tokens), capacity)
+        if past is not None:
+            self._own[:, :, :, :length] = past
+        self._indirection = _identity(len(first_tokens), 1, capacity)
+        self._tokens = first_tokens.copy()
+        self._bind()
+
+    @abstractmethod
+    def _inputs(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Returns the step graph's inputs beside tokens and cache, by name."""
+
+    @abstractmethod
+    def _keep(self, kept: Int64Array) -> None:
+        """Drops the other sentences from what `_inputs` returns; each has `_beams` rows now.
+
+        Args:
+            kept: the sentences that are left, in order.
+        """
+
+    @property
+    def rows(self) -> int:
+        """R, the rows that a step takes and returns."""
+        return len(self._tokens)
+
+    def step(self, tokens: Int64Array) -> None:
+        """Appends `tokens` `(R, 1)`; the graph runs at the next `best`."""
+        self._tokens[:] = tokens
+
+    def best(self, ranking: Ranking) -> Ranked:
+        """Returns the best next tokens of each row, in buffers that the next call reuses.
+
+        Raises:
+            InvalidInputError: a score is NaN.
+            InferenceError: onnxruntime failed.
+        """
+        self._feed()
+        head = self._head
+        if ranking.renormalized and (len(ranking.seen) or len(ranking.banned)):
+            if len(ranking.seen) and len(ranking.banned):
+                allowed = ~among(ranking.seen, ranking.banned)
+                ranking = replace(ranking, seen=ranking.seen[allowed])
+            ranked = head.rank(ranking)[0]
+            if len(ranking.banned) >= self.vocab_size:
+                # The softmax of a row in which all is banned is undefined.
+                cells = np.unique(ranking.banned, axis=0)[:, 0]
+                empty = np.bincount(cells, minlength=self.rows) >= self.vocab_size
+                ranked.scores[empty] = -np.inf
+            return _numbers(ranked)
+        # A ban after the softmax needs only enough other tokens to take the banned ones' places.
+        count = ranking.count + ranking.most_cells(self.rows)
+        ranked, seen_scores = head.rank(replace(ranking, count=count, renormalized=False))
+        return amend(_numbers(ranked), seen_scores, ranking)
+
+    def select(self, rows: Int64Array) -> None:
+        """Makes row i a copy of old row `rows[i]`, tokens that wait to be fed included.
+
+        The rows of a sentence stay side by side, as many for each sentence, and sentences in order.
+
+        Args:
+            rows: `(R',)` indices into the current R rows.
+        """
+        sentence_of_row = rows // self._beams
+        starts = np.flatnonzero(np.diff(sentence_of_row, prepend=-1))
+        kept, beams = sentence_of_row[starts], len(rows) // len(starts)
+        assert np.array_equal(np.repeat(kept, beams), sentence_of_row), "rows lie scattered"
+        assert (np.diff(kept) > 0).all(), "sentences change places"
+        sentences = len(self._indirection)
+        changed = beams != self._beams or not np.array_equal(kept, np.arange(sentences))
+        if beams != self._beams:
+            self._copy_rows(rows, beams)
+        else:
+            parents = (rows % beams).reshape(-1, beams)
+            table = self._indirection[kept[:, None], parents]
+            length = int(self._past_length[0])
+            if changed:
+                self._drop(kept)
+            self._indirection[:, :, :length] = table[:, :, :length]
+        tokens = self._tokens[rows]
+        if changed:
+            self._keep(kept)
+            self._tokens = tokens
+            self._bind()
+        else:
+            self._tokens[:] = tokens
+
+    def _feed(self) -> None:
+        """Runs the step graph on the tokens that wait, one per row."""
+        length = int(self._past_length[0])
+        if length == self._indirection.shape[2]:
+            self._grow()
+        self._indirection[:, :, length] = np.arange(self._beams, dtype=np.int32)
+        run(self._step_session, self._binding)
+        self._past_length += 1
+
+    def _bind(self) -> None:
+        """Shares the arrays with onnxruntime; only `select` and `_grow` replace them."""
+        caches = {
+            self._cache_name.format(*layer): array
+            for layer, array in zip(self._names, self._own, strict=True)
+        }
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "input_ids": self._tokens,
+            "past_length": self._past_length,
+            "beam_size": np.array([self._beams], np.int32),
+            "cache_indirection": self._indirection,
+            **self._inputs(),
+            **caches,
+        }
+        # A binding keeps no reference to what it binds.
+        self._values = {name: shared(array) for name, array in inputs.items()}
+        self._binding = self._step_session.io_binding()
+        for name, value in self._values.items():
+            self._binding.bind_ortvalue_input(name, value)
+            if name in caches:
+                # New keys and values are written where the past lies.
+                present = name.replace("past_key_values", "present")
+                self._binding.bind_ortvalue_output(present, value)
+        self.hidden_states = np.empty((self.rows, math.prod(self._row_shape)), np.float32)
+        self._head = _Head(self._rank_session, self.vocab_size, self.hidden_states)
+        self._binding.bind_ortvalue_output("hidden_states", self._head.hidden_states)
+
+    def _buffers(self, rows: int, capacity: int) -> Float32Array:
+        """Returns room for all layers, `(2 * L, R, H, M, E)`: one block, freed as a whole."""
+        heads, size = self._row_shape
+        return block((len(self._names), rows, heads, capacity, size))
+
+    def _grow(self) -> None:
+        """Doubles the buffers' capacity."""
+        length = self._indirection.shape[2]
+        old = self._own
+        self._own = self._buffers(old.shape[1], 2 * length)
+        self._own[:, :, :, :length] = old
+        table = _identity(len(self._indirection), self._beams, 2 * length)
+        table[:, :, :length] = self._indirection
+        self._indirection = table
+        self._bind()
+
+    def _copy_rows(self, rows: Int64Array, beams: int) -> None:
+        """Copies the past of every row, for another number of beams."""
+        length, capacity = int(self._past_length[0]), self._indirection.shape[2]
+        sentences, parents = rows // self._beams, rows % self._beams
+        # (R', length): the buffer row in which each position of a new row's past lies.
+        place = self._indirection[sentences, parents, :length] + sentences[:, None] * self._beams
+        olds, self._own = self._own, self._buffers(len(rows), capacity)
+        for old, new in zip(olds, self._own, strict=True):
+            past = old[place, :, np.arange(length)]  # (R', length, H, E)
+            new[:, :, :length] = past.transpose(0, 2, 1, 3)
+        self._indirection = _identity(len(rows) // beams, beams, capacity)
+        self._beams = beams
+
+    def _drop(self, kept: Int64Array) -> None:
+        """Removes sentences that are not kept from the past."""
+        rows = (kept[:, None] * self._beams + np.arange(self._beams)).reshape(-1)
+        self._own = move_to_front(self._own, rows, int(self._past_length[0]))
+        self._indirection = self._indirection[: len(kept)]
+
+
+class _Head:
+    """The rank graph; its inputs and outputs are bound again only when they change."""
+
+    def __init__(
+        self, session: ort.InferenceSession, vocab_size: int, hidden_states: Float32Array
+    ) -> None:
+        """Binds the `(R, D)` array that the step graph writes and every `rank` reads."""
+        self._session = session
+        self._vocab_size = vocab_size
+        self._binding = session.io_binding()
+        self._rows = len(hidden_states)
+        # A binding keeps no reference to what it binds.
+        self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
+        self.hidden_states = shared(hidden_states)
+        self._binding.bind_ortvalue_input("hidden_states", self.hidden_states)
+
+    def rank(self, ranking: Ranking) -> tuple[Ranked, Float32Array]:
+        """Returns the graph's ranking, and the scores of the cells `ranking.seen`."""
+        count = min(ranking.count, self._vocab_size)
+        inputs = {
+            "count": np.array([count]),
+            "repetition_penalty": np.array(ranking.repetition_penalty, np.float32),
+            "renormalized": np.array(ranking.renormalized),
+            "seen": ranking.seen,
+            "banned": ranking.banned,
+        }
+        outputs = {
+            "scores": ((self._rows, count), np.float32),
+            "tokens": ((self._rows, count), np.int64),
+            "seen_scores": ((len(ranking.seen),), np.float32),
+        }
+        for name, array in inputs.items():
+            if name not in self._bound or not np.array_equal(self._bound[name][0], array):
+                self._bound[name] = array, shared(array)
+                self._binding.bind_ortvalue_input(name, self._bound[name][1])
+        for name, (shape, kind) in outputs.items():
+            if name not in self._bound or self._bound[name][0].shape != shape:
+                array = np.empty(shape, kind)
+                self._bound[name] = array, shared(array)
+                self._binding.bind_ortvalue_output(name, self._bound[name][1])
+        run(self._session, self._binding)
+        scores, tokens, seen_scores = (self._bound[name][0] for name in outputs)
+        return Ranked(scores, tokens), seen_scores
+
+
+def capacity_of(length: int) -> int:
+    """Returns the capacity of buffers that hold `length` tokens."""
+    capacity = CAPACITY
+    while capacity < length:
+        capacity *= 2
+    return capacity
+
+
+def block(shape: tuple[int, ...]) -> Float32Array:
+    """Returns room for numbers; a large block is memory of its own, freed with the array.
+
+    malloc may keep what is freed. glibc maps a first block of up to 32 MB apart, but takes all
+    later blocks of that size from its heap, which then stays as large as the largest translation.
+    And from 4 MB on numpy asks for huge pages, for which the kernel first compacts fragmented
+    memory: that took up to a tenth of a whole translation.
+    """
+    size = 4 * math.prod(shape)
+    if size < _LARGE:
+        return np.empty(shape, np.float32)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    try:
+        block = mmap.mmap(-1, size, **private)
+    except OSError as error:
+        if raised_by_signal_handler(error):
+            raise
+        raise MemoryError(f"no {size:,} bytes for keys and values: {error}") from error
+    return np.frombuffer(block, np.float32).reshape(shape)
+
+
+def _numbers(ranked: Ranked) -> Ranked:
+    """Returns the ranking; refuses a score that is NaN, which a comparison might hide."""
+    if np.isnan(ranked.scores).any():
+        raise InvalidInputError("logits: expected finite numbers, found NaN")
+    return ranked
+
+
+def move_to_front(block: Float32Array, rows: Int64Array, length: int) -> Float32Array:
+    """Moves `rows` of a block `(2 * L, R, H, M, E)` to its front, up to a length, and cuts it."""
+    # Rows move to the front only, so none is overwritten before it has moved.
+    for row in np.flatnonzero(rows != np.arange(len(rows))):
+        block[:, row, :, :length] = block[:, rows[row], :, :length]
+    return block[:, : len(rows)]
+
+
+def _identity(sentences: int, beams: int, capacity: int) -> npt.NDArray[np.int32]:
+    """Returns the table of beams that never moved, `(B, K, M)`."""
+    table = np.empty((sentences, beams, capacity), np.int32)
+    table[:] = np.arange(beams, dtype=np.int32)[:, None]
+    return table
+
+
+def shared(array: npt.NDArray[Any]) -> ort.OrtValue:
+    """Returns the array as an OrtValue, without a copy; the caller keeps the array."""
+    assert array.flags.c_contiguous
+    return ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
