@@ -26,31 +26,37 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from m2m100_onnx.bundle.kinds import open_bundle
     from m2m100_onnx.bundle.language_model import LanguageModelBundle
+    from m2m100_onnx.text.tokenizer import Tokenizer
+    from m2m100_onnx.text.xlm import XLMTokenizer
 
     bundle = open_bundle(arguments.model)
     if isinstance(bundle, LanguageModelBundle):
-        from m2m100_onnx.text.xlm import XLMTokenizer
-
         codes = XLMTokenizer(bundle.directory).languages
-        return _print(dict.fromkeys(codes, True), as_json=arguments.json)
-    from m2m100_onnx.text.tokenizer import Tokenizer
+        trained = dict.fromkeys(codes, True)
+    else:
+        tokenizer = Tokenizer(
+            bundle.directory,
+            family=bundle.manifest.family if bundle.manifest else None,
+            embedding_rows=bundle.config.vocab_size,
+            trained_languages=bundle.manifest.languages if bundle.manifest else None,
+        )
+        codes = tokenizer.all_languages if arguments.all else tokenizer.languages
+        trained = {code: code in tokenizer.languages for code in codes}
+    _print(trained, as_json=arguments.json)
+    return 0
 
-    tokenizer = Tokenizer(
-        bundle.directory,
-        family=bundle.manifest.family if bundle.manifest else None,
-        embedding_rows=bundle.config.vocab_size,
-        trained_languages=bundle.manifest.languages if bundle.manifest else None,
-    )
-    codes = tokenizer.all_languages if arguments.all else tokenizer.languages
-    trained = {code: code in tokenizer.languages for code in codes}
-    return _print(trained, as_json=arguments.json)
 
+def _print(trained: dict[str, bool], *, as_json: bool) -> None:
+    from m2m100_onnx.text.languages import names_of
 
-def _print(trained: dict[str, bool], *, as_json: bool) -> int:
+    names = names_of(trained)
     if as_json:
-        print_lines([json.dumps([{"code": c, "trained": is_so} for c, is_so in trained.items()])])
+        rows = [{"code": c, "name": names.get(c), "trained": is_so} for c, is_so in trained.items()]
+        print_lines([json.dumps(rows, ensure_ascii=False)])
     elif has_terminal():
-        print_columns(c if is_so else f"{c} (untrained)" for c, is_so in trained.items())
+        named = {c: f"{c} {names[c]}" if c in names else c for c in trained}
+        print_columns(
+            named[c] if is_so else f"{named[c]} (untrained)" for c, is_so in trained.items()
+        )
     else:
         print_lines(c if is_so else f"{c}\tuntrained" for c, is_so in trained.items())
-    return 0
