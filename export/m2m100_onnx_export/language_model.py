@@ -21,6 +21,8 @@ from m2m100_onnx.bundle.language_graphs import (
 )
 from m2m100_onnx.bundle.language_model import LanguageModelConfig
 from m2m100_onnx.bundle.manifest import FileRecord
+from m2m100_onnx.errors import BundleError
+from m2m100_onnx.text.xlm import XLMTokenizer
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.graphs.causal import CausalGraphs
 from m2m100_onnx_export.tensors import Source
@@ -48,7 +50,15 @@ class LanguageModelRecipe:
     def write(self, work: Path, tell: Callable[[str], object]) -> FileRecord:
         """Writes every file, the manifest last, and returns the weights file's record."""
         source, precision, config = self.checkpoint, self._precision, self.checkpoint.config
-        for path in source.tokenizer_files():
+        files_of_tokenizer = source.tokenizer_files()
+        # Refuses a tokenizer that does not fit the model, before the long part of the work.
+        tokenizer = XLMTokenizer(source.directory)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise BundleError(
+                f"{source.directory}: expected at most {config.vocab_size} tokens, which the "
+                f"embedding has rows for, found {tokenizer.vocab_size} in the vocabulary"
+            )
+        for path in files_of_tokenizer:
             shutil.copyfile(path, work / path.name)
         head = "XLMWithLMHeadModel" if config.has_head else "XLMModel"
         facts = {"causal": config.causal, "architectures": [head]}
@@ -60,7 +70,17 @@ class LanguageModelRecipe:
         for name in _graphs(config, precision):
             graphs[name] = graph_signature(name, config.sizes, precision)
             onnx.save_model(_build(name, config, weights, precision), work / name)
-        finish(work, source.source, precision, weights.record, graphs, kind="language model")
+        finish(
+            work,
+            source.source,
+            precision,
+            weights.record,
+            graphs,
+            known=tokenizer.languages if config.languages else (),
+            original="xlm",
+            kind="language model",
+            causal=config.causal and config.has_head,
+        )
         return weights.record
 
     def verify(self, work: Path) -> Report:

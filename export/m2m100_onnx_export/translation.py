@@ -104,6 +104,8 @@ class TranslationRecipe:
             precision,
             weights.record,
             graphs,
+            known=tokenizer.languages,
+            original="nllb" if tokenizer.family.startswith("nllb") else "m2m100",
             languages=trained,
             family=tokenizer.family,
             adapter=source.adapter.directory.resolve().name if source.adapter else None,

@@ -43,7 +43,12 @@ def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         asked["patterns"] += allow_patterns
         return str(folder)
 
+    def hf_hub_download(repo: str, name: str, *, revision: str | None) -> str:
+        asked["remembered"] = (repo, revision)
+        return str(folder / name)
+
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return asked
 
@@ -61,7 +66,9 @@ def test_hub_id(hub: dict[str, Any], tiny_bundle: Path, tmp_path: Path) -> None:
     assert hub["info"] == ("someone/model", "v1")
     # The branch may move between the two calls; the commit does not.
     assert hub["download"] == ("someone/model", COMMIT)
-    unwanted = {"pytorch_model.bin", "tf_model.h5", "rust_model.ot", "README.md"}
+    # Where the hub is away, the cache has to know what "v1" is.
+    assert hub["remembered"] == ("someone/model", "v1")
+    unwanted = {"pytorch_model.bin", "tf_model.h5", "rust_model.ot"}
     assert allowed(hub) == {p.name for p in hub["folder"].iterdir()} - unwanted
     manifest = Manifest.read(tmp_path / "bundle")
     assert (manifest.source, manifest.revision) == ("someone/model", COMMIT)

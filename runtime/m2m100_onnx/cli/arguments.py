@@ -22,6 +22,7 @@ __all__ = [
     "add_device",
     "add_languages",
     "add_model",
+    "add_revision",
     "as_typed",
     "given_options",
     "path",
@@ -80,9 +81,15 @@ def path(text: str) -> str:
 
 
 def add_model(add: Add) -> None:
-    """Adds --model, the bundle."""
-    about = "Folder of the bundle."
+    """Adds --model, the bundle, and --revision."""
+    about = "Folder of the bundle, or its id on the hub."
     add("-m", "--model", required=True, type=path, metavar="BUNDLE", help=about)
+    add_revision(add)
+
+
+def add_revision(add: Add) -> None:
+    """Adds --revision."""
+    add("--revision", metavar="R", help="Branch, tag or commit on the hub.")
 
 
 def add_languages(add: Add, source: str, target: str, *, required: bool) -> None:
