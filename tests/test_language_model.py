@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import xlm
 from m2m100_onnx import (
@@ -226,6 +227,23 @@ def test_masks_are_filled(masked_xlm: tuple[Path, Path]) -> None:
             assert filling.text == opened.tokenizer.decode(row_filled)
     (single,) = [opened.fill_mask(f"{MASK} it.", language="en", top=2)]
     assert [type(f).__name__ for f in single] == ["Filling"] * 2
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_rows_without_a_token(tmp_path: Path, causal: bool) -> None:
+    checkpoint, bundle = tmp_path / "checkpoint", tmp_path / "bundle"
+    reference = xlm.make_checkpoint(checkpoint, vocab_size=108, causal=causal)
+    weights = load_file(reference / "model.safetensors")
+    weights["pred_layer.proj.bias"][107] = 1e3
+    save_file(weights, reference / "model.safetensors", metadata={"format": "pt"})
+    export(checkpoint, bundle, verify_outputs=False)
+    opened = LanguageModel(bundle)
+    if causal:
+        assert opened.generate("open", language="en", max_new_tokens=2).endswith("<unk><unk>")
+        return
+    (filling,) = opened.fill_mask(f"open {MASK}", language="en", top=1)
+    assert (filling.token, filling.piece) == (107, "<unk>")
+    assert filling.text.endswith("<unk>")
 
 
 def test_what_cannot_be_done(causal_xlm: tuple[Path, Path], masked_xlm: tuple[Path, Path]) -> None:

@@ -194,10 +194,9 @@ class LanguageWorker:
         ]
 
     def _filling(self, row: list[int], at: int, token: int, score: float) -> Filling:
-        # An embedding may have more rows than the vocabulary has entries.
-        known = [token] if token < self._tokenizer.vocab_size else []
-        text = self._tokenizer.decode([*row[:at], *known, *row[at + 1 :]])
-        return Filling(text, "".join(self._tokenizer.ids_to_pieces(known)), token, score)
+        text = self._tokenizer.decode([*row[:at], token, *row[at + 1 :]])
+        (piece,) = self._tokenizer.ids_to_pieces([token])
+        return Filling(text, piece, token, score)
 
     def generate(self, rows: Sequence[Row], call: LanguageCall) -> list[Generation]:
         """Goes on from each prompt."""

@@ -82,14 +82,9 @@ class LanguageModel:
         config = self.bundle.config
 
         def read() -> XLMTokenizer:
-            return XLMTokenizer(self.bundle.directory)
+            return XLMTokenizer(self.bundle.directory, embedding_rows=config.vocab_size)
 
         self.tokenizer = read() if lazy else side_by_side(self.model.load_reader, read)[1]
-        if self.tokenizer.vocab_size > config.vocab_size:
-            raise BundleError(
-                f"{self.bundle.directory}: expected at most {config.vocab_size} tokens, which the "
-                f"embedding has rows for, found {self.tokenizer.vocab_size} in the vocabulary"
-            )
         longest = min(_MAX_LENGTH, config.max_position_embeddings)
         self.defaults = SearchOptions(beam_size=1, early_stopping=False, max_length=longest)
         self._gate = Gate("LanguageModel", self.model.release)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from transformers import AddedToken
 from transformers import XLMTokenizer as Reference
 
 import xlm
@@ -115,6 +119,66 @@ def test_a_mask_counts_where_it_is_asked_for(ours: XLMTokenizer, theirs: Any) ->
     assert ours.encode(text, mask=True).count(ours.mask_id) == 2
 
 
+def test_added_tokens_keep_their_ids(folder: Path, tmp_path: Path) -> None:
+    reference: Any = Reference.from_pretrained(folder)
+    size = len(reference)
+    reference.add_tokens(["{name}", "<br>", AddedToken("naïve", single_word=True, special=False)])
+    reference.add_tokens([AddedToken("<sep>", lstrip=True, rstrip=True)], special_tokens=True)
+    reference.add_special_tokens({"pad_token": "[PAD]"})
+    reference.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    extended = XLMTokenizer(tmp_path)
+    assert extended.pad_id == size + 4 == extended.vocab_size - 1
+    for text in (
+        "Dear {name},<br>open the  <sep>  file {Name}",
+        "a naïve one, naïvely naïve",
+        "<br>{name}<br>",
+        *HARD,
+    ):
+        assert extended.encode(text) == reference(text).input_ids
+        ids = extended.encode(text)
+        for skip in (True, False):
+            assert extended.decode(ids, skip_special_tokens=skip) == reference.decode(
+                ids, skip_special_tokens=skip
+            )
+    assert extended.pad_id not in extended.encode("[PAD]")
+    assert extended.encode("{name} <special1>", mask=True)[1:-1] == [size, extended.mask_id]
+
+
+def test_tokens_of_older_files(folder: Path, tmp_path: Path) -> None:
+    copy = broken(folder, tmp_path, additional_special_tokens=["<special0>", "<new>"])
+    size = len(json.loads((copy / "vocab.json").read_text("utf-8")))
+    (copy / "added_tokens.json").write_text(json.dumps({"<new>": size, "<br>": size + 1}), "utf-8")
+    older, reference = XLMTokenizer(copy), Reference.from_pretrained(copy)
+    text = "open <br> the <new> file"
+    ids = older.encode(text)
+    assert ids == reference(text).input_ids
+    assert {size, size + 1} < {*ids}
+    ids += [4, 6, 7]
+    assert older.decode(ids) == reference.decode(ids, skip_special_tokens=True)
+
+
+def test_ids_without_a_token(ours: XLMTokenizer, theirs: Any, folder: Path) -> None:
+    with pytest.raises(
+        BundleError, match=r"expected an embedding row for each token, found 99 row"
+    ):
+        XLMTokenizer(folder, embedding_rows=99)
+    rows = ours.vocab_size + 6
+    padded = XLMTokenizer(folder, embedding_rows=rows)
+    assert padded.decode([20, rows - 1, 21]) == theirs.decode([20, rows - 1, 21])
+    assert padded.decode(np.array([20, 21])) == theirs.decode([20, 21])
+    for wrong in ([rows], [-1], [1.0], [[1]], 1, "ab"):
+        with pytest.raises(InvalidInputError, match=r"^ids: expected"):
+            padded.decode(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", [3, None, ["a", "b"], b"a", "a\ud800"])
+def test_no_text(ours: XLMTokenizer, text: Any) -> None:
+    for pretokenized in (True, False):
+        with pytest.raises(InvalidInputError, match=r"^text: expected"):
+            ours.encode(text, pretokenized=pretokenized)
+
+
 def test_languages(ours: XLMTokenizer) -> None:
     assert {code: ours.language_id(code) for code in ours.languages} == xlm.LANGUAGES
     with pytest.raises(UnknownLanguageError, match="did you mean 'de'"):
@@ -136,12 +200,37 @@ def test_without_sacremoses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert tokenizer.encode("open", pretokenized=True)
 
 
-@pytest.mark.parametrize(("language", "named"), [("zh", "rjieba"), ("th", "pythainlp")])
+def split_in_pairs(text: str) -> list[str]:
+    return re.findall("..?", text)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_segmenters(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowercase: bool
+) -> None:
+    """The packages are stood in for; like PyThaiNLP, the stand-in returns blanks as words."""
+    chinese, thai = ModuleType("rjieba"), ModuleType("pythainlp")
+    words = ModuleType("pythainlp.tokenize")
+    chinese.cut = split_in_pairs  # type: ignore[attr-defined]
+    thai.tokenize = words  # type: ignore[attr-defined]
+    thai.word_tokenize = words.word_tokenize = split_in_pairs  # type: ignore[attr-defined]
+    for module in (chinese, thai, words):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    copy = broken(folder, tmp_path, do_lowercase_and_remove_accent=lowercase)
+    reference, found = Reference.from_pretrained(copy), XLMTokenizer(copy)
+    for text in ["请选择要打开的文件。Hello，世界…", "สวัสดี  ผมชื่อ ab c 12", *HARD]:
+        for language in ("zh", "th"):
+            assert found.tokenize(text, language) == reference._tokenize(text, lang=language)
+
+
+@pytest.mark.parametrize(
+    ("language", "named"), [("zh", "rjieba"), ("th", "pythainlp"), ("th", "pythainlp.tokenize")]
+)
 def test_without_a_segmenter(
     ours: XLMTokenizer, monkeypatch: pytest.MonkeyPatch, language: str, named: str
 ) -> None:
     monkeypatch.setitem(sys.modules, named, None)
-    with pytest.raises(DependencyError, match=f"pip install {named}"):
+    with pytest.raises(DependencyError, match=f"pip install {named.partition('.')[0]}`"):
         ours.encode("中文", language)
 
 
@@ -162,8 +251,12 @@ def broken(folder: Path, tmp_path: Path, **config: Any) -> Path:
 def test_files_that_are_broken(folder: Path, tmp_path: Path) -> None:
     copy = broken(folder, tmp_path)
     (copy / "merges.txt").write_text("a b\nc\n", "utf-8")
-    with pytest.raises(BundleError, match=r"merges.txt: expected two pieces in line 2, found"):
+    with pytest.raises(BundleError, match=r"merges.txt: expected two pieces in line 2, found 'c'"):
         XLMTokenizer(copy)
+    # transformers reads a piece that is a blank of another alphabet as no piece.
+    (copy / "merges.txt").write_text("\u3000 a\nt h\n", "utf-8")
+    reference = Reference.from_pretrained(copy)
+    assert XLMTokenizer(copy).tokenize("a path") == reference.tokenize("a path")
     (copy / "merges.txt").unlink()
     with pytest.raises(BundleError, match=r"merges.txt: expected a tokenizer file"):
         XLMTokenizer(copy)
@@ -174,7 +267,8 @@ def test_files_that_are_broken(folder: Path, tmp_path: Path) -> None:
     [
         ({"lang2id": {"de": 1, "en": 0}}, "expected the lang2id of config.json"),
         ({"lang2id": {"de": "x"}}, "expected lang2id as codes and ids"),
-        ({"mask_token": "<mask>"}, "expected mask_token '<mask>' as an entry"),
+        ({"mask_token": "<mask>"}, "added token '<mask>': expected an id"),
+        ({"mask_token": None}, "expected mask_token None as an entry"),
         ({"do_lowercase_and_remove_accent": "yes"}, "expected do_lowercase_and_remove_accent"),
     ],
 )

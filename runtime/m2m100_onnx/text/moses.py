@@ -30,7 +30,7 @@ _MARKS: Final = str.maketrans(
 _FULL_STOP: Final = re.compile(r"[。．]\s*")
 # Source: normalise-romanian.py and remove-diacritics.py of Sennrich's WMT16 scripts.
 _ROMANIAN: Final = str.maketrans("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi")
-_SEGMENTERS: Final = {"zh": "rjieba", "th": "pythainlp"}
+_SEGMENTERS: Final = {"zh": "rjieba", "th": "pythainlp.tokenize"}
 
 
 class Words:
@@ -82,7 +82,7 @@ class Words:
         if language == "zh":
             return text.split()
         if language == "th":
-            return list(_module(language).tokenize.word_tokenize(text))
+            return list(_module(language).word_tokenize(text))
         if language == "ro":
             text = text.translate(_ROMANIAN)
         found: list[str] = tokenizer.tokenize(text, return_str=False, escape=False)
@@ -108,11 +108,12 @@ class Words:
 def _module(language: str) -> Any:
     name = _SEGMENTERS[language]
     try:
-        return importlib.import_module(name if language == "zh" else f"{name}.tokenize")
+        return importlib.import_module(name)
     except ImportError as error:
+        package = name.partition(".")[0]
         raise DependencyError(
-            f"text in {language} is segmented by {name} ({error}); run `pip install {name}`, or "
-            "segment it yourself and pass pretokenized=True"
+            f"text in {language} is segmented by {package} ({error}); run `pip install {package}`, "
+            "or segment it yourself and pass pretokenized=True"
         ) from error
 
 

@@ -11,7 +11,6 @@ that fine-tuning added for its texts, such as `<br>` or `{name}`, are found in a
 
 from __future__ import annotations
 
-import operator
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from m2m100_onnx.text.added import (
     pattern_of,
     split_at,
 )
+from m2m100_onnx.text.checks import checked_ids, refuse_no_text
 from m2m100_onnx.text.clean_up import clean_up
 from m2m100_onnx.text.files import (
     VOCAB_FILE,
@@ -253,16 +253,7 @@ class Tokenizer:
         Raises:
             InvalidInputError: `text` is no `str`, or holds a lone surrogate.
         """
-        if not isinstance(text, str):
-            raise InvalidInputError(f"text: expected a str, found {type(text).__name__}")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidInputError(
-                "text: expected valid Unicode, found the lone surrogate "
-                f"U+{ord(text[error.start]):04X} at character {error.start} "
-                f"in {text[max(0, error.start - 20) : error.start + 20]!a}"
-            ) from None
+        refuse_no_text(text)
         if self._pattern is None:
             return self._split(text)
         found: list[str] = []
@@ -298,7 +289,7 @@ class Tokenizer:
             InvalidInputError: an id is no integer, or out of range (transformers: `<unk>`).
         """
         skipped = self._special_ids if skip_special_tokens else ()
-        kept = [index for index in self._check_ids(ids) if index not in skipped]
+        kept = [index for index in checked_ids(ids, self.vocab_size) if index not in skipped]
         return self._vocabulary.pieces(kept, self._unknown)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
@@ -355,15 +346,3 @@ class Tokenizer:
         """
         if isinstance(self._vocabulary, Vocabulary) and self._family.has_vocab_file:
             write_table(folder or self._folder, self._vocabulary)
-
-    def _check_ids(self, ids: Iterable[int]) -> list[int]:
-        try:
-            checked = [operator.index(index) for index in ids]
-        except TypeError as error:
-            raise InvalidInputError(
-                f"ids: expected a flat sequence of integers, found {error}"
-            ) from None
-        for index in checked:
-            if not 0 <= index < self.vocab_size:
-                raise InvalidInputError(f"ids: expected 0 to {self.vocab_size - 1}, found {index}")
-        return checked

@@ -1,21 +1,31 @@
 """XLM's tokenizer: words to pieces by byte-pair encoding, and pieces to ids.
 
 Ids and texts are those of transformers' `XLMTokenizer` (5.x), except that text never becomes a
-control token: `</s>` in a text is read as text. Knows vocab.json, merges.txt and the settings
-beside them. Refuses to know models.
+control token: `</s>` in a text is read as text. transformers 4 lowercases a text before Moses'
+tokenizer sees it, which takes the stops of abbreviations for others; 5 and the published training
+data lowercase the words. Knows vocab.json, merges.txt and the settings beside them. Refuses to know
+models.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from m2m100_onnx.bundle.config import CONFIG_FILE as MODEL_FILE
 from m2m100_onnx.bundle.config import read_json
-from m2m100_onnx.errors import BundleError, InvalidInputError
-from m2m100_onnx.text.added import CONFIG_FILE, control_tokens
+from m2m100_onnx.errors import BundleError
+from m2m100_onnx.text.added import (
+    CONFIG_FILE,
+    AddedToken,
+    added_tokens,
+    control_tokens,
+    pattern_of,
+    split_at,
+)
+from m2m100_onnx.text.checks import checked_ids, refuse_no_text
 from m2m100_onnx.text.clean_up import clean_up
 from m2m100_onnx.text.files import read_bytes, read_config
 from m2m100_onnx.text.languages import unknown_language
@@ -39,6 +49,33 @@ _MOST_CACHED = 1 << 16
 """Words whose pieces are kept; texts have many words again and again."""
 
 
+class Entries:
+    """Looks up the ids and the pieces of vocab.json and of added tokens."""
+
+    def __init__(self, entries: Mapping[str, int]) -> None:
+        self._ids = dict(entries)
+        self._pieces = {index: piece for piece, index in entries.items()}
+
+    def add(self, tokens: Iterable[AddedToken]) -> None:
+        """Takes up added tokens, some of which may be entries already."""
+        for token in tokens:
+            self._ids[token.content] = token.index
+            self._pieces[token.index] = token.content
+
+    @property
+    def last(self) -> int:
+        """The largest id."""
+        return max(self._pieces)
+
+    def ids(self, pieces: Iterable[str], default: int) -> list[int]:
+        """Returns the id of each piece or token, and `default` for anything else."""
+        return [self._ids.get(piece, default) for piece in pieces]
+
+    def pieces(self, ids: Iterable[int], default: str) -> list[str]:
+        """Returns the piece or token of each id, and `default` for an id without one."""
+        return [self._pieces.get(index, default) for index in ids]
+
+
 class XLMTokenizer:
     """Turns text into the ids that the checkpoint was trained with, and ids back into text.
 
@@ -51,51 +88,66 @@ class XLMTokenizer:
         unk_id: the token of what the vocabulary lacks.
         mask_id: the token that stands for a masked one.
         mask_token: the same as text.
+        vocab_size: the number of ids: `embedding_rows` if given, else the largest id plus one.
         languages: the codes of the languages that have an id; none where the files list none.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, embedding_rows: int | None = None) -> None:
         """Reads the files of a folder.
 
         Args:
-            directory: holds vocab.json, merges.txt and config.json; tokenizer_config.json and
-                special_tokens_map.json where the defaults of transformers do not hold.
+            directory: holds vocab.json, merges.txt and config.json; tokenizer_config.json,
+                special_tokens_map.json and added_tokens.json where the defaults of transformers do
+                not hold.
+            embedding_rows: rows of the model's embedding. Those without a token decode as the
+                unknown token.
 
         Raises:
-            BundleError: a file is missing or broken, a control token has no id, or the files
-                disagree about languages.
+            BundleError: a file is missing or broken, a control token has no id, a token has no
+                embedding row, or the files disagree about languages.
         """
-        self._entries = _read_entries(directory / VOCAB_FILE)
-        self._pieces = {number: piece for piece, number in self._entries.items()}
-        self._ranks = _read_merges(directory / MERGES_FILE)
-        config = read_config(directory)
         path = directory / CONFIG_FILE
-        lowercase = _bool(path, config, "do_lowercase_and_remove_accent", default=True)
-        self._clean_up = _bool(path, config, "clean_up_tokenization_spaces", default=False)
-        self._words = Words(lowercase=lowercase)
-        ids = {}
-        for role, default in _ROLES.items():
-            value = config.get(role, default)
-            token = value.get("content") if isinstance(value, dict) else value
-            if token not in self._entries:
+        config = read_config(directory)
+        self._entries = Entries(_read_entries(directory / VOCAB_FILE))
+        self._ranks = _read_merges(directory / MERGES_FILE)
+        added = added_tokens(directory, config, self._entries)
+        self._entries.add(added.values())
+        roles = {role: _content(config.get(role, default)) for role, default in _ROLES.items()}
+        ids = dict(zip(roles, self._entries.ids(roles.values(), -1), strict=True))
+        for role, index in ids.items():
+            if index < 0:
                 raise BundleError(
-                    f"{directory / VOCAB_FILE}: expected {role} {token!r} as an entry, found none"
+                    f"{directory / VOCAB_FILE}: expected {role} {roles[role]!r} as an entry, "
+                    "found none"
                 )
-            ids[role] = self._entries[token]
         self.bos_id, self.eos_id = ids["bos_token"], ids["sep_token"]
         self.pad_id, self.unk_id = ids["pad_token"], ids["unk_token"]
-        self.mask_id = ids["mask_token"]
-        self.mask_token = self._pieces[self.mask_id]
-        named = control_tokens(config) | {*_SPECIAL}
-        self._special = {*ids.values(), *(self._entries[t] for t in named if t in self._entries)}
+        self.mask_id, self.mask_token = ids["mask_token"], roles["mask_token"]
+        self._unknown = roles["unk_token"]
+        self.vocab_size = self._entries.last + 1 if embedding_rows is None else embedding_rows
+        if self._entries.last >= self.vocab_size:
+            raise BundleError(
+                f"{directory}: expected an embedding row for each token, found {embedding_rows} "
+                f"rows and a token with id {self._entries.last}"
+            )
+
+        # Text never becomes one of the control tokens, and decoded text leaves out special ones.
+        self._control = frozenset({*roles.values(), *control_tokens(config), *_SPECIAL})
+        listed = () if "additional_special_tokens" in config else _SPECIAL
+        marked = (token.content for token in added.values() if token.special)
+        self._special_ids = {*self._entries.ids({*roles.values(), *listed, *marked}, -1)}
+        whole = {name: token for name, token in added.items() if name not in self._control}
+        mask = added.get(self.mask_token, AddedToken(self.mask_token, self.mask_id))
+        self._added = whole, pattern_of(whole)
+        self._masked = {**whole, mask.content: mask}, pattern_of({*whole, mask.content})
+
+        self._words = Words(
+            lowercase=_bool(path, config, "do_lowercase_and_remove_accent", default=True)
+        )
+        self._clean_up = _bool(path, config, "clean_up_tokenization_spaces", default=False)
         self._language_ids = _languages(directory, config)
         self.languages = tuple(self._language_ids)
         self._cache: dict[str, tuple[str, ...]] = {}
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, the largest plus one."""
-        return max(self._pieces) + 1
 
     def language_id(self, code: str) -> int:
         """Returns the id of a language.
@@ -110,7 +162,9 @@ class XLMTokenizer:
     def tokenize(
         self, text: str, language: str = "en", *, pretokenized: bool = False, mask: bool = False
     ) -> list[str]:
-        """Splits text into pieces; the last piece of a word ends in `</w>`.
+        """Splits text into pieces and added tokens; the last piece of a word ends in `</w>`.
+
+        None of them is a control token, but for masks that are asked for.
 
         Args:
             text: any text.
@@ -120,24 +174,19 @@ class XLMTokenizer:
 
         Raises:
             DependencyError: a package that splits words is not installed.
-            InvalidInputError: the text is not valid Unicode, or its language needs a segmenter
-                that there is none of.
+            InvalidInputError: `text` is no `str`, or holds a lone surrogate; or its language needs
+                a segmenter that there is none of.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidInputError(f"text: expected valid Unicode, found {error}") from None
-        parts = text.split(self.mask_token) if mask else [text]
-        found = self._part(parts[0], language, pretokenized=pretokenized)
-        for part in parts[1:]:
-            found += [self.mask_token, *self._part(part, language, pretokenized=pretokenized)]
+        refuse_no_text(text)
+        tokens, pattern = self._masked if mask else self._added
+        found: list[str] = []
+        for part in [text] if pattern is None else split_at(text, tokens, pattern):
+            if part in tokens:
+                found.append(part)
+            else:
+                words = part.split() if pretokenized else self._words.split(part, language)
+                found += [piece for word in words for piece in self._bpe(word)]
         return found
-
-    def _part(self, text: str, language: str, *, pretokenized: bool) -> list[str]:
-        if not text:
-            return []
-        words = text.split() if pretokenized else self._words.split(text, language)
-        return [piece for word in words for piece in self._bpe(word)]
 
     def encode(
         self, text: str, language: str = "en", *, pretokenized: bool = False, mask: bool = False
@@ -147,41 +196,33 @@ class XLMTokenizer:
         Arguments and errors are those of `tokenize`.
         """
         pieces = self.tokenize(text, language, pretokenized=pretokenized, mask=mask)
-        return [self.bos_id, *self.pieces_to_ids(pieces, mask=mask), self.eos_id]
+        return [self.bos_id, *self.pieces_to_ids(pieces), self.eos_id]
 
-    def pieces_to_ids(self, pieces: Iterable[str], *, mask: bool = False) -> list[int]:
-        """Returns the id of each piece; `unk_id` for those that the vocabulary lacks.
+    def pieces_to_ids(self, pieces: Iterable[str]) -> list[int]:
+        """Looks up pieces, added tokens and control tokens; anything else becomes `unk_id`.
 
-        Args:
-            pieces: pieces of a text.
-            mask: whether `mask_token` is that token; a control token is no piece otherwise.
+        The piece `"</s>"` becomes `eos_id`. `tokenize` never returns that piece.
         """
-        found = (self._entries.get(piece, self.unk_id) for piece in pieces)
-        kept = {self.mask_id} if mask else set()
-        hidden = self._special - kept
-        return [self.unk_id if index in hidden else index for index in found]
+        return self._entries.ids(pieces, self.unk_id)
 
     def ids_to_pieces(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> list[str]:
-        """Returns the piece of each id.
+        """Looks up the piece of each id; an id without a token is the unknown token.
+
+        Args:
+            ids: Python or numpy integers in `[0, vocab_size)`.
+            skip_special_tokens: leaves out special tokens, `unk_id` among them.
 
         Raises:
-            InvalidInputError: an id is not one of the vocabulary's.
+            InvalidInputError: an id is no integer, or out of range (transformers: `<unk>`).
         """
-        found = []
-        for index in ids:
-            if index not in self._pieces:
-                raise InvalidInputError(
-                    f"ids: expected ids from 0 to {self.vocab_size - 1}, found {index!r}"
-                )
-            if not (skip_special_tokens and index in self._special):
-                found.append(self._pieces[index])
-        return found
+        skipped: Collection[int] = self._special_ids if skip_special_tokens else ()
+        kept = [index for index in checked_ids(ids, self.vocab_size) if index not in skipped]
+        return self._entries.pieces(kept, self._unknown)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Joins ids into text: words with a blank between them, as they were tokenized.
 
-        Raises:
-            InvalidInputError: an id is not one of the vocabulary's.
+        Arguments and errors are those of `ids_to_pieces`.
         """
         pieces = self.ids_to_pieces(ids, skip_special_tokens=skip_special_tokens)
         text = "".join(pieces).replace(_END, " ").strip()
@@ -197,7 +238,14 @@ class XLMTokenizer:
         if found is None:
             if len(self._cache) >= _MOST_CACHED:
                 self._cache = {}
-            found = self._cache[word] = tuple(self._merged([*word[:-1], word[-1] + _END]))
+            pieces: Iterable[str] = self._merged([*word[:-1], word[-1] + _END])
+            if " " in word:
+                # As in transformers: Thai words may be blanks, and keep their case and accents.
+                pieces = " ".join(pieces).split(" ")
+            if not self._control.isdisjoint(pieces):
+                # Single characters never are control tokens.
+                pieces = [part for p in pieces for part in (p if p in self._control else [p])]
+            found = self._cache[word] = tuple(pieces)
         return found
 
     def _merged(self, parts: list[str]) -> list[str]:
@@ -219,6 +267,11 @@ class XLMTokenizer:
         return parts
 
 
+def _content(token: Any) -> Any:
+    """Returns a token of the settings as text."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
 def _read_entries(path: Path) -> dict[str, int]:
     entries = read_json(path)
     wrong = [e for e, number in entries.items() if type(number) is not int or number < 0]
@@ -235,10 +288,11 @@ def _read_merges(path: Path) -> Mapping[tuple[str, str], int]:
         raise BundleError(f"{path}: expected UTF-8, found {error}") from None
     # As in transformers, what comes after the last line's end is no merge.
     pairs = [line.split()[:2] for line in lines[:-1]]
-    for number, pair in enumerate(pairs, 1):
-        if len(pair) < 2:
-            raise BundleError(f"{path}: expected two pieces in line {number}, found {pair}")
-    return {(first, second): rank for rank, (first, second) in enumerate(pairs)}
+    for number, line in enumerate(lines[:-1], 1):
+        if len(line.split(" ")) < 2:
+            raise BundleError(f"{path}: expected two pieces in line {number}, found {line!r}")
+    # A piece may be a blank of another alphabet. As in transformers, it never is part of a pair.
+    return {(pair[0], pair[1]): rank for rank, pair in enumerate(pairs) if len(pair) == 2}
 
 
 def _languages(directory: Path, config: Mapping[str, Any]) -> dict[str, int]:
