@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from checkpoint import SHIPPED_HELD_OUT, read_lines
 from transformers import XLMTokenizer, XLMWithLMHeadModel
+from transformers.utils import logging
 from xlm_text import LANG_IDS, PAD, UNK, encode, pad_batch
 from xlm_train import token_losses
 
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--set", choices=("dev", "test"), default="test")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    logging.disable_progress_bar()
     torch.set_num_threads(args.threads)
     tokenizer = XLMTokenizer.from_pretrained(str(args.model))
     model = XLMWithLMHeadModel.from_pretrained(str(args.model), dtype=torch.float32).eval()

@@ -31,6 +31,7 @@ from sources import DEFAULT_WORK
 from torch.nn.functional import cross_entropy
 from train import learning_rate, say
 from transformers import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
+from transformers.utils import logging
 from xlm_text import BOS, EOS, LANG_IDS, PAD, UNK, Batch, encode, pad_batch
 
 POSITIONS = 512
@@ -268,6 +269,9 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=8)
     args = parser.parse_args()
     args.out = args.out or args.work / "xlm/model"
+    if args.out.exists() and not (args.out / "model.safetensors").is_file():
+        parser.error(f"--out: {args.out} exists and is no checkpoint that could be replaced")
+    logging.disable_progress_bar()
     os.nice(10)
     torch.set_num_threads(args.threads)
     Training(args).run()
