@@ -213,10 +213,15 @@ def flores(
     codes: tuple[str, ...] = nllb.CODES,
     shards: str | None = None,
     legacy: bool = False,
+    json_alone: bool = False,
     **shape: Any,
 ) -> None:
-    """NLLB-200 with files as transformers 4 saves them."""
+    """NLLB-200 with files as transformers 4 saves them, or with tokenizer.json alone, as 5 does."""
     rows = nllb.write_files(folder, codes, legacy_behaviour=legacy)
+    if json_alone:
+        kind = getattr(transformers, "NllbTokenizerFast", transformers.NllbTokenizer)
+        kind.from_pretrained(folder).save_pretrained(folder)
+        (folder / "sentencepiece.bpe.model").unlink()
     save(random_model(rows, **shape), folder)
     if shards:
         in_shards(folder, shards)
@@ -242,6 +247,7 @@ MEMBERS: dict[str, Member] = {
     "nllb-3.3B": flores_member("ace_Arab", shards=PICKLE, d_model=64, layers=3),
     "nllb-legacy": flores_member(legacy=True),
     "nllb-extended": flores_member("tyv_Cyrl", codes=_EXTENDED),
+    "nllb-json": flores_member("zho_Hans", json_alone=True),
     "nllb-pruned": flores_member(codes=_PRUNED, encoder_layers=3, decoder_layers=1),
     "small100": Member(partial(small100, named=True), **_SMALL100),
     "small100-by-flag": Member(partial(small100, named=False), **_SMALL100, family="small100"),

@@ -18,7 +18,14 @@ from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.bundle.generation import options_from_config, read_generation
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.text.added import CONFIG_FILE as TOKENIZER_CONFIG_FILE
-from m2m100_onnx.text.files import PIECES_FILE, VOCAB_FILE, read_config, read_family
+from m2m100_onnx.text.files import (
+    PIECES_FILE,
+    VOCAB_FILE,
+    check_pieces,
+    read_config,
+    read_family,
+)
+from m2m100_onnx.text.nllb import JSON_FILE
 from m2m100_onnx_export.adapter import SHARED, Adapter, Change
 from m2m100_onnx_export.positions import sinusoidal_positions
 from m2m100_onnx_export.tensors import Source, Tensors
@@ -84,18 +91,22 @@ class Checkpoint(Tensors):
             family: a name in `FAMILIES`; None takes what the files tell.
 
         Raises:
-            BundleError: vocab.json, which all families but NLLB need, or the SentencePiece model is
-                missing.
+            BundleError: a file that the family needs is missing, or two of them contradict.
         """
         config = read_config(self.directory)
         family = read_family(self.directory / TOKENIZER_CONFIG_FILE, config, family)
-        needed = (VOCAB_FILE, PIECES_FILE)[0 if FAMILIES[family].has_vocab_file else 1 :]
-        for name in needed:
-            if not (self.directory / name).is_file():
+        is_nllb = not FAMILIES[family].has_vocab_file
+        # Of each group one file is needed.
+        needed = [(PIECES_FILE, JSON_FILE)] if is_nllb else [(VOCAB_FILE,), (PIECES_FILE,)]
+        for group in needed:
+            if not any((self.directory / name).is_file() for name in group):
+                expected = " and ".join(" or ".join(names) for names in needed)
                 raise BundleError(
-                    f"{self.directory / name} is missing; the tokenizer of a checkpoint of family "
-                    f"{family} needs {' and '.join(needed)}"
+                    f"{self.directory / group[0]} is missing; the tokenizer of a checkpoint of "
+                    f"family {family} needs {expected}"
                 )
+        if is_nllb:
+            check_pieces(self.directory)
         return [path for name in TOKENIZER_FILES if (path := self.directory / name).is_file()]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:

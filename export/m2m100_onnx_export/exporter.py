@@ -63,7 +63,8 @@ def export(
         precision: how weights are stored and multiplied, one of `PRECISIONS`. `int4-int8` keeps
             eight bits in the embedding, which is also the LM head.
         revision: branch, tag or commit on the hub.
-        languages: the codes that the checkpoint was trained on. The runtime then accepts no other.
+        languages: the languages that the checkpoint was trained on. The runtime then accepts no
+            other.
         family: a name in `FAMILIES`, for a checkpoint whose files do not tell it: `small100` for
             SMaLL-100 with the tokenizer files of M2M100. None takes what the files tell.
         causal: whether the tokens of a language model see earlier tokens alone. None takes what

@@ -25,7 +25,6 @@ from m2m100_onnx.bundle.graphs import (
 from m2m100_onnx.bundle.manifest import FileRecord
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import OPTIONS
-from m2m100_onnx.text.languages import unknown_language
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export.adapter import Adapter
 from m2m100_onnx_export.checkpoint import Checkpoint
@@ -170,7 +169,4 @@ def _languages(tokenizer: Tokenizer, languages: Sequence[str] | None) -> tuple[s
         raise InvalidInputError(
             f"languages: expected a list of codes, or None for all, found {languages!r}"
         )
-    for code in languages:
-        if code not in tokenizer.all_languages:
-            raise unknown_language(code, tokenizer.all_languages)
-    return tuple(dict.fromkeys(languages))
+    return tuple(dict.fromkeys(map(tokenizer.resolve_language, languages)))

@@ -124,7 +124,8 @@ def test_languages_are_those_the_bundle_was_trained_on(demo_bundle: Path, shell:
     status, output, _ = shell("languages", "--model", str(demo_bundle))
     assert (status, output.decode().split()) == (0, trained)
     found = json.loads(shell("languages", "--model", str(demo_bundle), "--json")[1])
-    assert found == [{"code": code, "trained": True} for code in trained]
+    assert [(entry["code"], entry["trained"]) for entry in found] == [(c, True) for c in trained]
+    assert found[1]["name"] == "German"
 
 
 def test_all_languages_are_those_with_a_token(demo_bundle: Path, shell: Shell) -> None:
@@ -134,7 +135,7 @@ def test_all_languages_are_those_with_a_token(demo_bundle: Path, shell: Shell) -
     assert sum(line.endswith("\tuntrained") for line in lines) == len(codes) - 6
     assert "af\tuntrained" in lines
     found = json.loads(shell("languages", "--model", str(demo_bundle), "--all", "--json")[1])
-    assert {"code": "af", "trained": False} in found
+    assert {"code": "af", "name": "Afrikaans", "trained": False} in found
     assert [entry["code"] for entry in found] == list(codes)
 
 
@@ -251,6 +252,7 @@ def test_export_verifies_and_prints_what_it_measured(
             "revision": "v1",
             "languages": None,
             "family": None,
+            "causal": None,
             "adapter": None,
             "overwrite": False,
             "verify_outputs": True,

@@ -26,8 +26,8 @@ class Family:
         language_codes: transformers' name of that list; None where tokenizer_config.json names no
             list.
         tokenizer_classes: the classes of transformers' tokenizers that read this family.
-        has_vocab_file: whether ids stand in `vocab.json`; else they are SentencePiece's + 1, and
-            the languages are those that the files name.
+        has_vocab_file: whether ids stand in `vocab.json`; else they are SentencePiece's + 1 or
+            stand in `tokenizer.json`, and the languages are those that the files name.
         language_token: the spelling of a language's token, with `{}` for its code.
         code: the pattern of a code, with one group, for languages that fine-tuning added.
         after_languages: tokens whose ids follow those of the languages.

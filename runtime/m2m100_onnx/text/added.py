@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from m2m100_onnx.bundle.config import read_json
 from m2m100_onnx.errors import BundleError
-from m2m100_onnx.text.vocabulary import Vocabulary
+from m2m100_onnx.text.vocabulary import Ids
 
 __all__ = [
     "ADDED_FILE",
@@ -57,9 +57,7 @@ class AddedToken:
     single_word: bool = False
 
 
-def added_tokens(
-    folder: Path, config: Mapping[str, Any], vocabulary: Vocabulary
-) -> dict[str, AddedToken]:
+def added_tokens(folder: Path, config: Mapping[str, Any], vocabulary: Ids) -> dict[str, AddedToken]:
     """Returns the tokens that a folder's files add or declare as special, by content.
 
     Args:
@@ -113,7 +111,7 @@ def _decoder_token(path: Path, key: str, entry: object) -> AddedToken:
     return AddedToken(content, int(key), **flags)
 
 
-def _check_ids(path: Path, tokens: Iterable[AddedToken], vocabulary: Vocabulary) -> None:
+def _check_ids(path: Path, tokens: Iterable[AddedToken], vocabulary: Ids) -> None:
     """Raises `BundleError` if two tokens share an id, or a token has two."""
     owners: dict[int, str] = {}
     for token in tokens:

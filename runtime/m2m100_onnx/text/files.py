@@ -1,7 +1,8 @@
 """The tokenizer files of a bundle or checkpoint: their names, their settings and their checks.
 
-Knows `vocab.json`, `sentencepiece.bpe.model`, `vocabulary.npz`, `tokenizer_config.json` and the
-two files that older versions of transformers wrote beside it. Refuses to know texts and sequences.
+Knows `vocab.json`, `sentencepiece.bpe.model`, `tokenizer.json`, `vocabulary.npz`,
+`tokenizer_config.json` and the two files that older versions of transformers wrote beside it.
+Refuses to know texts and sequences.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from m2m100_onnx.bundle.manifest import sha256_of
 from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.text.added import CONFIG_FILE
-from m2m100_onnx.text.nllb import NllbVocabulary
-from m2m100_onnx.text.vocabulary import Vocabulary
+from m2m100_onnx.text.nllb import JSON_FILE, NllbVocabulary
+from m2m100_onnx.text.nllb_json import JsonVocabulary
+from m2m100_onnx.text.vocabulary import Ids, Vocabulary
 
 __all__ = [
     "PIECES_FILE",
     "SPECIAL_FILE",
     "VOCAB_FILE",
+    "check_pieces",
     "read_bytes",
     "read_config",
     "read_family",
@@ -182,7 +185,7 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def special_tokens(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, str]:
+def special_tokens(path: Path, config: Mapping[str, Any], vocabulary: Ids) -> dict[str, str]:
     """Returns the token of each role: bos, pad, eos and unk.
 
     Args:
@@ -240,17 +243,19 @@ def read_vocabulary(
 
 def read_pieces(
     folder: Path, config: Mapping[str, Any], sampling: Mapping[str, Any]
-) -> NllbVocabulary:
-    """Reads the vocabulary of NLLB, which is its SentencePiece model alone.
+) -> NllbVocabulary | JsonVocabulary:
+    """Reads the vocabulary of NLLB: its SentencePiece model, else tokenizer.json alone.
 
     Args:
-        folder: holds `sentencepiece.bpe.model`.
+        folder: holds `sentencepiece.bpe.model` or `tokenizer.json`.
         config: what `read_config` returned.
         sampling: SentencePiece's options.
 
     Raises:
-        BundleError: the file is missing or damaged, or is no model of NLLB; or `vocab.json` lies
-            beside it, so the files are M2M100's.
+        BundleError: both files are missing, or the one to read is damaged or is none of NLLB; or
+            `vocab.json` lies beside it, so the files are M2M100's.
+        DependencyError: tokenizer.json lies alone, and the package tokenizers is not installed.
+        InvalidInputError: tokenizer.json lies alone, and subword sampling is asked for.
     """
     if (folder / VOCAB_FILE).exists():
         raise BundleError(
@@ -258,12 +263,50 @@ def read_pieces(
             f"found {config.get('tokenizer_class')!r}, whose ids are those of {PIECES_FILE}"
         )
     path = folder / PIECES_FILE
+    if not path.exists() and (folder / JSON_FILE).exists():
+        return _read_json_vocabulary(folder / JSON_FILE, sampling)
     data = read_bytes(path)
     try:
         return NllbVocabulary(data, sampling)
     except ValueError as error:
         found = f"{len(data)} bytes that do not load ({error})"
         raise BundleError(f"{path}: expected NLLB's SentencePiece model, found {found}") from error
+
+
+def _read_json_vocabulary(path: Path, sampling: Mapping[str, Any]) -> JsonVocabulary:
+    if sampling.get("enable_sampling"):
+        raise InvalidInputError(
+            f"sp_model_kwargs: expected no sampling, which needs {PIECES_FILE}, found {sampling!r}"
+        )
+    contents = read_json(path)
+    try:
+        return JsonVocabulary(contents)
+    except ValueError as error:
+        raise BundleError(f"{path}: expected the tokenizer of NLLB: {error}") from error
+
+
+def check_pieces(folder: Path) -> None:
+    """Checks that tokenizer.json has the ids of the SentencePiece model where both files are.
+
+    transformers 5 reads tokenizer.json then, and this package the model, which opens faster.
+
+    Raises:
+        BundleError: they differ, or a file is damaged.
+    """
+    path = folder / JSON_FILE
+    if not path.exists() or not (folder / PIECES_FILE).exists():
+        return
+    vocabulary = read_pieces(folder, {}, {})
+    model = read_json(path).get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict):
+        raise BundleError(f"{path}: expected a model with a vocab, found none")
+    for index, piece in enumerate(vocabulary.pieces(range(len(vocabulary)), "")):
+        if vocab.get(piece) != index:
+            raise BundleError(
+                f"{path}: expected the ids of {PIECES_FILE}, found {vocab.get(piece)} and not "
+                f"{index} for {piece!r}; remove the file that the checkpoint was not trained with"
+            )
 
 
 def _check_match(path: Path, config: Mapping[str, Any], vocabulary: Vocabulary) -> None:

@@ -8,9 +8,9 @@ without their scripts, and codes that ISO has withdrawn.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["MEANINGS", "NAMES"]
+__all__ = ["MEANINGS", "NAMES", "SHOWN", "LanguageTable", "read_table"]
 
 _TABLE: Final = """
 af: afr: Afrikaans
@@ -116,20 +116,33 @@ zu: zul: Zulu
 """
 
 
-def _read() -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-    codes: dict[str, tuple[str, ...]] = {}
+class LanguageTable(NamedTuple):
+    """A table of languages.
+
+    Attributes:
+        meanings: the codes that each other code stands for: several where it covers several.
+        names: the codes of each name, in lower case.
+        shown: the first name of each code.
+    """
+
+    meanings: Mapping[str, tuple[str, ...]]
+    names: Mapping[str, tuple[str, ...]]
+    shown: Mapping[str, str]
+
+
+def read_table(table: str) -> LanguageTable:
+    """Reads rows of a code, other codes and names, with colons between them."""
+    meanings: dict[str, tuple[str, ...]] = {}
     names: dict[str, tuple[str, ...]] = {}
-    for row in _TABLE.strip().splitlines():
+    shown: dict[str, str] = {}
+    for row in table.strip().splitlines():
         code, others, called = (part.strip() for part in row.split(":"))
+        shown[code] = called.partition(", ")[0]
         for other in others.split():
-            codes[other] = (*codes.get(other, ()), code)
+            meanings[other] = (*meanings.get(other, ()), code)
         for name in called.lower().split(", "):
             names[name] = (*names.get(name, ()), code)
-    return codes, names
+    return LanguageTable(meanings, names, shown)
 
 
-_CODES, _NAMES = _read()
-MEANINGS: Final[Mapping[str, tuple[str, ...]]] = _CODES
-"""M2M100's codes of each other code: several where the other code covers several."""
-NAMES: Final[Mapping[str, tuple[str, ...]]] = _NAMES
-"""M2M100's codes of each name, in lower case."""
+MEANINGS, NAMES, SHOWN = read_table(_TABLE)

@@ -1,7 +1,8 @@
-"""Language codes as users write them: finds the supported codes that a wrong one may stand for.
+"""Language codes as users write them: finds the supported codes that another one may stand for.
 
-No code is replaced in silence: "zh-Hant" would become simplified Chinese and "sr-Latn" Cyrillic. So
-a wrong code is an error, and these are the suggestions in it. Knows how codes are mistaken for each
+No code of M2M100 replaces another in silence: "zh-Hant" would become simplified Chinese and
+"sr-Latn" Cyrillic. So a wrong code is an error, and these are the suggestions in it. Codes with a
+script, those of NLLB, do replace tags and names: see `tags`. Knows how codes are mistaken for each
 other. Refuses to know tokens and ids.
 """
 
@@ -15,8 +16,9 @@ from typing import Any, Final
 
 from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.errors import UnknownLanguageError
+from m2m100_onnx.text.tags import called, has_scripts, relatives, resolve
 
-__all__ = ["suggest", "unknown_language"]
+__all__ = ["names_of", "resolve_language", "suggest", "unknown_language"]
 
 # Country codes. By spelling alone, the nearest code to `jp` is `pt`.
 _COUNTRIES: Final = {
@@ -41,6 +43,8 @@ def suggest(code: object, supported: Iterable[str]) -> tuple[str, ...]:
     languages and near relatives.
     """
     choices = list(supported)
+    if has_scripts(choices):
+        return _with_scripts(str(code), choices)
     folded = str(code).strip().strip("_").replace("-", "_").lower()
     for meant in _meanings(folded):
         # What the code means is clear. If it is not supported, a code of like spelling is no help.
@@ -51,6 +55,40 @@ def suggest(code: object, supported: Iterable[str]) -> tuple[str, ...]:
         near = difflib.get_close_matches(folded, _names(), n=1, cutoff=0.88)
         return tuple(choice for choice in _names()[near[0]] if choice in choices) if near else ()
     return tuple(difflib.get_close_matches(folded, choices, n=3, cutoff=0.5))
+
+
+def _with_scripts(name: str, choices: list[str]) -> tuple[str, ...]:
+    """Returns up to three codes of FLORES that a name may stand for."""
+    from m2m100_onnx.text.flores import NAMES
+
+    if found := relatives(name, choices):
+        return found[:3]
+    folded = name.strip().lower()
+    if found := _by_langcodes(folded, choices):
+        return found
+    if near := difflib.get_close_matches(folded, NAMES, n=1, cutoff=0.88):
+        return relatives(near[0], choices)[:3]
+    return tuple(difflib.get_close_matches(name, choices, n=3, cutoff=0.7))
+
+
+def resolve_language(name: object, supported: Collection[str]) -> str | None:
+    """Returns the supported code that a name certainly means, else None.
+
+    Args:
+        name: a code; where the codes have scripts, as those of NLLB, also a tag or an English name.
+        supported: the codes of a checkpoint.
+    """
+    if name in supported:
+        return str(name)
+    return resolve(name, supported) if isinstance(name, str) else None
+
+
+def names_of(codes: Iterable[str]) -> dict[str, str]:
+    """Returns the English name of each code that has one."""
+    from m2m100_onnx.text.language_names import SHOWN
+
+    given = tuple(codes)
+    return {code: SHOWN[code] for code in given if code in SHOWN} | called(given)
 
 
 def _meanings(folded: str) -> Iterator[tuple[str, ...]]:

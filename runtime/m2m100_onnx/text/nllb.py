@@ -15,13 +15,14 @@ from m2m100_onnx.errors import BundleError
 from m2m100_onnx.process import native_call
 from m2m100_onnx.text.vocabulary import Vocabulary, open_model
 
-__all__ = ["JSON_FILE", "NllbVocabulary", "with_added_tokens"]
+__all__ = ["BLANK", "JSON_FILE", "NllbVocabulary", "join_pieces", "with_added_tokens"]
 
 JSON_FILE: Final = "tokenizer.json"
 
 _CONTROL: Final = ("<s>", "<pad>", "</s>", "<unk>")
 _UNNUMBERED: Final = ["<unk>", "<s>", "</s>"]
-_BLANK: Final = "▁"
+BLANK: Final = "▁"
+"""What SentencePiece writes for a blank."""
 
 
 class NllbVocabulary(Vocabulary):
@@ -50,14 +51,22 @@ class NllbVocabulary(Vocabulary):
         pieces = super().split(text)
         with native_call():
             # Between two letters no blank is dropped.
-            ends_blank = self._sp.normalize(f"a{text}a").endswith(f"{_BLANK}a")
-        return [*pieces, _BLANK] if ends_blank else pieces
+            ends_blank = self._sp.normalize(f"a{text}a").endswith(f"{BLANK}a")
+        return [*pieces, BLANK] if ends_blank else pieces
 
     def text(self, pieces: Iterable[str], special: Container[str]) -> str:
         """Joins pieces and special tokens into a text."""
-        first, *others = [*pieces] or [""]
-        start = first if first in special else first.replace(_BLANK, "")
-        return start + "".join(p if p in special else p.replace(_BLANK, " ") for p in others)
+        return join_pieces(pieces, special)
+
+
+def join_pieces(pieces: Iterable[str], special: Container[str]) -> str:
+    """Joins pieces and special tokens into a text, as transformers 5 does for NLLB.
+
+    The blank at the start goes; one at the end stays.
+    """
+    first, *others = [*pieces] or [""]
+    start = first if first in special else first.replace(BLANK, "")
+    return start + "".join(p if p in special else p.replace(BLANK, " ") for p in others)
 
 
 def with_added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,9 @@ from m2m100_onnx.text.files import (
     special_tokens,
     write_table,
 )
-from m2m100_onnx.text.languages import unknown_language
+from m2m100_onnx.text.languages import resolve_language, unknown_language
 from m2m100_onnx.text.nllb import with_added_tokens
+from m2m100_onnx.text.nllb_json import JsonVocabulary
 from m2m100_onnx.text.vocabulary import Vocabulary
 
 __all__ = ["Tokenizer"]
@@ -81,7 +82,8 @@ class Tokenizer:
         """Reads the tokenizer files of a bundle or checkpoint folder.
 
         Args:
-            directory: a folder with `sentencepiece.bpe.model`, and `vocab.json` but for NLLB.
+            directory: a folder with `sentencepiece.bpe.model` and `vocab.json`; for NLLB with
+                `sentencepiece.bpe.model` or `tokenizer.json`.
             sp_model_kwargs: subword sampling: SentencePiece's `enable_sampling`, `nbest_size` and
                 `alpha`. None takes the value of `tokenizer_config.json`, else no sampling.
             family: a name in `FAMILIES`. None takes what `tokenizer_config.json` tells, else
@@ -94,6 +96,7 @@ class Tokenizer:
 
         Raises:
             BundleError: a file is missing or broken, or the files do not belong together.
+            DependencyError: tokenizer.json is to be read, and tokenizers is not installed.
             InvalidInputError: an argument is out of range.
         """
         self._folder = folder = Path(directory)
@@ -109,7 +112,7 @@ class Tokenizer:
         setting(at, config, "added_tokens_decoder")
 
         read = read_vocabulary if self._family.has_vocab_file else read_pieces
-        self._vocabulary: Vocabulary = read(folder, config, sampling)
+        self._vocabulary: Vocabulary | JsonVocabulary = read(folder, config, sampling)
         special = special_tokens(folder / VOCAB_FILE, config, self._vocabulary)
         roles = dict(zip(special, self._vocabulary.ids(special.values(), -1), strict=True))
         self.bos_id: Final = roles["bos"]
@@ -309,15 +312,35 @@ class Tokenizer:
         text = self._vocabulary.text(pieces, self._special)
         return clean_up(text) if self._clean_up else text
 
-    def language_id(self, code: str) -> int:
+    def language_id(self, name: str) -> int:
         """Returns the id of a language's token.
 
+        Args:
+            name: see `resolve_language`.
+
         Raises:
-            UnknownLanguageError: the code is not one of `languages`; the message has near matches.
+            UnknownLanguageError: see `resolve_language`.
         """
+        return self._language_ids[self.resolve_language(name)]
+
+    def resolve_language(self, name: str) -> str:
+        """Returns the code of a language.
+
+        Args:
+            name: one of `languages`. NLLB's codes name a script, so there a BCP 47 tag (`en-US`,
+                `zh-Hant`), a code of ISO 639 and an English name serve as well, if just one of
+                the checkpoint's codes is meant.
+
+        Raises:
+            UnknownLanguageError: there is no such language, the checkpoint was not trained on it,
+                or the name may mean several; the message has near matches.
+        """
+        if name in self.languages:
+            return name
+        code = resolve_language(name, self.all_languages)
         if code not in self.languages:
-            raise unknown_language(code, self.languages, self.all_languages)
-        return self._language_ids[code]
+            raise unknown_language(code or name, self.languages, self.all_languages)
+        return code
 
     def write_table(self, folder: Path | None = None) -> None:
         """Writes `vocabulary.npz` into a folder, so that the next tokenizer of it loads faster.
@@ -330,7 +353,7 @@ class Tokenizer:
         Raises:
             OSError: the folder cannot be written.
         """
-        if self._family.has_vocab_file:
+        if isinstance(self._vocabulary, Vocabulary) and self._family.has_vocab_file:
             write_table(folder or self._folder, self._vocabulary)
 
     def _check_ids(self, ids: Iterable[int]) -> list[int]:

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Container, Iterable, Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,22 @@ import sentencepiece
 
 from m2m100_onnx.process import native_call, raised_by_signal_handler
 
-__all__ = ["Vocabulary", "open_model"]
+__all__ = ["Ids", "Vocabulary", "open_model"]
 
 # Pieces that one call looks up. A call for all pieces is no faster and makes all strings at once.
 _AT_ONCE = 4096
+
+
+class Ids(Protocol):
+    """Looks up ids and pieces, whatever file they come from."""
+
+    def ids(self, pieces: Iterable[str], default: int) -> list[int]:
+        """Returns the id of each piece or token, and `default` for anything else."""
+        ...
+
+    def pieces(self, ids: Iterable[int], default: str) -> list[str]:
+        """Returns the piece or token of each id, and `default` for an id without one."""
+        ...
 
 
 class Vocabulary:
