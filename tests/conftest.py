@@ -15,6 +15,7 @@ import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer
 
 import packing
+import xlm
 from checkpoints import randomise
 from m2m100_onnx import Translator
 from m2m100_onnx.bundle.bundle import TOKENIZER_FILES
@@ -23,7 +24,7 @@ from m2m100_onnx.model.model import Model
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export import export
 from shell import Shell, arguments
-from tokenization import FILES, MODEL
+from tokenization import DEMO, FILES, MODEL
 
 # Tests write nothing to the user's home. Tests of the cache name a folder.
 os.environ["M2M100_ONNX_CACHE"] = "off"
@@ -239,3 +240,44 @@ def tokenizer_folder(tmp_path: Path) -> Path:
     for name in FILES:
         shutil.copy(MODEL / name, tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def xlm_words() -> list[str]:
+    return [
+        line
+        for code in ("en", "de")
+        for line in (DEMO / "heldout" / f"dev.{code}").read_text("utf-8").split("\n")
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_xlm(
+    xlm_words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Path, Path]]:
+    """Makes a checkpoint and its bundle; equal arguments give the same folders."""
+    checkpoints: dict[str, Path] = {}
+    bundles: dict[Path, Path] = {}
+
+    def make(precision: Any = "fp32", **config: Any) -> tuple[Path, Path]:
+        key = str(config)
+        if key not in checkpoints:
+            folder = tmp_path_factory.mktemp("xlm") / "checkpoint"
+            checkpoints[key] = xlm.make_checkpoint(folder, words=xlm.VOCABULARY - 14, **config)
+            xlm.write_vocabulary(folder, xlm_words, xlm.VOCABULARY)
+        bundle = checkpoints[key].parent / precision
+        if bundle not in bundles:
+            bundles[bundle] = export(checkpoints[key], bundle, precision=precision).bundle
+        return checkpoints[key], bundle
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def causal_xlm(make_xlm: Callable[..., tuple[Path, Path]]) -> tuple[Path, Path]:
+    return make_xlm()
+
+
+@pytest.fixture(scope="session")
+def masked_xlm(make_xlm: Callable[..., tuple[Path, Path]]) -> tuple[Path, Path]:
+    return make_xlm(causal=False)

@@ -12,13 +12,14 @@ PACKAGE = "m2m100_onnx"
 # From the foundation to the faces; a room imports from lower floors, and from itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_typing", "errors", "translation"),
-    ("process",),
+    ("process", "scores"),
     ("options",),
-    ("bundle", "search"),
+    ("bundle", "search", "rerank", "inputs"),
     ("model", "text"),
     ("engine",),
     ("calls",),
-    ("translator",),
+    ("language_calls",),
+    ("translator", "language_model"),
     ("cli",),
     ("__main__",),
 )

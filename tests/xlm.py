@@ -16,6 +16,8 @@ from transformers import XLMConfig, XLMModel, XLMTokenizer, XLMWithLMHeadModel
 from transformers.models.xlm.tokenization_xlm import lowercase_and_remove_accent
 
 LANGUAGES = {"de": 0, "en": 1, "fr": 2}
+VOCABULARY = 500
+"""Tokens of the models that the fixtures make."""
 SPECIAL = ["<s>", "</s>", "<pad>", "<unk>", *(f"<special{n}>" for n in range(10))]
 
 
@@ -81,7 +83,6 @@ def generate(
     with torch.inference_mode():
         output = model.generate(
             torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             num_beams=beam_size,
             do_sample=False,
             use_cache=False,

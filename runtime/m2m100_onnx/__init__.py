@@ -28,7 +28,10 @@ if TYPE_CHECKING:
         StoppedError,
         UnknownLanguageError,
     )
+    from m2m100_onnx.language_model import LanguageModel
     from m2m100_onnx.options import OPTIONS, SearchOptions, TranslateOptions
+    from m2m100_onnx.rerank import Reranker
+    from m2m100_onnx.scores import Filling, Generation, Score
     from m2m100_onnx.text.tokenizer import Tokenizer
     from m2m100_onnx.translation import Hypothesis, Translation
     from m2m100_onnx.translator import Translator
@@ -45,12 +48,17 @@ __all__ = [
     "DeadlineExceeded",
     "DependencyError",
     "ExportError",
+    "Filling",
+    "Generation",
     "Hypothesis",
     "InferenceError",
     "InputTooLongError",
     "InvalidInputError",
+    "LanguageModel",
     "M2M100Error",
     "Manifest",
+    "Reranker",
+    "Score",
     "SearchOptions",
     "Stats",
     "StoppedError",
@@ -69,7 +77,10 @@ _HOMES = {
     "engine.stats": ("Stats",),
     "engine.stopping": ("Cancellation",),
     "errors": _ERRORS,
+    "language_model": ("LanguageModel",),
     "options": ("OPTIONS", "SearchOptions", "TranslateOptions"),
+    "rerank": ("Reranker",),
+    "scores": ("Filling", "Generation", "Score"),
     "text.tokenizer": ("Tokenizer",),
     "translation": ("Hypothesis", "Translation"),
     "translator": ("Translator",),

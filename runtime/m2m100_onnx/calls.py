@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,9 +21,11 @@ from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
+from m2m100_onnx.inputs import Languages, Row, joined
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import OPTIONS, SearchOptions, Settings, check_ids, resolve_options
 from m2m100_onnx.process import raised_by_signal_handler
+from m2m100_onnx.rerank import Reranker, as_reranker
 from m2m100_onnx.search.beam import Hypothesis as Tokens
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.translation import EMPTY, Hypothesis, Translation
@@ -34,8 +36,6 @@ __all__ = [
     "OnError",
     "Progress",
     "Worker",
-    "check_languages",
-    "check_texts",
     "default_options",
 ]
 
@@ -45,9 +45,6 @@ OnError = Literal["raise", "skip", "return"]
 """What happens with a text that cannot be translated."""
 Progress = Callable[[int, int | None], object]
 """Takes the number of texts that are done, and of all texts; None where that is unknown."""
-Languages = str | Iterable[str]
-Row = tuple[Any, str, str]
-"""A text with its source and its target language."""
 
 
 @dataclass
@@ -63,6 +60,7 @@ class Call:
     on_error: OnError
     progress: Progress | None
     stats: Stats | None
+    rerank: Reranker | None = None
     total: int | None = None
     done: int = field(default=0, init=False)
 
@@ -103,6 +101,7 @@ class _Window:
     Attributes:
         first: position of the first text in the call.
         sentences: the texts that can be translated.
+        targets: their target languages.
         errors: why others cannot, by position.
         failure: why no text was read after these, where that is an error.
         stats: what was done for these texts.
@@ -110,6 +109,7 @@ class _Window:
 
     first: int
     sentences: list[Sentence] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
     errors: dict[int, M2M100Error] = field(default_factory=dict)
     failure: Exception | None = None
     stats: Stats = field(default_factory=Stats)
@@ -152,9 +152,13 @@ class Worker:
         """Returns a call that has begun, with its arguments checked."""
         self._gate.check()
         positions, vocab_size = self._config.max_position_embeddings, self._config.vocab_size
-        settings = resolve_options(options, self._defaults, positions, vocab_size)
+        given = dict(options)
+        rerank = as_reranker(given.pop("rerank", None))
+        if rerank is not None:  # One hypothesis has no order.
+            given.setdefault("num_hypotheses", given.get("beam_size", self._defaults.beam_size))
+        settings = resolve_options(given, self._defaults, positions, vocab_size)
         stop = Stop(settings.call.timeout, cancellation)
-        return Call(settings, stop, on_error, progress, stats)
+        return Call(settings, stop, on_error, progress, stats, rerank)
 
     def batch(
         self, texts: Sequence[str], source_lang: Languages, target_lang: Languages, call: Call
@@ -202,7 +206,7 @@ class Worker:
         for code in (source_lang, target_lang):
             if isinstance(code, str):
                 self._tokenizer.language_id(code)
-        return _joined(texts, source_lang, target_lang)
+        return joined(texts, source_lang, target_lang)
 
     def encode(
         self, text: str, source_lang: str, target_lang: str | None, *, truncate: bool
@@ -237,6 +241,7 @@ class Worker:
                     _LOGGER.log(level, "texts[%d] is not translated: %s", position, kind)
                 else:
                     window.sentences.append(sentence)
+                    window.targets.append(target_lang)
                     window.stats.characters += len(text)
                 window.stats.encode_seconds += time.perf_counter() - began
         except Exception as error:
@@ -273,6 +278,8 @@ class Worker:
                     found = self._search(some, call, stats)
                     results.update(found)
                     call.advance(len(found))
+            if call.rerank is not None:
+                results = _reranked(window, results, call.rerank)
         finally:
             call.record(stats)
         return results
@@ -319,6 +326,21 @@ class Worker:
                 yield window.errors[position]
 
 
+def _reranked(
+    window: _Window, results: Mapping[int, Translation], rerank: Reranker
+) -> dict[int, Translation]:
+    """Returns the results with their hypotheses in a language model's order."""
+    targets = {s.position: t for s, t in zip(window.sentences, window.targets, strict=True)}
+    positions = list(results)
+    try:
+        found = rerank.order([*results.values()], [targets[p] for p in positions])
+    except M2M100Error as error:
+        if error.position is not None:
+            error.position = positions[error.position]
+        raise
+    return dict(zip(positions, found, strict=True))
+
+
 def default_options(bundle: Bundle) -> SearchOptions:
     """Returns the search options of a bundle's generation config.
 
@@ -339,56 +361,3 @@ def default_options(bundle: Bundle) -> SearchOptions:
         row = OPTIONS.get(name)
         theirs = row.transformers if row and row.transformers in bundle.generation else name
         raise BundleError(f"{bundle.generation_file}: {theirs}:{rest}") from None
-
-
-def check_texts(texts: object) -> None:
-    """Raises `InvalidInputError` if `texts` are not several in an order."""
-    single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
-    if single or getattr(texts, "shape", None) == ():  # an array of no dimensions
-        raise InvalidInputError(f"texts: expected several str, found one {type(texts).__name__}")
-    if isinstance(texts, (Set, Mapping)):
-        kind = type(texts).__name__
-        raise InvalidInputError(f"texts: expected them in an order, found a {kind}")
-
-
-def check_languages(texts: int | None, **languages: object) -> None:
-    """Raises `InvalidInputError` if there is neither one language nor one for each text.
-
-    Args:
-        texts: how many there are; None if unknown.
-        languages: what was given, by name.
-    """
-    for name, value in languages.items():
-        kind = type(value).__name__
-        if isinstance(value, str):
-            continue
-        ordered = isinstance(value, Iterable) and not isinstance(value, (Set, Mapping, bytes))
-        if texts is None and not ordered:
-            raise InvalidInputError(
-                f"{name}: expected one code, or one for each text, found {kind}"
-            )
-        found = len(value) if ordered and isinstance(value, Sized) else kind
-        if texts is not None and found != texts:
-            raise InvalidInputError(
-                f"{name}: expected one code, or one for each of {texts} texts, found {found}"
-            )
-
-
-def _joined(texts: Iterable[str], source_lang: Languages, target_lang: Languages) -> Iterator[Row]:
-    """Yields each text with its languages; a stream of languages must not end before the texts."""
-    sources, targets = iter(_repeat(source_lang)), iter(_repeat(target_lang))
-    for position, text in enumerate(texts):
-        try:
-            name = "source_lang"
-            source = next(sources)
-            name = "target_lang"
-            target = next(targets)
-        except StopIteration:
-            raise InvalidInputError(
-                f"{name}: expected a code for each text, found {position} codes"
-            ) from None
-        yield text, source, target
-
-
-def _repeat(value: Languages) -> Iterable[str]:
-    return itertools.repeat(value) if isinstance(value, str) else value

@@ -17,8 +17,6 @@ from m2m100_onnx.calls import (
     OnError,
     Progress,
     Worker,
-    check_languages,
-    check_texts,
     default_options,
 )
 from m2m100_onnx.engine.gate import Gate
@@ -26,10 +24,12 @@ from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import BundleError, M2M100Error
+from m2m100_onnx.inputs import check_languages, check_texts
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.model.support import Provider
-from m2m100_onnx.options import READ_AHEAD, Option, TranslateOptions
+from m2m100_onnx.options import READ_AHEAD, Option
 from m2m100_onnx.process import side_by_side
+from m2m100_onnx.rerank import TranslateArguments
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.translation import Translation
 
@@ -149,7 +149,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> str: ...
 
     @overload
@@ -162,7 +162,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> list[str]: ...
 
     def translate(
@@ -174,7 +174,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> str | list[str]:
         """Translates a text into a text, or a list of texts into as many, in the same order.
 
@@ -186,7 +186,7 @@ class Translator:
             progress: called in this thread after each batch, with the number of texts that are done
                 and of all texts; an error that it raises ends the call.
             stats: takes counts and times of the call.
-            **options: see `TranslateOptions`.
+            **options: see `TranslateOptions`; `rerank` takes a `LanguageModel` or a `Reranker`.
 
         Raises:
             UnknownLanguageError: a language is not one of `languages`.
@@ -223,7 +223,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> list[Translation]: ...
 
     @overload
@@ -237,7 +237,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> list[Translation | M2M100Error]: ...
 
     def translate_batch(
@@ -250,7 +250,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> Sequence[Translation | M2M100Error]:
         """Translates texts, with scores, tokens and further hypotheses, in the same order.
 
@@ -288,7 +288,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> Iterator[Translation]: ...
 
     @overload
@@ -303,7 +303,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> Iterator[Translation | M2M100Error]: ...
 
     def translate_iterable(
@@ -317,7 +317,7 @@ class Translator:
         cancellation: Cancellation | None = None,
         progress: Progress | None = None,
         stats: Stats | None = None,
-        **options: Unpack[TranslateOptions],
+        **options: Unpack[TranslateArguments],
     ) -> Iterator[Translation | M2M100Error]:
         """Translates a stream, endless if need be, in constant memory and in the same order.
 

@@ -252,6 +252,7 @@ def test_export_verifies_and_prints_what_it_measured(
             "revision": "v1",
             "languages": None,
             "family": None,
+            "causal": None,
             "adapter": None,
             "overwrite": False,
             "verify_outputs": True,

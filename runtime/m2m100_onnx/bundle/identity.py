@@ -6,12 +6,12 @@ import hashlib
 import json
 from dataclasses import asdict
 
-from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.bundle.folder import BundleFolder
 
 __all__ = ["identity_of"]
 
 
-def identity_of(bundle: Bundle) -> str:
+def identity_of(bundle: BundleFolder) -> str:
     """Returns a digest that is equal for copies of a bundle, and differs for other bundles.
 
     It is made from the manifest, which has each file's hash. A folder without a manifest is told

@@ -96,25 +96,29 @@ def add_device(add: Add) -> None:
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto. (default: cpu)")
 
 
-def add_call_options(parser: argparse.ArgumentParser) -> None:
-    """Adds a flag for each row of the table of options.
+def add_call_options(parser: argparse.ArgumentParser, *scopes: str) -> None:
+    """Adds a flag for each row of the table of options, or for those of some scopes.
 
     A flag that is not given leaves no trace in the namespace, so that the bundle's own setting
     applies.
     """
-    groups = {
-        "search": parser.add_argument_group(
+    about = {
+        "search": (
             "search options",
             "The bundle's generation_config.json decides what is not given here.",
         ),
-        "call": parser.add_argument_group("options of the call"),
+        "call": ("options of the call",),
     }
+    wanted = scopes or tuple(about)
+    groups = {scope: parser.add_argument_group(*about[scope]) for scope in wanted}
     for option in OPTIONS.values():
-        about = _UNDERSCORED.sub(lambda found: _FLAGS[found[0]], option.help.replace("%", "%%"))
+        if option.scope not in groups:
+            continue
+        text = _UNDERSCORED.sub(lambda found: _FLAGS[found[0]], option.help.replace("%", "%%"))
         if option.scope == "call" and option.default not in (None, False):
-            about = f"{about} (default: {option.default})"
+            text = f"{text} (default: {option.default})"
         groups[option.scope].add_argument(
-            _FLAGS[option.name], default=argparse.SUPPRESS, help=about, **_parsing(option)
+            _FLAGS[option.name], default=argparse.SUPPRESS, help=text, **_parsing(option)
         )
 
 

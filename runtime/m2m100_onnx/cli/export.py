@@ -18,6 +18,8 @@ from m2m100_onnx.errors import DependencyError
 
 __all__ = ["add_parser"]
 
+_CAUSAL = {"true": True, "false": False}
+
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command to those of `m2m100`."""
@@ -34,6 +36,11 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--family", choices=tuple(FAMILIES), help=about)
     about = "Folder of a LoRA adapter, as PEFT saves it, to merge into the bundle."
     add("--adapter", type=path, metavar="FOLDER", help=about)
+    about = (
+        "Whether the tokens of a language model see earlier ones alone. Published causal "
+        "checkpoints do not say so. (default: what config.json says)"
+    )
+    add("--causal", choices=tuple(_CAUSAL), help=about)
     add("--overwrite", action="store_true", help="Replace an existing bundle.")
     about = "Skip the comparison of the bundle with PyTorch."
     add("--no-verify", action="store_true", help=about)
@@ -55,6 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
         languages=None if arguments.languages is None else arguments.languages.split(","),
         family=arguments.family,
         adapter=arguments.adapter,
+        causal=None if arguments.causal is None else _CAUSAL[arguments.causal],
         overwrite=arguments.overwrite,
         verify_outputs=not arguments.no_verify,
         progress=lambda message: print(message, file=sys.stderr, flush=True),

@@ -15,6 +15,7 @@ from m2m100_onnx.errors import BundleError
 
 if TYPE_CHECKING:
     from m2m100_onnx.bundle.bundle import Bundle
+    from m2m100_onnx.bundle.language_model import LanguageModelBundle
 
 __all__ = ["add_parser"]
 
@@ -31,9 +32,9 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from m2m100_onnx.bundle.bundle import Bundle
+    from m2m100_onnx.bundle.kinds import open_bundle
 
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_bundle(arguments.bundle)
     if arguments.verify:
         try:
             bundle.verify()
@@ -50,9 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
-    from m2m100_onnx.bundle.graphs import FUSED_FILES, GRAPH_FILES
-
+def _facts(bundle: Bundle | LanguageModelBundle, *, verified: bool) -> dict[str, Any]:
     manifest = asdict(bundle.manifest) if bundle.manifest else {"files": {}, "graphs": {}}
     records, graphs = manifest.pop("files"), manifest.pop("graphs")
     files = {
@@ -60,22 +59,26 @@ def _facts(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
         for file in sorted(bundle.directory.iterdir())
         if file.is_file()
     }
-    names = (*GRAPH_FILES, *(FUSED_FILES if bundle.has_fused_graphs else ()))
+    names = (*bundle.portable_files, *(bundle.fused_files if bundle.has_fused_graphs else ()))
     return {
         "bundle": os.fspath(bundle.directory),
+        "kind": bundle.manifest.kind if bundle.manifest else "translation",
         "precision": bundle.precision,
         "total_size": sum(file["size"] for file in files.values()),
         "verified": verified,
         "manifest": manifest or None,
         "model": asdict(bundle.config),
-        "generation": dict(bundle.generation),
+        "generation": dict(getattr(bundle, "generation", {})),
         "graphs": {name: graphs.get(name, asdict(bundle.signature(name))) for name in names},
         "files": files,
     }
 
 
 def _title(facts: dict[str, Any]) -> str:
-    return f"{facts['bundle']}: {facts['precision']}, {facts['total_size']:,} bytes"
+    kind = ""
+    if facts["kind"] == "language model":
+        kind = f"{'causal' if facts['model']['causal'] else 'masked'} language model, "
+    return f"{facts['bundle']}: {kind}{facts['precision']}, {facts['total_size']:,} bytes"
 
 
 def _files_title(facts: dict[str, Any]) -> str:

@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m2m100_onnx import __version__
-from m2m100_onnx.cli import cache, completion, export, info, languages, translate
+from m2m100_onnx.cli import (
+    cache,
+    completion,
+    export,
+    info,
+    language_model,
+    languages,
+    rerank,
+    translate,
+)
 from m2m100_onnx.cli.arguments import as_typed
 from m2m100_onnx.cli.benchmark import command as benchmark
 from m2m100_onnx.cli.output import complain
@@ -91,7 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line; the command's function is its `run`."""
     parser = argparse.ArgumentParser(
         prog="m2m100",
-        description="Translate between 100 languages with M2M100 on onnxruntime.",
+        description="Translate between 100 languages with M2M100, and score text with XLM, on "
+        "onnxruntime.",
         epilog=_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -100,4 +110,6 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (translate, languages, info, cache, export, benchmark, completion):
         command.add_parser(commands)
+    language_model.add_parsers(commands)
+    rerank.add_parser(commands)
     return parser

@@ -7,16 +7,11 @@ errors name their text.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import re
-import sys
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from m2m100_onnx.cli.arguments import (
     Add,
@@ -28,22 +23,18 @@ from m2m100_onnx.cli.arguments import (
     add_model,
     as_typed,
     given_options,
-    path,
 )
 from m2m100_onnx.cli.cache import add_cache_options
 from m2m100_onnx.cli.files import open_output
-from m2m100_onnx.cli.output import progress, size_left, warn
+from m2m100_onnx.cli.lines import LINE_BREAK, Texts, add_files, check_input, encoded, open_input
+from m2m100_onnx.cli.output import progress, warn
 from m2m100_onnx.errors import InvalidInputError, M2M100Error, StoppedError
 from m2m100_onnx.options import READ_AHEAD
 from m2m100_onnx.translation import EMPTY, Translation
 
 __all__ = ["add_parser"]
 
-_LINE_END = re.compile(rb"\r?\n\Z")
-_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _PROGRESS = "{task.fields[lines]:,} lines, {task.fields[rate]:,.1f} lines/s"
-
-Source = list[str] | BinaryIO
 
 
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -54,14 +45,10 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_arguments(add: Add) -> None:
-    add("texts", nargs="*", metavar="TEXT", help="Texts to translate, in place of --input.")
+    add_files(add, "Texts to translate")
     add_model(add)
     source = "Language of the input, such as en."
     add_languages(add, source, "Language to translate into.", required=True)
-    about = "File of UTF-8 text, a text a line. (default: standard input)"
-    add("--input", type=path, metavar="FILE", help=about)
-    about = "File that is replaced when all is done. (default: standard output)"
-    add("--output", type=path, metavar="FILE", help=about)
     add("--json", action="store_true", help="Write a JSON object a line, with scores and tokens.")
     add_device(add)
     about = "Threads inside an operator. (default: all cores)"
@@ -84,8 +71,7 @@ def _add_arguments(add: Add) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from m2m100_onnx.translator import Translator
 
-    if arguments.texts and arguments.input is not None:
-        raise InvalidInputError("expected texts or --input, found both")
+    check_input(arguments)
     if arguments.on_error == "return" and not arguments.json:
         raise InvalidInputError("on_error: expected --json with return, found none")
     languages = {"source_lang": arguments.source_lang, "target_lang": arguments.target_lang}
@@ -99,11 +85,11 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     for code in languages.values():
         translator.tokenizer.language_id(code)
-    with _input(arguments) as source, open_output(arguments.output) as output:
+    with open_input(arguments) as source, open_output(arguments.output) as output:
         typed = not isinstance(source, list) and source.isatty()
         # Whoever types waits for the answer to each line.
         ahead = 1 if typed else arguments.read_ahead
-        texts = _Texts(source)
+        texts = Texts(source)
         # It refuses wrong options at once, and reads nothing before its first result is asked for.
         found = translator.translate_iterable(
             texts,
@@ -123,7 +109,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write_all(found: Iterator[Translation | M2M100Error], texts: _Texts, written: _Lines) -> None:
+def _write_all(found: Iterator[Translation | M2M100Error], texts: Texts, written: _Lines) -> None:
     """Writes every translation.
 
     Raises:
@@ -159,47 +145,6 @@ def _write_all(found: Iterator[Translation | M2M100Error], texts: _Texts, writte
         raise InvalidInputError(f"{place}: {message}") from error
 
 
-class _Line(NamedTuple):
-    """A text that was read: as it is shown, its bytes, and why it is no text if it is none."""
-
-    text: str
-    size: int
-    problem: str | None
-
-
-class _Texts:
-    """The texts of an input, decoded as they are asked for.
-
-    Attributes:
-        noun: what a text is called in an error.
-        size: bytes of the input; 0 if unknown, None if progress is of no use.
-        waiting: what was read and not answered.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self.noun = "text" if isinstance(source, list) else "line"
-        self.size = None if isinstance(source, list) or source.isatty() else size_left(source) or 0
-        self.waiting: deque[_Line] = deque()
-        self._source: Iterable[str | bytes] = source
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yields texts; bytes that are no text stay bytes, which the translator refuses."""
-        for raw in self._source:
-            if isinstance(raw, str):
-                self.waiting.append(_Line(raw, len(raw), None))
-                yield raw
-                continue
-            # `splitlines` would also split at U+2028 and others, which are part of the text.
-            line = _LINE_END.sub(b"", raw)
-            try:
-                text, problem = line.decode(), None
-            except UnicodeDecodeError as error:
-                text = line.decode(errors="backslashreplace")
-                problem = f"expected UTF-8, found {error}"
-            self.waiting.append(_Line(text, len(raw), problem))
-            yield line if problem else text
-
-
 class _Lines:
     """Writes a line for each text, and counts.
 
@@ -218,7 +163,7 @@ class _Lines:
     def write(self, source: str, translation: Translation) -> None:
         """Writes one line."""
         # A vocabulary may hold a line break, and one line more would shift all that follow.
-        line = _LINE_BREAK.sub(" ", translation.text)
+        line = LINE_BREAK.sub(" ", translation.text)
         if self._languages:
             record = {"source": source, **self._languages, **asdict(translation)}
             line = json.dumps(record, ensure_ascii=False)
@@ -235,21 +180,7 @@ class _Lines:
             self.write(source, EMPTY)
 
     def _put(self, line: str) -> None:
-        # An argument that is not UTF-8 has lone surrogates, which JSON writes as escapes.
-        self.output.write(line.encode(errors="backslashreplace") + b"\n")
+        self.output.write(encoded(line))
         self.count += 1
         if self.count % self._every == 0:
             self.output.flush()
-
-
-def _input(given: argparse.Namespace) -> contextlib.AbstractContextManager[Source]:
-    if given.texts:
-        return contextlib.nullcontext(list(map(str, given.texts)))
-    if given.input not in (None, "-"):
-        try:
-            return Path(given.input).open("rb")
-        except OSError as error:
-            raise InvalidInputError(f"cannot read {given.input}: {error.strerror}") from None
-    if not sys.stdin:
-        raise InvalidInputError("standard input is closed")
-    return contextlib.nullcontext(sys.stdin.buffer)

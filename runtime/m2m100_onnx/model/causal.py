@@ -35,6 +35,14 @@ _OWN = "past_key_values.{}.{}"
 class LanguageGraphs(Graphs[LanguageModelBundle]):
     """The graphs of a language model; many threads may use one at the same time."""
 
+    def load_reader(self) -> None:
+        """Opens the graph of whole texts now, so that no later call has to.
+
+        Raises:
+            BundleError: the graph is damaged or has another signature than it must.
+        """
+        self.sessions.get(MODEL_FILE)
+
     def run(
         self,
         input_ids: Int64Array,
