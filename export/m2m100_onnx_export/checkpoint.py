@@ -53,6 +53,7 @@ class Checkpoint(Tensors):
         revision: the hub commit, or None for a local folder.
         config: the facts of config.json.
         adapter: the adapter that is merged into the tensors, or None.
+        ties_embeddings: whether config.json says that encoder, decoder and LM head share one.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class Checkpoint(Tensors):
         self.source, self.revision = found.name, found.revision
         self.directory = found.directory
         self.config = ModelConfig.from_json(found.directory / CONFIG_FILE)
+        raw = read_json(found.directory / CONFIG_FILE)
+        self.ties_embeddings = raw.get("tie_word_embeddings") is not False
         self._check_generation()
         super().__init__(found.directory, prefix="model.", bare=("shared.", "encoder.", "decoder."))
         self.adapter = adapter
@@ -130,11 +133,18 @@ class Checkpoint(Tensors):
     def embeddings(self) -> dict[str, str]:
         """Returns the tensor of each part that has an embedding: `encoder`, `decoder`, `head`.
 
-        Parts with the same numbers have the same tensor.
+        Parts with the same numbers have the same tensor. As in transformers 5, stored numbers count
+        even where config.json says that all parts share them.
 
         Raises:
-            BundleError: the checkpoint has no embedding.
+            BundleError: the checkpoint has no embedding, or lacks the LM head that it should have.
         """
+        head = _PARTS["head"]
+        if not self.ties_embeddings and head not in self and head not in self._changes:
+            raise BundleError(
+                f"{self.directory}: expected a tensor {head!r}, since {CONFIG_FILE} has "
+                "tie_word_embeddings of false, found none"
+            )
         known = [self._shared_embedding()]
         found = {}
         for part, name in _PARTS.items():
@@ -143,20 +153,6 @@ class Checkpoint(Tensors):
                 known.append(name)
             found[part] = same or name
         return found
-
-    def check_shared_embedding(self) -> None:
-        """Checks that encoder and decoder have no embeddings of their own.
-
-        Raises:
-            BundleError: one of them has. transformers 5 saves such checkpoints without
-                `tie_word_embeddings`.
-        """
-        found = self.embeddings()
-        if found["encoder"] != found["decoder"]:
-            raise BundleError(
-                f"{self.directory}: expected one embedding for encoder and decoder, found other "
-                f"numbers in {found['decoder']!r} than in {found['encoder']!r}"
-            )
 
     def _shared_embedding(self) -> str:
         """Returns this checkpoint's name of the embedding that names without a tensor mean."""
@@ -178,12 +174,10 @@ class Checkpoint(Tensors):
             for name in names
             if not self._is_beyond(name)
         }
-        # transformers shares what config.json says, except stored numbers that differ.
-        shares = read_json(self.directory / CONFIG_FILE).get("tie_word_embeddings") is not False
         tied = {shared} | {
             name
             for name in _SHARED_NAMES
-            if name not in self or (shares and self.equal(shared, name))
+            if name not in self or (self.ties_embeddings and self.equal(shared, name))
         }
         return adapter.changes(shapes, frozenset(tied))
 
@@ -202,7 +196,7 @@ class Checkpoint(Tensors):
             unknown.insert(0, _LOGITS_BIAS)
         if unknown:
             raise BundleError(
-                f"{self.directory}: expected the tensors of M2M100 with sinusoidal positions, "
+                f"{self.directory}: expected the tensors of M2M100, "
                 f"found {len(unknown)} others, such as {', '.join(unknown[:3])}: this is a "
                 "checkpoint of another architecture"
             )

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import M2M100ForConditionalGeneration
 
-from m2m100_onnx_export.adapter import Adapter
+from m2m100_onnx_export.adapter import SHARED, Adapter
 from m2m100_onnx_export.checkpoint import Checkpoint
 
 __all__ = ["load_reference"]
@@ -28,12 +28,29 @@ def load_reference(checkpoint: Checkpoint) -> tuple[M2M100ForConditionalGenerati
     model = M2M100ForConditionalGeneration.from_pretrained(
         checkpoint.directory, dtype=torch.float32
     )
+    _load_tables(model, checkpoint)
     if checkpoint.adapter is None:
         return model.eval(), ""
     if importlib.util.find_spec("peft") is None:
         _load_merged(model, checkpoint)
         return model.eval(), "the exporter itself, since peft is not installed"
     return _merge_with_peft(model, checkpoint.adapter).eval(), "peft"
+
+
+def _load_tables(model: Any, checkpoint: Checkpoint) -> None:
+    """Gives a model the tables that transformers leaves out.
+
+    Those are learned positions: the module looks rows up as one with learned positions does, in the
+    table that it computed. transformers 5 also leaves embeddings at random that transformers 4 did
+    not store: with an LM head of its own, it stored one embedding for encoder and decoder.
+    """
+    for side in ("encoder", "decoder"):
+        module = getattr(model.model, side)
+        name = f"model.{side}.embed_positions.weight"
+        if name in checkpoint:
+            module.embed_positions.weights = checkpoint.rows(name).float()
+        if f"model.{side}.embed_tokens.weight" not in checkpoint and SHARED in checkpoint:
+            module.embed_tokens.weight = model.model.shared.weight
 
 
 def _merge_with_peft(model: Any, adapter: Adapter) -> Any:

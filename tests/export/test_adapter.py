@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import M2M100ForConditionalGeneration, M2M100Tokenizer
@@ -43,6 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "bias-of-lora": {"target_modules": ATTENTION, "lora_bias": True},
     "whole-modules": {"target_modules": ATTENTION, "modules_to_save": ["fc2", "layer_norm"]},
     "head": {"target_modules": ATTENTION, "modules_to_save": ["lm_head"]},
+    "embeddings": {"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"]},
     "tied-modules": {
         "target_modules": ATTENTION,
         "modules_to_save": ["lm_head"],
@@ -94,7 +96,28 @@ def test_the_merge_equals_that_of_peft(tiny_checkpoint: Path, tmp_path: Path, ki
         assert torch.equal(checkpoint.rows(name).float(), tensor), name
 
 
-@pytest.mark.parametrize("kind", ["all-linear", "head", "some-tokens", "dora"])
+@pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5, reason="transformers 4 shares the embeddings"
+)
+def test_low_rank_changes_of_untied_embeddings(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Each part has its own numbers, so a merge can express them."""
+    checkpoint = make_checkpoint(tie_word_embeddings=False)
+    modules = [*ATTENTION, "embed_tokens", "lm_head"]
+    folder = trained(checkpoint, tmp_path / "adapter", target_modules=modules)
+    expected = merged(checkpoint, folder).state_dict()
+    opened = Checkpoint(checkpoint, adapter=Adapter(folder))
+    assert len({*opened.embeddings().values()}) == 3
+    for name in ("model.encoder.embed_tokens.weight", "lm_head.weight"):
+        # In parts, as the export reads a table.
+        found = torch.cat([opened.rows(name, 0, 5000), opened.rows(name, 5000)])
+        assert torch.allclose(found, expected[name], rtol=1e-6, atol=1e-6)
+    done = export(checkpoint, tmp_path / "bundle", adapter=folder)
+    assert done.report is not None
+
+
+@pytest.mark.parametrize("kind", ["all-linear", "head", "embeddings", "some-tokens", "dora"])
 def test_a_bundle_equals_that_of_the_merged_checkpoint(
     tiny_checkpoint: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -101,7 +101,6 @@ def test_layers_that_the_config_leaves_out(tiny_checkpoint: Path, tmp_path: Path
     "name",
     [
         "model.encoder.layers.0.ffn.router.classifier.weight",
-        "model.encoder.embed_positions.weight",
         "model.encoder.embed_positions.weights",
         "model.decoder.layers.0.self_attn.relative_attention_bias.weight",
         "final_logits_bias",

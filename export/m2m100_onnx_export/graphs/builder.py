@@ -123,32 +123,39 @@ class GraphBuilder:
         """Adds `x @ weight + bias`, or `relu(x) @ weight + bias`."""
         return self.op("Add", self.product(x, name, relu=relu), self.parameter(f"{name}.bias"))
 
-    def embedding_rows(self, ids: str) -> str:
+    def first_of(self, *names: str) -> str:
+        """Returns the first name with a weight in the weights file; the last one is taken for it.
+
+        Parts of a model have a table of their own, or read one that they share.
+        """
+        return next((n for n in names[:-1] if f"{n}.weight" in self._weights.tensors), names[-1])
+
+    def embedding_rows(self, ids: str, name: str = "shared") -> str:
         """Adds the unscaled token embeddings, `(rows, length, D)`, of `(rows, length)` ids."""
-        stored = self._weights.tensors["shared.weight"]
+        stored = self._weights.tensors[f"{name}.weight"]
         if stored.dtype == "int4":
-            return self._int4_columns(ids)
-        rows = self.op("Gather", self.parameter("shared.weight"), ids)
+            return self._int4_columns(ids, name)
+        rows = self.op("Gather", self.parameter(f"{name}.weight"), ids)
         if stored.dtype != "int8":
             return rows
         rows = self.op("Cast", rows, to=TensorProto.FLOAT)
-        scale = self.op("Gather", self.parameter("shared.scale"), ids)
+        scale = self.op("Gather", self.parameter(f"{name}.scale"), ids)
         return self.op("Mul", rows, self.op("Unsqueeze", scale, self.ints(-1)))
 
-    def _int4_columns(self, ids: str) -> str:
+    def _int4_columns(self, ids: str, name: str) -> str:
         """Adds the unpacking of embeddings from their bytes, since `Gather` takes no four bits.
 
         The matrix is `(D, V)`. The number in row d and column t is number `d * V + t` of the
         matrix, and its scale is number `d // block * V + t` of the scales. V need not be even, and
         D need not be a multiple of the block.
         """
-        weight, scale = (self._weights.tensors[f"shared.{part}"] for part in ("weight", "scale"))
+        weight, scale = (self._weights.tensors[f"{name}.{part}"] for part in ("weight", "scale"))
         width, size = weight.shape
         first = np.arange(width, dtype=np.int64)
         column = self.op("Unsqueeze", ids, self.ints(-1))
         number = self.op("Add", column, self._constant("embedding_starts", first * size))
         two, sixteen = self.integer(2), self.integer(16)
-        data = self._external("shared.bytes", "shared.weight", "uint8", (weight.length,))
+        data = self._external(f"{name}.bytes", f"{name}.weight", "uint8", (weight.length,))
         pair = self.op("Gather", data, self.op("Div", number, two))
         pair = self.op("Cast", pair, to=TensorProto.INT64)
         # The even number is the lower half of the byte. Halves of eight and above are negative.
@@ -158,7 +165,7 @@ class GraphBuilder:
         signed = self.op("Sub", self.op("Mod", self.op("Add", half, eight), sixteen), eight)
         block = self._constant("embedding_scale_starts", first // INT4_BLOCK * size)
         flat = self._external(
-            "shared.scales", "shared.scale", scale.dtype, (math.prod(scale.shape),)
+            f"{name}.scales", f"{name}.scale", scale.dtype, (math.prod(scale.shape),)
         )
         steps = self.op("Gather", flat, self.op("Add", column, block))
         floats = [self.op("Cast", x, to=TensorProto.FLOAT) for x in (signed, steps)]
@@ -170,7 +177,7 @@ class GraphBuilder:
         Args:
             x: `(N, D)`.
         """
-        name = "lm_head" if "lm_head.weight" in self._weights.tensors else "shared"
+        name = self.first_of("lm_head", "shared")
         bias = ["lm_head.bias"] if "lm_head.bias" in self._weights.tensors else []
         kind = self._weights.tensors[f"{name}.weight"].dtype
         if kind not in ("int4", "int8"):

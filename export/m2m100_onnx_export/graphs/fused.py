@@ -37,7 +37,7 @@ class FusedGraphs:
     def _source(self) -> None:
         g, config = self.g, self.config
         g.enter("encoder")
-        x = embed(g, config, "input_ids", None)
+        x = embed(g, config, "encoder", "input_ids", None)
         mask = g.op("Cast", "attention_mask", to=TensorProto.INT32)
         y = g.layer_norm(x, "encoder.layers.0.self_attn_layer_norm")
         for index in range(config.encoder_layers):
@@ -64,7 +64,7 @@ class FusedGraphs:
         g, config = self.g, self.config
         g.enter("decoder")
         past = g.op("Cast", "past_length", to=TensorProto.INT64)
-        x = embed(g, config, "input_ids", past)
+        x = embed(g, config, "decoder", "input_ids", past)
         mask = g.op("Cast", "encoder_attention_mask", to=TensorProto.INT32)
         sentences = g.op("Shape", mask, start=0, end=1)
         by_sentence = g.op("Concat", sentences, g.ints(-1, config.d_model), axis=0)

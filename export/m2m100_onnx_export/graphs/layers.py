@@ -128,7 +128,9 @@ class Layers:
         return g.op("ScatterND", logits, cells, g.op("Concat", penalized, forbidden, axis=0))
 
 
-def embed(g: GraphBuilder, config: ModelConfig, ids: str, past_length: str | None) -> str:
+def embed(
+    g: GraphBuilder, config: ModelConfig, side: str, ids: str, past_length: str | None
+) -> str:
     """Adds token and position embeddings, `(rows, length, D)`.
 
     A token's position is `first_position` plus the number of tokens before it that are not
@@ -137,10 +139,11 @@ def embed(g: GraphBuilder, config: ModelConfig, ids: str, past_length: str | Non
     Args:
         g: the graph.
         config: the model's sizes.
+        side: `encoder` or `decoder`, which may have tables of their own.
         ids: `(rows, length)` tokens.
         past_length: `(1,)` tokens that the cache holds, or None without a cache.
     """
-    tokens = g.embedding_rows(ids)
+    tokens = g.embedding_rows(ids, g.first_of(f"{side}.embed_tokens", "shared"))
     if config.scale_embedding:
         tokens = g.op("Mul", tokens, g.number(config.d_model**0.5))
     pad = g.integer(config.pad_token_id)
@@ -150,4 +153,5 @@ def embed(g: GraphBuilder, config: ModelConfig, ids: str, past_length: str | Non
         count = g.op("Add", count, past_length)
     before = g.integer(first_position(config.pad_token_id) - 1)
     positions = g.op("Add", g.op("Mul", count, real), before)
-    return g.op("Add", tokens, g.op("Gather", g.parameter("positions.weight"), positions))
+    table = g.parameter(f"{g.first_of(f'{side}.embed_positions', 'positions')}.weight")
+    return g.op("Add", tokens, g.op("Gather", table, positions))

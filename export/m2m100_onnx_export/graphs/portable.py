@@ -1,8 +1,8 @@
 """The three portable graphs, layer by layer, in standard ai.onnx operators.
 
-Knows the architecture: a pre-norm transformer with sinusoidal positions, whose encoder, decoder and
-LM head share one embedding. Refuses to know weights; parameters are references into the weights
-file. Reference for the arithmetic: transformers' `modeling_m2m_100.py`.
+Knows the architecture: a pre-norm transformer with absolute positions, whose encoder, decoder and
+LM head share one embedding or have their own. Refuses to know weights; parameters are references
+into the weights file. Reference for the arithmetic: transformers' `modeling_m2m_100.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PortableGraphs:
     def _encoder(self) -> None:
         g, config = self.g, self.config
         g.enter("encoder")
-        x = embed(g, config, "input_ids", None)
+        x = embed(g, config, "encoder", "input_ids", None)
         mask = self._padding_mask("attention_mask")
         heads = config.encoder_attention_heads
         for index in range(config.encoder_layers):
@@ -65,7 +65,7 @@ class PortableGraphs:
         past_length = None
         if with_past:
             past_length = g.op("Shape", "past_key_values.0.decoder.key", start=2, end=3)
-        x = embed(g, config, "input_ids", past_length)
+        x = embed(g, config, "decoder", "input_ids", past_length)
         causal = self._causal_mask(past_length)
         padding = self._padding_mask("encoder_attention_mask")
         for index in range(config.decoder_layers):
