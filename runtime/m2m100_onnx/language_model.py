@@ -15,7 +15,7 @@ from m2m100_onnx.bundle.language_model import LanguageModelBundle
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.reader import POOLINGS
 from m2m100_onnx.engine.stopping import Cancellation
-from m2m100_onnx.errors import BundleError, InvalidInputError, M2M100Error
+from m2m100_onnx.errors import InvalidInputError, M2M100Error
 from m2m100_onnx.inputs import check_texts
 from m2m100_onnx.language_calls import LanguageWorker
 from m2m100_onnx.model.causal import LanguageGraphs
