@@ -10,6 +10,7 @@ import numpy as np
 
 from m2m100_onnx._typing import Self, Unpack
 from m2m100_onnx.bundle.identity import identity_of
+from m2m100_onnx.bundle.kinds import open_again, opened
 from m2m100_onnx.bundle.language_model import LanguageModelBundle
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.reader import POOLINGS
@@ -47,6 +48,7 @@ class LanguageModel:
         self,
         bundle: str | os.PathLike[str] | LanguageModelBundle,
         *,
+        revision: str | None = None,
         device: str = "cpu",
         intra_op_num_threads: int | None = None,
         providers: Sequence[Provider] | None = None,
@@ -65,8 +67,7 @@ class LanguageModel:
             DependencyError: onnxruntime lacks what `device` or `providers` need.
             InvalidInputError: an argument is out of range.
         """
-        opened = bundle if isinstance(bundle, LanguageModelBundle) else None
-        self.bundle = opened or LanguageModelBundle.open(bundle)  # type: ignore[arg-type]
+        self.bundle = opened(LanguageModelBundle, bundle, revision)
         self._arguments: dict[str, Any] = {
             "device": device,
             "providers": providers,
@@ -381,10 +382,5 @@ def _open_again(
     kind: type[LanguageModel], folder: str, identity: str, arguments: dict[str, Any]
 ) -> LanguageModel:
     """Opens the bundle of a model that was copied or pickled, if it is still the same."""
-    bundle = LanguageModelBundle.open(folder)
-    if identity_of(bundle) != identity:
-        raise BundleError(
-            f"{bundle.directory} is not the bundle that the copied or pickled LanguageModel had "
-            "open: it was replaced since, or another one lies there on this machine"
-        )
+    bundle = open_again(LanguageModelBundle, folder, identity, "LanguageModel")
     return kind(bundle, **arguments, lazy=True)

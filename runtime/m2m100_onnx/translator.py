@@ -13,6 +13,7 @@ from typing import Any, Literal, overload
 from m2m100_onnx._typing import Self, Unpack
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.identity import identity_of
+from m2m100_onnx.bundle.kinds import open_again, opened
 from m2m100_onnx.calls import (
     OnError,
     Progress,
@@ -23,7 +24,7 @@ from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
-from m2m100_onnx.errors import BundleError, M2M100Error
+from m2m100_onnx.errors import M2M100Error
 from m2m100_onnx.inputs import check_languages, check_texts
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.model.support import Provider
@@ -55,6 +56,7 @@ class Translator:
         self,
         bundle: str | os.PathLike[str] | Bundle,
         *,
+        revision: str | None = None,
         device: str = "cpu",
         intra_op_num_threads: int | None = None,
         providers: Sequence[Provider] | None = None,
@@ -67,7 +69,9 @@ class Translator:
         """Opens a bundle.
 
         Args:
-            bundle: its folder.
+            bundle: its folder, or its name on the hub, such as `org/name`.
+            revision: branch, tag or commit on the hub. A commit in the hub's cache opens without a
+                request.
             device: `cpu`, `cuda`, `cuda:N`, or `auto` (CUDA where it is available).
             intra_op_num_threads: threads of an operator; by default one per core.
             providers: onnxruntime execution providers with their options, in place of the device's
@@ -83,11 +87,14 @@ class Translator:
             lazy: whether each graph is opened at its first use, and not now.
 
         Raises:
-            BundleError: the bundle is incomplete, damaged, or of a newer format.
-            DependencyError: onnxruntime lacks what `device` or `providers` need.
+            BundleError: the bundle is incomplete, damaged, or of a newer format, or the hub has no
+                such bundle.
+            DependencyError: onnxruntime lacks what `device` or `providers` need, or a name on the
+                hub needs the extra `hub`.
             InvalidInputError: an argument is out of range.
+            OSError: a download cannot be stored.
         """
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.bundle = opened(Bundle, bundle, revision)
         config = self.bundle.config
         self.defaults = default_options(self.bundle)
         arguments: dict[str, Any] = {
@@ -388,10 +395,5 @@ def _open_again(
     kind: type[Translator], folder: str, identity: str, arguments: dict[str, Any]
 ) -> Translator:
     """Opens the bundle of a translator that was copied or pickled, if it is still the same."""
-    bundle = Bundle.open(folder)
-    if identity_of(bundle) != identity:
-        raise BundleError(
-            f"{bundle.directory} is not the bundle that the copied or pickled Translator had open: "
-            "it was replaced since, or another one lies there on this machine; open it by its path"
-        )
+    bundle = open_again(Bundle, folder, identity, "Translator")
     return kind(bundle, **arguments, lazy=True)

@@ -22,6 +22,7 @@ __all__ = [
     "add_device",
     "add_languages",
     "add_model",
+    "add_revision",
     "as_typed",
     "given_options",
     "path",
@@ -40,6 +41,7 @@ _FLAGS = {
     "intra_op_num_threads": "--threads",
     "on_error": "--on-error",
     "read_ahead": "--read-ahead",
+    "revision": "--revision",
 }
 # What a message is about, and the limits that it names: "min_length: expected max_length = 5".
 _PARAMETER = re.compile(rf"(?:\A(?=\w+: )|\b(?=\w+ = ))({'|'.join(_FLAGS)})\b")
@@ -80,9 +82,15 @@ def path(text: str) -> str:
 
 
 def add_model(add: Add) -> None:
-    """Adds --model, the bundle."""
-    about = "Folder of the bundle."
+    """Adds --model and --revision, the bundle."""
+    about = "Folder of the bundle, or its name on the hub (org/name)."
     add("-m", "--model", required=True, type=path, metavar="BUNDLE", help=about)
+    add_revision(add)
+
+
+def add_revision(add: Add) -> None:
+    """Adds --revision, for what may be a name on the hub."""
+    add("--revision", metavar="R", help="Branch, tag or commit on the hub.")
 
 
 def add_languages(add: Add, source: str, target: str, *, required: bool) -> None:

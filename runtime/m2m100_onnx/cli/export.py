@@ -12,7 +12,7 @@ import sys
 
 from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.bundle.graphs import PRECISIONS
-from m2m100_onnx.cli.arguments import Commands, add_command, path
+from m2m100_onnx.cli.arguments import Commands, add_command, add_revision, path
 from m2m100_onnx.cli.output import print_lines
 from m2m100_onnx.errors import DependencyError
 
@@ -29,7 +29,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("bundle", type=path, metavar="BUNDLE", help="Folder to make.")
     about = "Precision of the weights. (default: fp32)"
     add("--precision", choices=PRECISIONS, default="fp32", help=about)
-    add("--revision", metavar="R", help="Branch, tag or commit on the hub.")
+    add_revision(add)
     about = "Codes of the languages that the checkpoint was trained on."
     add("--languages", metavar="en,de,...", help=about)
     about = "Family of a checkpoint whose files do not tell it, such as small100."

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from m2m100_onnx.cli.arguments import Commands, add_command, path
+from m2m100_onnx.cli.arguments import Commands, add_command, add_revision, path
 from m2m100_onnx.cli.output import complain, has_terminal, print_lines, print_table
 from m2m100_onnx.errors import BundleError
 
@@ -25,7 +25,9 @@ _SECTIONS = ("manifest", "model", "generation")
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command to those of `m2m100`."""
     add = add_command(commands, "info", _run, "Describe a bundle and its files.").add_argument
-    add("bundle", type=path, metavar="BUNDLE", help="Folder of the bundle.")
+    about = "Folder of the bundle, or its name on the hub (org/name)."
+    add("bundle", type=path, metavar="BUNDLE", help=about)
+    add_revision(add)
     about = "Compare the SHA-256 of every file with the manifest's."
     add("--verify", action="store_true", help=about)
     add("--json", action="store_true", help="Print JSON.")
@@ -34,7 +36,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from m2m100_onnx.bundle.kinds import open_bundle
 
-    bundle = open_bundle(arguments.bundle)
+    bundle = open_bundle(arguments.bundle, arguments.revision)
     if arguments.verify:
         try:
             bundle.verify()

@@ -94,6 +94,7 @@ def open_model(arguments: argparse.Namespace) -> LanguageModel:
 
     return LanguageModel(
         arguments.model,
+        revision=arguments.revision,
         device=arguments.device,
         intra_op_num_threads=arguments.threads,
         cache_dir=arguments.cache_dir,

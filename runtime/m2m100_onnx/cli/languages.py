@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from m2m100_onnx.text.tokenizer import Tokenizer
     from m2m100_onnx.text.xlm import XLMTokenizer
 
-    bundle = open_bundle(arguments.model)
+    bundle = open_bundle(arguments.model, arguments.revision)
     if isinstance(bundle, LanguageModelBundle):
         codes = XLMTokenizer(bundle.directory).languages
         trained = dict.fromkeys(codes, True)

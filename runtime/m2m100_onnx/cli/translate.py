@@ -78,6 +78,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Lazy, since opening the graphs takes seconds and arguments may yet turn out to be wrong.
     translator = Translator(
         arguments.model,
+        revision=arguments.revision,
         device=arguments.device,
         intra_op_num_threads=arguments.threads,
         cache_dir=arguments.cache_dir,
