@@ -1,153 +1,251 @@
-"""A small hub on the loopback interface, for real clients of huggingface_hub.
+"""A hub on the loopback interface: it speaks the part of the hub's protocol that downloads need.
 
-Speaks what a download asks for: the model's facts, and files with an ETag, a commit, their length
-and ranges of bytes. It can break off a file, ask for a token, and answer with an error.
+Large files are served as the hub does: `resolve` redirects to another address, which has ranges.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
-import re
+import os
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+import pytest
+
+# Files of these names are kept outside of git, by Git LFS.
+_LARGE = (".onnx", ".onnx_data", ".safetensors", ".bin", ".model", ".npz")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder, by name."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@dataclass
+class Repository:
+    """A repository: its commits, and the branches and tags that name one."""
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    token: str | None = None
+    gated: bool = False
+
+    def commit(self, files: Mapping[str, bytes], *names: str) -> str:
+        """Adds a commit that `names`, by default `main`, stand for from now on."""
+        sha = hashlib.sha1(f"{id(self)} {len(self.commits)}".encode()).hexdigest()
+        self.commits[sha] = dict(files)
+        self.names |= dict.fromkeys(names or ("main",), sha)
+        return sha
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that came; the names of its headers are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+
+@dataclass
+class Pause:
+    """A body that stops.
+
+    Attributes:
+        size: after so many bytes.
+        reached: is set when it has stopped.
+        over: ends the pause.
+    """
+
+    size: int
+    reached: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
 class Hub:
-    """The state of a hub.
+    """The state of the server, which a test changes while it runs.
 
     Attributes:
-        repos: the folder of each repository, by id.
-        revisions: names of the one commit that each has.
-        token: what a request has to bring; None lets everyone in.
-        status: what everything is answered with; 200 answers as it should.
-        broken: how often a file of 100 kB or more is still broken off, after `limit` bytes.
-        limit: see `broken`.
-        stuck: whether later requests for such a file give no byte.
-        asked: `(method, path, range)` of each request.
-        url: where it listens.
+        url: its address.
+        repositories: by their names.
+        requests: all that came.
+        sent: files whose contents were asked for, each with the first byte that was sent.
+        status: answers everything with this status, where it is set.
+        cuts: by the file's name, a body breaks off after so many bytes, once.
+        pauses: by the file's name, a body stops in the middle, once.
     """
 
-    repos: dict[str, Path] = field(default_factory=dict)
-    revisions: tuple[str, ...] = ("main", "v1", COMMIT)
-    token: str | None = None
-    status: int = 200
-    broken: int = 0
-    limit: int = 4096
-    stuck: bool = False
-    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     url: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    status: int | None = None
+    sent: list[tuple[str, int]] = field(default_factory=list)
+    cuts: dict[str, int] = field(default_factory=dict)
+    pauses: dict[str, Pause] = field(default_factory=dict)
 
-    def downloads(self, name: str) -> list[str | None]:
-        """Returns the range of each request for a file's bytes."""
-        return [
-            r for method, path, r in self.asked if method == "GET" and path.endswith(f"/{name}")
-        ]
+    def add(self, name: str, files: Mapping[str, bytes], **facts: Any) -> Repository:
+        """Adds a repository with one commit, `main`."""
+        self.repositories[name] = repository = Repository(**facts)
+        repository.commit(files)
+        return repository
+
+    def take(self) -> tuple[set[str], int]:
+        """Returns the files that were sent since the last call, and the number of requests."""
+        found = {file for file, _ in self.sent}, len(self.requests)
+        self.sent.clear()
+        self.requests.clear()
+        return found
 
 
-@contextmanager
-def serve() -> Iterator[Hub]:
-    """Runs a hub."""
-    hub = Hub()
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def do_GET(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.hub.requests.append(Request(self.command, self.path, headers))
+        if self.hub.status is not None:
+            return self._answer(self.hub.status)
+        if path.startswith("/large/"):
+            commit, file = path.removeprefix("/large/").split("//")
+            places = (r.commits.get(commit, {}) for r in self.hub.repositories.values())
+            return self._body(file, next(files[file] for files in places if file in files))
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        api = parts[:2] == ["api", "models"]
+        org, name, *rest = parts[2:] if api else parts
+        repository = self.hub.repositories.get(f"{org}/{name}")
+        if repository is None or not self._admitted(repository):
+            hidden = repository is None or not repository.gated
+            # The hub does not tell a private repository from one that is not there.
+            code = "RepoNotFound" if hidden else "GatedRepo"
+            return self._answer(401 if hidden else 403, {"X-Error-Code": code})
+        revision = unquote(rest[1]) if rest else "main"
+        commit = repository.names.get(revision, revision)
+        if commit not in repository.commits:
+            return self._answer(404, {"X-Error-Code": "RevisionNotFound"})
+        files = repository.commits[commit]
+        if api:
+            return self._info(f"{org}/{name}", commit, files)
+        return self._resolve(commit, unquote("/".join(rest[2:])), files)
 
-        def do_GET(self) -> None:
-            self._answer()
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
-        def do_HEAD(self) -> None:
-            self._answer()
+    def _admitted(self, repository: Repository) -> bool:
+        wanted = repository.token
+        return wanted is None or self.headers["Authorization"] == f"Bearer {wanted}"
 
-        def log_message(self, *_: Any) -> None:
-            """Prints nothing."""
+    def _info(self, name: str, commit: str, files: Mapping[str, bytes]) -> None:
+        siblings = [{"rfilename": file} for file in files]
+        facts = {"id": name, "modelId": name, "sha": commit, "siblings": siblings}
+        more = {"private": False, "gated": False, "tags": [], "downloads": 0, "likes": 0}
+        data = json.dumps(facts | more).encode()
+        self._answer(200, {"Content-Type": "application/json"}, data)
 
-        def _answer(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            hub.asked.append((self.command, path, self.headers.get("Range")))
-            if hub.status != 200:
-                self._send(hub.status, b"")
-            elif hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
-                self._refuse(401, "GatedRepo")
-            elif facts := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
-                self._facts(facts[1], facts[2] or "main")
-            elif tree := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
-                self._tree(tree[1])
-            elif file := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-                self._file(*file.groups())
-            else:
-                self._refuse(404, "EntryNotFound")
+    def _resolve(self, commit: str, file: str, files: Mapping[str, bytes]) -> None:
+        headers = {"X-Repo-Commit": commit}
+        if file not in files:
+            return self._answer(404, headers | {"X-Error-Code": "EntryNotFound"})
+        data = files[file]
+        if file.endswith(_LARGE):
+            digest = hashlib.sha256(data).hexdigest()
+            headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data))}
+            # Another host to the client, which sends it no token.
+            elsewhere = self.hub.url.replace("127.0.0.1", "localhost")
+            place = f"{elsewhere}/large/{commit}//{file}"
+            return self._answer(302, headers | {"Location": place})
+        blob = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+        return self._body(file, data, headers | {"ETag": f'"{blob}"'})
 
-        def _facts(self, repo: str, revision: str) -> None:
-            if repo not in hub.repos:
-                self._refuse(404, "RepoNotFound")
-            elif revision not in hub.revisions:
-                self._refuse(404, "RevisionNotFound")
-            else:
-                names = [p.name for p in sorted(hub.repos[repo].iterdir())]
-                siblings = [{"rfilename": name} for name in names]
-                facts = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings}
-                self._send(200, json.dumps({**facts, "private": False, "tags": []}).encode())
+    def _body(self, file: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        start, status = self._start(), 200
+        more = {"Accept-Ranges": "bytes", **(headers or {})}
+        if start:
+            more["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            status = 206
+        self._answer(status, more, data[start:], file)
 
-        def _tree(self, repo: str) -> None:
-            files = [
-                {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": path.name}
-                for path in sorted(hub.repos[repo].iterdir())
-            ]
-            self._send(200, json.dumps(files).encode())
+    def _start(self) -> int:
+        """The first byte that is asked for; the client asks for no last one."""
+        asked = self.headers["Range"]
+        return int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
 
-        def _file(self, repo: str, revision: str, name: str) -> None:
-            path = hub.repos.get(repo, Path("missing")) / name
-            if revision not in hub.revisions or not path.is_file():
-                self._refuse(404, "EntryNotFound")
-                return
-            data = path.read_bytes()
-            first, status = 0, 200
-            headers = {
-                "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
-                "X-Repo-Commit": COMMIT,
-                "Accept-Ranges": "bytes",
-            }
-            if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
-                first, status = int(wanted[1]), 206
-                headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-            self._send(status, data[first:], headers)
-
-        def _refuse(self, status: int, code: str) -> None:
-            self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
-
-        def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            if hub.broken and len(data) > 100_000:
-                hub.broken -= 1
-                self.wfile.write(data[: hub.limit])
-                hub.limit = 0 if hub.stuck else hub.limit
-                self.wfile.flush()
-                self.close_connection = True
-                self.connection.shutdown(2)
-                return
+    def _answer(
+        self,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        data: bytes = b"",
+        file: str = "",
+    ) -> None:
+        if file and self.command == "GET":
+            self.hub.sent.append((file, self._start()))
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        size = self.hub.cuts.pop(file, None)
+        if size is not None:
+            self.wfile.write(data[:size])
+            self.close_connection = True
+            return
+        pause = self.hub.pauses.get(file)
+        if pause is not None and not pause.reached.is_set():
+            self.wfile.write(data[: pause.size])
+            pause.reached.set()
+            pause.over.wait(60)
+            data = data[pause.size :]
+        with contextlib.suppress(ConnectionError):  # The client was killed.
             self.wfile.write(data)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever)
+    def log_message(self, *_: Any) -> None:
+        """Prints nothing."""
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Hub]:
+    """Runs a hub without repositories."""
+    hub = Hub()
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        hub.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        hub.url = f"http://127.0.0.1:{listening.server_port}"
         try:
             yield hub
         finally:
-            listening.shutdown()
+            for pause in hub.pauses.values():
+                pause.over.set()
+            server.shutdown()
             thread.join()
+
+
+def connect(url: str, cache: Path, patch: pytest.MonkeyPatch) -> None:
+    """Has this process use a hub and a cache; the client has read its variables already."""
+    constants = "huggingface_hub.constants"
+    patch.setattr(f"{constants}.ENDPOINT", url)
+    template = "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", url + template)
+    patch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+    patch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        patch.delenv(name, raising=False)
+
+
+def variables(url: str, home: Path, **more: str) -> dict[str, str]:
+    """The environment of a process that uses a hub and keeps its cache in `home`."""
+    ours = ("HF_", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return {**kept, "PYTHONPATH": paths, "HF_ENDPOINT": url, "HF_HOME": str(home), **more}

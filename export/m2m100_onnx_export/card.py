@@ -14,10 +14,10 @@ from pathlib import Path
 
 from m2m100_onnx.bundle.graphs import Precision
 from m2m100_onnx.bundle.manifest import FileRecord, Kind
+from m2m100_onnx_export.hub import CARD_FILE
 
-__all__ = ["CARD_FILE", "Card", "licence_of"]
+__all__ = ["Card", "licence_of"]
 
-CARD_FILE = "README.md"
 _NON_COMMERCIAL = "cc-by-nc"
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.MULTILINE | re.DOTALL)
 _LICENCE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)

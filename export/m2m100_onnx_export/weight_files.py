@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from m2m100_onnx.bundle.config import CONFIG_FILE, is_inside, read_json, refuse_pointer
+from m2m100_onnx.bundle.hub import first_names
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.process import raised_by_signal_handler
 
@@ -131,10 +132,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 def listing(directory: Path) -> str:
     """Returns the names of a folder's first files, for an error message."""
-    names = sorted(path.name for path in directory.iterdir())
-    return (
-        ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "an empty folder"
-    )
+    return first_names([path.name for path in directory.iterdir()])
 
 
 def refuse_quantized(directory: Path) -> None:

@@ -20,8 +20,9 @@ from m2m100_onnx.bundle.config import CONFIG_FILE, read_json
 from m2m100_onnx.bundle.folder import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import Precision, Signature
 from m2m100_onnx.bundle.manifest import FileRecord, Kind, Manifest, sha256_of
-from m2m100_onnx_export.card import CARD_FILE, Card, licence_of
+from m2m100_onnx_export.card import Card, licence_of
 from m2m100_onnx_export.graphs.builder import opset_of
+from m2m100_onnx_export.hub import CARD_FILE
 from m2m100_onnx_export.tensors import Source
 
 __all__ = ["finish", "write_config", "write_json"]

@@ -9,8 +9,8 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from m2m100_onnx._typing import Self, Unpack
-from m2m100_onnx.bundle.hub import locate
-from m2m100_onnx.bundle.identity import identity_of, open_same
+from m2m100_onnx.bundle.identity import identity_of
+from m2m100_onnx.bundle.kinds import open_again, opened
 from m2m100_onnx.bundle.language_model import LanguageModelBundle
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.reader import POOLINGS
@@ -67,9 +67,7 @@ class LanguageModel:
             DependencyError: onnxruntime lacks what `device` or `providers` need.
             InvalidInputError: an argument is out of range.
         """
-        if not isinstance(bundle, LanguageModelBundle):
-            bundle = LanguageModelBundle.open(locate(bundle, revision))
-        self.bundle = bundle
+        self.bundle = opened(LanguageModelBundle, bundle, revision)
         self._arguments: dict[str, Any] = {
             "device": device,
             "providers": providers,
@@ -378,5 +376,6 @@ def _matrix(name: str, values: object, count: int) -> Int64Array:
 def _open_again(
     kind: type[LanguageModel], folder: str, identity: str, arguments: dict[str, Any]
 ) -> LanguageModel:
-    bundle = open_same(LanguageModelBundle.open, folder, identity, "LanguageModel")
+    """Opens the bundle of a model that was copied or pickled, if it is still the same."""
+    bundle = open_again(LanguageModelBundle, folder, identity, "LanguageModel")
     return kind(bundle, **arguments, lazy=True)

@@ -12,8 +12,8 @@ from typing import Any, Literal, overload
 
 from m2m100_onnx._typing import Self, Unpack
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.hub import locate
-from m2m100_onnx.bundle.identity import identity_of, open_same
+from m2m100_onnx.bundle.identity import identity_of
+from m2m100_onnx.bundle.kinds import open_again, opened
 from m2m100_onnx.calls import (
     OnError,
     Progress,
@@ -69,8 +69,9 @@ class Translator:
         """Opens a bundle.
 
         Args:
-            bundle: its folder, or its id on the hub, which is downloaded into the hub's cache.
-            revision: branch, tag or commit on the hub.
+            bundle: its folder, or its name on the hub, such as `org/name`.
+            revision: branch, tag or commit on the hub. A commit in the hub's cache opens without a
+                request.
             device: `cpu`, `cuda`, `cuda:N`, or `auto` (CUDA where it is available).
             intra_op_num_threads: threads of an operator; by default one per core.
             providers: onnxruntime execution providers with their options, in place of the device's
@@ -86,14 +87,14 @@ class Translator:
             lazy: whether each graph is opened at its first use, and not now.
 
         Raises:
-            BundleError: the bundle is incomplete, damaged, of a newer format, or not to be had.
-            DependencyError: onnxruntime lacks what `device` or `providers` need, or a hub id needs
-                huggingface_hub.
+            BundleError: the bundle is incomplete, damaged, or of a newer format, or the hub has no
+                such bundle.
+            DependencyError: onnxruntime lacks what `device` or `providers` need, or a name on the
+                hub needs the extra `hub`.
             InvalidInputError: an argument is out of range.
+            OSError: a download cannot be stored.
         """
-        self.bundle = (
-            bundle if isinstance(bundle, Bundle) else Bundle.open(locate(bundle, revision))
-        )
+        self.bundle = opened(Bundle, bundle, revision)
         config = self.bundle.config
         self.defaults = default_options(self.bundle)
         arguments: dict[str, Any] = {
@@ -393,5 +394,6 @@ class Translator:
 def _open_again(
     kind: type[Translator], folder: str, identity: str, arguments: dict[str, Any]
 ) -> Translator:
-    bundle = open_same(Bundle.open, folder, identity, "Translator")
+    """Opens the bundle of a translator that was copied or pickled, if it is still the same."""
+    bundle = open_again(Bundle, folder, identity, "Translator")
     return kind(bundle, **arguments, lazy=True)

@@ -2,119 +2,86 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import logging
-import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
 from safetensors.torch import load_file
 from transformers import M2M100ForConditionalGeneration
 
 from checkpoints import PICKLE, SAFETENSORS, as_pickle, copied, tree, weights_of
+from hub_server import Hub, connect, contents, serving
 from m2m100_onnx import BundleError, Manifest
 from m2m100_onnx.bundle.bundle import WEIGHTS_FILE
 from m2m100_onnx_export import export
 from m2m100_onnx_export.checkpoint import Checkpoint
+from m2m100_onnx_export.tensors import Source
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "acme/tiny"
 
 
 @pytest.fixture
-def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replaces the hub by one checkpoint; returns a record of the requests."""
-    folder = copied(tiny_checkpoint, tmp_path / "snapshot")
-    asked: dict[str, Any] = {"folder": folder, "patterns": []}
-
-    class Api:
-        def model_info(self, repo: str, *, revision: str | None) -> SimpleNamespace:
-            asked["info"] = (repo, revision)
-            files = [SimpleNamespace(rfilename=path.name) for path in folder.iterdir()]
-            return SimpleNamespace(sha=COMMIT, siblings=files)
-
-    def snapshot_download(repo: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked["download"] = (repo, revision)
-        asked["patterns"] += allow_patterns
-        return str(folder)
-
-    def hf_hub_download(repo: str, name: str, *, revision: str | None) -> str:
-        asked["remembered"] = (repo, revision)
-        return str(folder / name)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return asked
+def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one checkpoint, and a new cache."""
+    with serving() as server:
+        server.add(NAME, contents(tiny_checkpoint))
+        connect(server.url, tmp_path / "hub", monkeypatch)
+        yield server
 
 
-def allowed(asked: dict[str, Any]) -> set[str]:
-    names = [path.name for path in asked["folder"].iterdir()]
-    return set(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=asked["patterns"]))
+def exported(source: str, folder: Path, **options: Any) -> bytes:
+    """Exports a checkpoint of the hub, and returns the weights of the bundle."""
+    return weights_of(source, folder, **options)  # type: ignore[arg-type]
 
 
-def test_hub_id(hub: dict[str, Any], tiny_bundle: Path, tmp_path: Path) -> None:
-    for name in ("pytorch_model.bin", "tf_model.h5", "rust_model.ot", "README.md"):
-        (hub["folder"] / name).write_bytes(b"unwanted")
-    found = weights_of("someone/model", tmp_path / "bundle", revision="v1")  # type: ignore[arg-type]
+def test_hub_id(hub: Hub, tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    unwanted = ("pytorch_model.bin", "tf_model.h5", "rust_model.ot", "onnx/config.json", "a.txt")
+    commit = hub.repositories[NAME].commit(
+        contents(tiny_checkpoint) | dict.fromkeys(unwanted, b"unwanted"), "v1"
+    )
+    found = exported(NAME, tmp_path / "bundle", revision="v1")
     assert found == (tiny_bundle / WEIGHTS_FILE).read_bytes()
-    assert hub["info"] == ("someone/model", "v1")
-    # The branch may move between the two calls; the commit does not.
-    assert hub["download"] == ("someone/model", COMMIT)
-    # Where the hub is away, the cache has to know what "v1" is.
-    assert hub["remembered"] == ("someone/model", "v1")
-    unwanted = {"pytorch_model.bin", "tf_model.h5", "rust_model.ot"}
-    assert allowed(hub) == {p.name for p in hub["folder"].iterdir()} - unwanted
+    assert hub.take()[0] == {path.name for path in tiny_checkpoint.iterdir()}
     manifest = Manifest.read(tmp_path / "bundle")
-    assert (manifest.source, manifest.revision) == ("someone/model", COMMIT)
+    assert (manifest.source, manifest.revision) == (NAME, commit)
+    # The exporter cannot know that the cache lacks nothing, so it asks even for a commit.
+    Checkpoint(Source.find(NAME, commit))
+    assert hub.take() == (set(), 1)
 
 
-def test_hub_id_with_pickles_alone(hub: dict[str, Any], tmp_path: Path) -> None:
-    folder = hub["folder"]
+def test_hub_id_with_pickles_alone(hub: Hub, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_checkpoint, tmp_path / "pickled")
     as_pickle(folder, load_file(folder / SAFETENSORS))
     (folder / SAFETENSORS).unlink()
-    (folder / "tf_model.h5").write_bytes(b"unwanted")
-    export("someone/model", tmp_path / "bundle", verify_outputs=False)
-    assert hub["info"] == ("someone/model", None)
-    assert PICKLE in allowed(hub)
-    assert "tf_model.h5" not in allowed(hub)
+    hub.add("acme/pickles", contents(folder) | {"tf_model.h5": b"unwanted"})
+    export("acme/pickles", tmp_path / "bundle", verify_outputs=False)
+    assert PICKLE in hub.take()[0]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ConnectionError("no route"),
-        huggingface_hub.errors.LocalEntryNotFoundError("not in the cache"),
-        huggingface_hub.errors.OfflineModeIsEnabled("offline"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_hub_fails(
-    hub: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*_: Any, **__: Any) -> str:
-        raise error
-
-    assert hub
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    before = tree(tmp_path)
-    with pytest.raises(BundleError, match=r"someone/model.*'v1'") as caught:
-        export("someone/model", tmp_path / "bundle", revision="v1")
-    assert str(error) in str(caught.value)
-    assert tree(tmp_path) == before
+def test_language_models(hub: Hub, causal_xlm: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint, bundle = causal_xlm
+    hub.add("acme/xlm", contents(checkpoint))
+    found = exported("acme/xlm", tmp_path / "bundle", causal=True)
+    assert found == (bundle / WEIGHTS_FILE).read_bytes()
 
 
 def test_hub_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uses the real client with a port where no server listens."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    connect("http://127.0.0.1:9", tmp_path / "hub", monkeypatch)
     with pytest.raises(BundleError, match=r"someone/model.*'v1'"):
         export("someone/model", tmp_path / "bundle", revision="v1")
     assert tree(tmp_path) == {}
+
+
+def test_a_bundle_is_no_checkpoint(hub: Hub, tiny_bundle: Path, tmp_path: Path) -> None:
+    hub.add("acme/bundle", contents(tiny_bundle))
+    with pytest.raises(BundleError, match=r"acme/bundle: expected a checkpoint, found a bundle"):
+        export("acme/bundle", tmp_path / "bundle")
+    hub.add("acme/data", {"data.parquet": b"", "README.md": b""})
+    with pytest.raises(BundleError, match=r"acme/data: .* found README\.md, data\.parquet"):
+        export("acme/data", tmp_path / "bundle")
+    assert not hub.sent
 
 
 @pytest.mark.parametrize("name", ["someone/mo del", "./missing", "/missing/folder", "missing"])
@@ -144,123 +111,80 @@ def as_shards(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("write", [as_single_file_and_shards, as_shards])
 def test_only_the_weights_that_count_are_downloaded(
-    hub: dict[str, Any], tiny_bundle: Path, tmp_path: Path, write: Any
+    hub: Hub, tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, write: Any
 ) -> None:
-    unwanted = write(hub["folder"])
-    found = weights_of("someone/model", tmp_path / "bundle")  # type: ignore[arg-type]
+    folder = copied(tiny_checkpoint, tmp_path / "source")
+    unwanted = write(folder)
+    hub.add("acme/shards", contents(folder))
+    found = exported("acme/shards", tmp_path / "bundle")
     assert found == (tiny_bundle / WEIGHTS_FILE).read_bytes()
-    assert allowed(hub) == {path.name for path in hub["folder"].iterdir()} - unwanted
+    assert hub.take()[0] == {path.name for path in folder.iterdir()} - unwanted
 
 
-def test_quantized_weights_are_not_downloaded(hub: dict[str, Any], tmp_path: Path) -> None:
-    path = hub["folder"] / "config.json"
-    config = {**json.loads(path.read_text()), "quantization_config": {"quant_method": "gptq"}}
-    path.write_text(json.dumps(config))
+def test_quantized_weights_are_not_downloaded(
+    hub: Hub, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    files = contents(tiny_checkpoint)
+    config = json.loads(files["config.json"]) | {"quantization_config": {"quant_method": "gptq"}}
+    hub.add("acme/gptq", files | {"config.json": json.dumps(config).encode()})
     with pytest.raises(BundleError, match=r"config\.json: .*not quantized.*'gptq'"):
-        export("someone/model", tmp_path / "bundle")
-    assert SAFETENSORS not in allowed(hub)
+        export("acme/gptq", tmp_path / "bundle")
+    assert SAFETENSORS not in hub.take()[0]
 
 
 # --- The hub's cache -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cache(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that holds acme/tiny at one commit, as a download leaves it: links to blobs."""
-    repo = tmp_path / "hub" / "models--acme--tiny"
-    snapshot = repo / "snapshots" / COMMIT
-    (repo / "blobs").mkdir(parents=True)
-    (repo / "refs").mkdir()
-    snapshot.mkdir(parents=True)
-    for number, path in enumerate(tiny_checkpoint.iterdir()):
-        shutil.copy(path, repo / "blobs" / str(number))
-        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
-    for name in ("main", "v1"):
-        (repo / "refs" / name).write_text(COMMIT)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return snapshot
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A hub on the loopback interface that answers everything with one status."""
-    state = SimpleNamespace(status=503, asked=0)
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.asked += 1
-            self.send_response(state.status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
-
-        def log_message(self, *_: Any) -> None:
-            """Prints nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{listening.server_port}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
-        yield state
-        listening.shutdown()
-        thread.join()
-
-
 @pytest.fixture(params=["offline", "no server", "broken server"])
-def away(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A way in which the hub is out of reach."""
-    kind: str = request.param
-    if kind == "offline":
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    elif kind == "no server":
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    else:
-        request.getfixturevalue("server")
-    return kind
+def away(hub: Hub, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts the hub out of reach, when it is called."""
+
+    def leave() -> None:
+        if request.param == "offline":
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        elif request.param == "no server":
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+        else:
+            hub.status = 503
+
+    return leave
 
 
-@pytest.mark.parametrize("revision", [None, "v1", COMMIT])
 def test_a_cached_checkpoint_serves_where_the_hub_is_out_of_reach(
-    cache: Path,
-    away: str,
-    tiny_bundle: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    revision: str | None,
+    hub: Hub, away: Any, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    with caplog.at_level(logging.WARNING, "m2m100_onnx"):
-        found = weights_of("acme/tiny", tmp_path / "bundle", revision=revision)  # type: ignore[arg-type]
-    assert found == (tiny_bundle / WEIGHTS_FILE).read_bytes()
-    manifest = Manifest.read(tmp_path / "bundle")
-    assert (manifest.source, manifest.revision) == ("acme/tiny", COMMIT)
-    warned = [record.getMessage() for record in caplog.records if record.name == "m2m100_onnx"]
-    # Who asks for no network needs no warning.
-    assert [str(cache) in message for message in warned] == ([] if away == "offline" else [True])
+    commit = hub.repositories[NAME].names["main"]
+    Checkpoint(Source.find(NAME, None))
+    away()
+    for number, revision in enumerate((None, "main", commit)):
+        bundle = tmp_path / str(number)
+        assert (
+            exported(NAME, bundle, revision=revision) == (tiny_bundle / WEIGHTS_FILE).read_bytes()
+        )
+        manifest = Manifest.read(bundle)
+        assert (manifest.source, manifest.revision) == (NAME, commit)
+    for source, revision in (("acme/other", None), (NAME, "v2")):
+        with pytest.raises(BundleError, match=f"{source}: .*could not download it from the hub"):
+            Source.find(source, revision)
 
 
-@pytest.mark.parametrize("lacking", ["repository", "revision", "weights"])
-def test_what_the_cache_lacks_is_an_error(
-    cache: Path, away: str, tmp_path: Path, lacking: str
+def test_a_shard_that_the_cache_lacks(
+    hub: Hub, away: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    assert away
-    source, revision = ("acme/other", None) if lacking == "repository" else ("acme/tiny", "v1")
-    if lacking == "weights":
-        (cache / SAFETENSORS).unlink()
-    if lacking == "revision":
-        revision = "v2"
-    with pytest.raises(BundleError, match=f"{source}: .*could not download it from the hub"):
-        export(source, tmp_path / "bundle", revision=revision)
+    folder = copied(tiny_checkpoint, tmp_path / "source")
+    as_shards(folder)
+    hub.add("acme/shards", contents(folder))
+    found = Source.find("acme/shards", None).directory
+    next(found.glob("model-00002*")).unlink()
+    away()
+    with pytest.raises(BundleError, match=r"acme/shards: .*could not download it from the hub"):
+        Source.find("acme/shards", None)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_what_the_hub_refuses_does_not_come_from_the_cache(
-    cache: Path, server: SimpleNamespace, status: int
-) -> None:
+def test_what_the_hub_refuses_does_not_come_from_the_cache(hub: Hub, status: int) -> None:
     """A checkpoint that was withdrawn, or is not this user's any more."""
-    assert cache.is_dir()
-    server.status = status
+    Source.find(NAME, None)
+    hub.status = status
     with pytest.raises(BundleError, match=r"acme/tiny: .*could not download it from the hub"):
-        Checkpoint("acme/tiny")
-    assert server.asked
+        Source.find(NAME, None)

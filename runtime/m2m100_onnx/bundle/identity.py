@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import TypeVar
 
 from m2m100_onnx.bundle.folder import BundleFolder
-from m2m100_onnx.errors import BundleError
 
-__all__ = ["identity_of", "open_same"]
-
-_B = TypeVar("_B", bound=BundleFolder)
+__all__ = ["identity_of"]
 
 
 def identity_of(bundle: BundleFolder) -> str:
@@ -27,24 +22,3 @@ def identity_of(bundle: BundleFolder) -> str:
     else:
         facts = {name: state[0] for name, state in bundle._state.items()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def open_same(open_bundle: Callable[[str], _B], folder: str, identity: str, owner: str) -> _B:
-    """Opens the bundle of something that was copied or pickled, if it is still the same.
-
-    Args:
-        open_bundle: opens the folder.
-        folder: the bundle's folder.
-        identity: what `identity_of` returned for the bundle.
-        owner: what had the bundle open, for the message.
-
-    Raises:
-        BundleError: another bundle lies there, or none.
-    """
-    bundle = open_bundle(folder)
-    if identity_of(bundle) != identity:
-        raise BundleError(
-            f"{bundle.directory} is not the bundle that the copied or pickled {owner} had open: "
-            "it was replaced since, or another one lies there on this machine; open it by its path"
-        )
-    return bundle

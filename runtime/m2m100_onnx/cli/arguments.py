@@ -41,6 +41,7 @@ _FLAGS = {
     "intra_op_num_threads": "--threads",
     "on_error": "--on-error",
     "read_ahead": "--read-ahead",
+    "revision": "--revision",
 }
 # What a message is about, and the limits that it names: "min_length: expected max_length = 5".
 _PARAMETER = re.compile(rf"(?:\A(?=\w+: )|\b(?=\w+ = ))({'|'.join(_FLAGS)})\b")
@@ -81,14 +82,14 @@ def path(text: str) -> str:
 
 
 def add_model(add: Add) -> None:
-    """Adds --model, the bundle, and --revision."""
-    about = "Folder of the bundle, or its id on the hub."
+    """Adds --model and --revision, the bundle."""
+    about = "Folder of the bundle, or its name on the hub (org/name)."
     add("-m", "--model", required=True, type=path, metavar="BUNDLE", help=about)
     add_revision(add)
 
 
 def add_revision(add: Add) -> None:
-    """Adds --revision."""
+    """Adds --revision, for what may be a name on the hub."""
     add("--revision", metavar="R", help="Branch, tag or commit on the hub.")
 
 

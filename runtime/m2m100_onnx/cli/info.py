@@ -25,7 +25,8 @@ _SECTIONS = ("manifest", "model", "generation")
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command to those of `m2m100`."""
     add = add_command(commands, "info", _run, "Describe a bundle and its files.").add_argument
-    add("bundle", type=path, metavar="BUNDLE", help="Folder of the bundle, or its id on the hub.")
+    about = "Folder of the bundle, or its name on the hub (org/name)."
+    add("bundle", type=path, metavar="BUNDLE", help=about)
     add_revision(add)
     about = "Compare the SHA-256 of every file with the manifest's."
     add("--verify", action="store_true", help=about)

@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from m2m100_onnx.cli.arguments import Add, Commands, add_command, add_device, add_languages, path
+from m2m100_onnx.cli.arguments import (
+    Add,
+    Commands,
+    add_command,
+    add_device,
+    add_languages,
+    add_revision,
+    path,
+)
 from m2m100_onnx.cli.files import open_output
 from m2m100_onnx.cli.output import has_terminal, print_lines, print_table, progress
 from m2m100_onnx.errors import InvalidInputError
@@ -44,8 +52,9 @@ _GRID: tuple[tuple[str, str | None, str], ...] = (
 def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command to those of `m2m100`."""
     add = add_command(commands, "benchmark", _run, _ABOUT, _DESCRIPTION).add_argument
-    about = "Folder of a bundle; several are compared."
+    about = "Folder of a bundle, or its name on the hub (org/name); several are compared."
     add("bundles", nargs="+", type=path, metavar="BUNDLE", help=about)
+    add_revision(add)
     for name, default, about in _GRID:
         add(f"--{name}", type=_numbers, metavar="N,...", default=default, help=about)
     about = "Real text in UTF-8, a text a line, none of them empty; translations end by themselves."
@@ -138,10 +147,14 @@ def _check_file(flag: str, name: str) -> None:
 
 
 def _grid(arguments: argparse.Namespace) -> Grid:
+    from m2m100_onnx.bundle.hub import locate
     from m2m100_onnx.cli.benchmark.plan import Grid
 
+    folders = [locate(name, arguments.revision) for name in arguments.bundles]
     values: dict[str, Any] = {
-        "bundles": tuple(map(Path, arguments.bundles)),
+        "bundles": tuple(folders),
+        # A folder of the hub's cache has a commit's name.
+        "names": {f: n for f, n in zip(folders, arguments.bundles, strict=True) if f != Path(n)},
         "batch_sizes": arguments.batch_size,
         "beam_sizes": arguments.beam_size,
         "concurrencies": arguments.concurrency,

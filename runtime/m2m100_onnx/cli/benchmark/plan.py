@@ -33,7 +33,7 @@ class Configuration:
     """What one row of the result was measured with.
 
     Attributes:
-        bundle: name of its folder, or the path where two folders share a name.
+        bundle: name of its folder or on the hub, or the path where two folders share a name.
         precision: of the weights, as the bundle's manifest says.
         weights_size: bytes of its graph and weights files.
         batch_size: texts a call.
@@ -82,6 +82,7 @@ class Grid:
             everything else.
         device: see `Translator`.
         session_options: see `Translator`.
+        names: what bundles are called that are not called as their folders.
     """
 
     bundles: tuple[Path, ...]
@@ -99,6 +100,7 @@ class Grid:
     loads: int = 3
     device: str = "cpu"
     session_options: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[Path, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ def prepare(grid: Grid) -> list[Job]:
         UnknownLanguageError: a bundle does not have a language.
         DependencyError: this machine or its onnxruntime lacks the device.
     """
-    names = [path.resolve().name for path in grid.bundles]
+    names = [grid.names.get(path, path.resolve().name) for path in grid.bundles]
     if len(set(names)) < len({path.resolve() for path in grid.bundles}):
-        names = [str(path) for path in grid.bundles]
+        names = [grid.names.get(path, str(path)) for path in grid.bundles]
     made = {
         path: _Prepared(path, name, grid) for path, name in zip(grid.bundles, names, strict=True)
     }
