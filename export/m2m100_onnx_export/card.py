@@ -53,6 +53,7 @@ class Card:
         versions: the packages that made the bundle, by name.
         files: size and hash of every file.
         causal: whether a language model can generate.
+        adapter: the name of the adapter's folder that was merged in, or None.
     """
 
     kind: Kind
@@ -65,6 +66,7 @@ class Card:
     versions: Mapping[str, str]
     files: Mapping[str, FileRecord]
     causal: bool = False
+    adapter: str | None = None
 
     def text(self) -> str:
         """Returns the card as Markdown, with the hub's metadata at its head."""
@@ -97,12 +99,15 @@ class Card:
             what = f"A {'causal' if self.causal else 'masked'} language model"
         at = f" at revision `{self.revision}`" if self.revision else ""
         made = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        merged = ""
+        if self.adapter is not None:
+            merged = f"The adapter {_code(self.adapter)} was merged into its weights.\n"
         return f"""\
 # {_code(self.source)} on onnxruntime, {self.precision}
 
 {what} in ONNX, exported from {_code(self.source)}{at} with {made}. Its weights have the precision
 {self.precision}. It runs with m2m100-onnx, without torch and transformers.
-"""
+{merged}"""
 
     def _licence(self) -> str:
         named = f"The checkpoint names the licence {_code(self.licence)}." if self.licence else ""

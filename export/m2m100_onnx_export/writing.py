@@ -103,6 +103,7 @@ def finish(
         },
         files=files,
         causal=causal,
+        adapter=adapter,
     )
     (work / CARD_FILE).write_text(card.text(), encoding="utf-8")
     manifest = Manifest(
