@@ -239,6 +239,7 @@ def connect(url: str, cache: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", url + template)
     patch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
     patch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    patch.setattr(f"{constants}.HF_TOKEN_PATH", str(cache / "token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         patch.delenv(name, raising=False)
 

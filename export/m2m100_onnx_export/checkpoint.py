@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 
@@ -40,6 +41,15 @@ _PARTS = {
 }
 _SHARED_NAMES = (SHARED, *_PARTS.values())
 _LOGITS_BIAS = "final_logits_bias"
+# Settings of config.json that transformers' M2M100 does not read, with the values that mean what it
+# computes. Where one has another value, the model was trained with other code.
+_SCHEME: Final[dict[str, tuple[object, ...]]] = {
+    "position_embedding_type": (None, "absolute", "sinusoidal", "learned"),
+    "rope_scaling": (None,),
+    "rope_parameters": (None,),
+    "normalize_before": (None, True),
+    "num_experts": (None, 0),
+}
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
 _POSITIONS = re.compile(r"model\.(encoder|decoder)\.embed_positions\.weights$")
 
@@ -80,8 +90,15 @@ class Checkpoint(Tensors):
         self.config = ModelConfig.from_json(found.directory / CONFIG_FILE)
         raw = read_json(found.directory / CONFIG_FILE)
         self.ties_embeddings = raw.get("tie_word_embeddings") is not False
+        _check_scheme(found.directory / CONFIG_FILE, raw)
         self._check_generation()
         super().__init__(found.directory, prefix="model.", bare=("shared.", "encoder.", "decoder."))
+        table = "model.encoder.embed_positions.weight"
+        if raw.get("position_embedding_type") == "learned" and table not in self:
+            raise BundleError(
+                f"{self.directory}: expected a tensor {table!r}, since {CONFIG_FILE} has "
+                "position_embedding_type of 'learned', found none"
+            )
         self.adapter = adapter
         self._changes: Mapping[str, Change] = {}
         if adapter is not None:
@@ -225,3 +242,14 @@ class Checkpoint(Tensors):
             )
         except InvalidInputError as error:
             raise BundleError(f"{path}: {error}") from None
+
+
+def _check_scheme(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises `BundleError` if config.json names another scheme of positions, norms or experts."""
+    for key, accepted in _SCHEME.items():
+        if config.get(key) not in accepted:
+            expected = " or ".join(repr(value) for value in accepted if value is not None)
+            raise BundleError(
+                f"{path}: expected {key} to be {expected or 'absent'}, found {config[key]!r}, "
+                "which no graph computes"
+            )

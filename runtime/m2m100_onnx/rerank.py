@@ -17,7 +17,7 @@ from m2m100_onnx.translation import Hypothesis, Translation
 
 __all__ = ["DEFAULT_WEIGHT", "Reranker", "Scorer", "TranslateArguments", "as_reranker"]
 
-DEFAULT_WEIGHT = 0.1
+DEFAULT_WEIGHT = 0.05
 """The weight of fluency; docs/language-models.md has the measurement."""
 
 

@@ -123,3 +123,43 @@ def test_other_architectures(tiny_checkpoint: Path, tmp_path: Path, model_type: 
     with pytest.raises(BundleError, match=rf"expected model_type 'm2m_100', found '{model_type}'"):
         export(checkpoint, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("position_embedding_type", "rotary", "'absolute' or 'sinusoidal' or 'learned'"),
+        ("position_embedding_type", "relative_key", "'absolute' or 'sinusoidal' or 'learned'"),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}, "absent"),
+        ("normalize_before", False, "True"),
+        ("num_experts", 128, "0"),
+    ],
+    ids=["rotary", "relative", "rope", "post-norm", "experts"],
+)
+def test_schemes_that_no_graph_has(
+    tiny_checkpoint: Path, tmp_path: Path, key: str, value: object, expected: str
+) -> None:
+    """None of these settings is read by transformers, which would compute something else."""
+    checkpoint = copied(tiny_checkpoint, tmp_path / "checkpoint")
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(BundleError, match=rf"expected {key} to be {expected}, found"):
+        export(checkpoint, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_learned_positions_without_a_table(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = copied(tiny_checkpoint, tmp_path / "checkpoint")
+    path = checkpoint / "config.json"
+    config = {**json.loads(path.read_text()), "position_embedding_type": "learned"}
+    path.write_text(json.dumps(config))
+    with pytest.raises(BundleError, match=r"expected a tensor 'model.encoder.embed_positions.weig"):
+        export(checkpoint, tmp_path / "bundle")
+
+
+def test_schemes_that_mean_the_same(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = copied(tiny_checkpoint, tmp_path / "checkpoint")
+    path = checkpoint / "config.json"
+    known = {"position_embedding_type": "absolute", "normalize_before": True}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **known}))
+    export(checkpoint, tmp_path / "bundle", verify_outputs=False)

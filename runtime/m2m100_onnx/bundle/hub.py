@@ -188,6 +188,7 @@ def _is_local(source: str | os.PathLike[str]) -> bool:
 def _import_hub(source: str, noun: str) -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         raise DependencyError(
