@@ -35,7 +35,8 @@ _ORIGINALS = {
         "another."
     ),
 }
-# The hub refuses other codes in its list of languages. NLLB's have an alphabet behind them.
+# The hub's list of languages has codes of ISO 639, and the hub refuses a card with capitals in it.
+# NLLB's codes have a script behind them.
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:[_-].*)?")
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
