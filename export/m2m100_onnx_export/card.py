@@ -9,33 +9,36 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Literal
 
 from m2m100_onnx.bundle.graphs import Precision
-from m2m100_onnx.bundle.manifest import FileRecord, Kind
-from m2m100_onnx_export.hub import CARD_FILE
+from m2m100_onnx.bundle.manifest import FileRecord
+from m2m100_onnx_export.licence import Licence
 
-__all__ = ["Card", "licence_of"]
+__all__ = ["Card", "Task"]
 
-_NON_COMMERCIAL = "cc-by-nc"
-_FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.MULTILINE | re.DOTALL)
-_LICENCE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
+# The hub's names of tasks.
+Task = Literal["translation", "text-generation", "fill-mask", "feature-extraction"]
+_WHAT: dict[Task, str] = {
+    "translation": "A translation model",
+    "text-generation": "A causal language model",
+    "fill-mask": "A masked language model",
+    "feature-extraction": "A language model for sentence vectors",
+}
 # What the original checkpoints of each kind were published under; fine-tuned ones are made of them.
 _ORIGINALS = {
     "nllb": "Meta published NLLB-200 under CC-BY-NC 4.0, which allows **no commercial use**.",
     "xlm": "Meta published XLM under CC-BY-NC 4.0, which allows **no commercial use**.",
-    "m2m100": "Meta published M2M100 under the MIT licence.",
+    "m2m100": (
+        "Meta published M2M100 under the MIT licence; a checkpoint that others trained may have "
+        "another."
+    ),
 }
-
-
-def licence_of(checkpoint: Path) -> str | None:
-    """Returns the licence that a checkpoint's own model card names, None where it names none."""
-    path = checkpoint / CARD_FILE
-    text = path.read_text("utf-8", "replace") if path.is_file() else ""
-    matter = _FRONT_MATTER.match(text)
-    found = _LICENCE.search(matter[1]) if matter else None
-    return found[1].lower() if found else None
+# The hub's list of languages has codes of ISO 639, and the hub refuses a card with capitals in it.
+# NLLB's codes have a script behind them.
+_LANGUAGE = re.compile(r"([a-z]{2,3})(?:[_-].*)?")
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 @dataclass(frozen=True)
@@ -43,30 +46,28 @@ class Card:
     """What a model card says.
 
     Attributes:
-        kind: what the graphs are.
+        task: what the model is for.
         precision: the weights' precision.
         source: the checkpoint: its hub id, or the name of its local folder.
         revision: the hub commit of the checkpoint, or None for a local folder.
-        licence: the licence that the checkpoint names, or None.
         family: whose original checkpoint it is made of: `m2m100`, `nllb` or `xlm`.
         languages: the codes of its languages.
         versions: the packages that made the bundle, by name.
         files: size and hash of every file.
-        causal: whether a language model can generate.
-        adapter: the name of the adapter's folder that was merged in, or None.
+        adapter: the name of the adapter that was merged in, or None.
+        licences: the licences that the `checkpoint` and the `adapter` name, by these words.
     """
 
-    kind: Kind
+    task: Task
     precision: Precision
     source: str
     revision: str | None
-    licence: str | None
     family: str
     languages: Sequence[str]
     versions: Mapping[str, str]
     files: Mapping[str, FileRecord]
-    causal: bool = False
     adapter: str | None = None
+    licences: Mapping[str, Licence] = field(default_factory=dict)
 
     def text(self) -> str:
         """Returns the card as Markdown, with the hub's metadata at its head."""
@@ -74,69 +75,83 @@ class Card:
         return "\n".join(parts)
 
     def _metadata(self) -> str:
-        task = "translation"
-        if self.kind == "language model":
-            task = "text-generation" if self.causal else "fill-mask"
         facts: dict[str, object] = {
-            "license": self.licence or "other",
+            **self._licence_metadata(),
             "library_name": "m2m100-onnx",
-            "pipeline_tag": task,
+            "pipeline_tag": self.task,
             "tags": ["onnx", "m2m100-onnx", self.precision],
         }
-        if not self.licence:
-            facts["license_name"] = "unknown"
         if self.revision:  # Else it is the name of a folder, which the hub does not know.
             facts["base_model"] = self.source
-        if self.languages:
-            facts["language"] = list(self.languages)
+            if self.precision.startswith("int") and self.adapter is None:
+                facts["base_model_relation"] = "quantized"
+        found = map(_LANGUAGE.fullmatch, self.languages)
+        codes = [*dict.fromkeys(match[1] for match in found if match)]
+        if codes:
+            facts["language"] = codes
+        if codes != [*self.languages]:
+            facts["language_details"] = ", ".join(self.languages)
         # JSON is YAML, and quotes what YAML would read as something else, such as the code `no`.
         lines = [f"{name}: {json.dumps(value)}" for name, value in facts.items()]
         return "\n".join(["---", *lines, "---", ""])
 
+    def _licence_metadata(self) -> dict[str, object]:
+        named = [licence for licence in self.licences.values() if licence.names]
+        names = [*dict.fromkeys(name for licence in named for name in licence.names)]
+        titles = [licence.title for licence in named if licence.title]
+        if not all(map(_IDENTIFIER.fullmatch, names)):  # None of the hub's identifiers.
+            titles, names = [*names, *titles], ["other"]
+        facts: dict[str, object] = {"license": names[0] if len(names) == 1 else names or "other"}
+        if not names:
+            facts["license_name"] = "unknown"
+        elif titles:
+            # The hub takes no blanks here.
+            facts["license_name"] = re.sub(r"[^a-z0-9.]+", "-", titles[0].lower()).strip("-")
+        # A file is beside the card of the checkpoint, and not beside this one.
+        links = [licence.link for licence in named if "://" in (licence.link or "")]
+        return facts | ({"license_link": links[0]} if links else {})
+
     def _about(self) -> str:
-        what = "A translation model"
-        if self.kind == "language model":
-            what = f"A {'causal' if self.causal else 'masked'} language model"
         at = f" at revision `{self.revision}`" if self.revision else ""
+        merged = f" with the adapter {_code(self.adapter)} merged in" if self.adapter else ""
         made = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        merged = ""
-        if self.adapter is not None:
-            merged = f"The adapter {_code(self.adapter)} was merged into its weights.\n"
         return f"""\
 # {_code(self.source)} on onnxruntime, {self.precision}
 
-{what} in ONNX, exported from {_code(self.source)}{at} with {made}. Its weights have the precision
-{self.precision}. It runs with m2m100-onnx, without torch and transformers.
-{merged}"""
+{_WHAT[self.task]} in ONNX, exported from {_code(self.source)}{at}{merged} by {made}. Its
+weights have the precision {self.precision}. It runs with m2m100-onnx, without torch and
+transformers.
+"""
 
     def _licence(self) -> str:
-        named = f"The checkpoint names the licence {_code(self.licence)}." if self.licence else ""
-        unknown = "The checkpoint names no licence; ask its source."
-        lines = [named or unknown, _ORIGINALS[self.family]]
-        if (self.licence or "").startswith(_NON_COMMERCIAL):
+        lines = [_named(what, licence) for what, licence in self.licences.items()]
+        lines.append(_ORIGINALS[self.family])
+        if any(licence.non_commercial for licence in self.licences.values()):
             lines.append("So this bundle must not be used commercially.")
         return "## Licence\n\n" + " ".join(lines) + "\n"
 
     def _usage(self) -> str:
-        install, extra = "pip install 'm2m100-onnx[cpu,hub]'", ""
         source, target = _pair(self.languages)
-        command = f"m2m100 translate --model FOLDER_OR_ID -s {source} -t {target} 'Text'"
-        face, call = (
-            "Translator",
-            f'translate("Text", source_lang="{source}", target_lang="{target}")',
+        flag, argument = "", ""
+        if self.languages:
+            flag, argument = f" --language {source}", f', language="{source}"'
+        command, call = {
+            "translation": (
+                f"translate --model FOLDER_OR_ID -s {source} -t {target} 'Text'",
+                f'translate("Text", source_lang="{source}", target_lang="{target}")',
+            ),
+            "feature-extraction": ("info FOLDER_OR_ID", f'encode(["Text"]{argument})'),
+        }.get(
+            self.task,
+            (f"score --model FOLDER_OR_ID{flag} 'Text'", f'score("Text"{argument})'),
         )
-        if self.kind == "language model":
-            install = "pip install 'm2m100-onnx[cpu,hub,xlm]'"
-            extra = f', language="{source}"' if self.languages else ""
-            flag = f" --language {source}" if self.languages else ""
-            command = f"m2m100 score --model FOLDER_OR_ID{flag} 'Text'"
-            face, call = "LanguageModel", f'score("Text"{extra})'
+        face = "Translator" if self.task == "translation" else "LanguageModel"
         return f"""\
 ## How it runs
 
 ```
-{install}
-{command}
+pip install 'm2m100-onnx[{",".join(self._extras())}]'
+m2m100 {command}
 ```
 
 ```python
@@ -147,6 +162,13 @@ print(model.{call})
 ```
 """
 
+    def _extras(self) -> list[str]:
+        if self.task != "translation":
+            return ["cpu", "hub", "xlm"]
+        if any(name.endswith(".model") for name in self.files):
+            return ["cpu", "hub"]
+        return ["cpu", "hub", "nllb"]  # The tokenizer is in tokenizer.json alone.
+
     def _files(self) -> str:
         rows = [
             f"| {_code(name)} | {record.size:,} | `{record.sha256}` |"
@@ -155,6 +177,19 @@ print(model.{call})
         return "\n".join(
             ["## Files", "", "| file | bytes | SHA-256 |", "|---|---:|---|", *rows, ""]
         )
+
+
+def _named(what: str, licence: Licence) -> str:
+    """Returns the sentence about the licence that the checkpoint or the adapter names."""
+    if not licence.names:
+        return f"The {what} names no licence; ask its source."
+    names = " and ".join(map(_code, licence.names))
+    title = f", {_code(licence.title)}" if licence.title else ""
+    link = ""
+    if licence.link:
+        place = "" if "://" in licence.link else f" of the {what}"
+        link = f" ({_code(licence.link)}{place})"
+    return f"The {what} names the licence {names}{title}{link}."
 
 
 def _code(name: str | None) -> str:

@@ -108,7 +108,7 @@ class TranslationRecipe:
             original="nllb" if tokenizer.family.startswith("nllb") else "m2m100",
             languages=trained,
             family=tokenizer.family,
-            adapter=source.adapter.directory.resolve().name if source.adapter else None,
+            adapter=source.adapter.directory.resolve() if source.adapter else None,
         )
         return weights.record
 

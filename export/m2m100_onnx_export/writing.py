@@ -20,9 +20,10 @@ from m2m100_onnx.bundle.config import CONFIG_FILE, read_json
 from m2m100_onnx.bundle.folder import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import Precision, Signature
 from m2m100_onnx.bundle.manifest import FileRecord, Kind, Manifest, sha256_of
-from m2m100_onnx_export.card import Card, licence_of
+from m2m100_onnx_export.card import Card, Task
 from m2m100_onnx_export.graphs.builder import opset_of
 from m2m100_onnx_export.hub import CARD_FILE
+from m2m100_onnx_export.licence import licence_of
 from m2m100_onnx_export.tensors import Source
 
 __all__ = ["finish", "write_config", "write_json"]
@@ -62,8 +63,8 @@ def finish(
     kind: Kind = "translation",
     languages: tuple[str, ...] | None = None,
     family: str | None = None,
-    adapter: str | None = None,
-    causal: bool = False,
+    adapter: Path | None = None,
+    task: Task = "translation",
 ) -> None:
     """Checks the graphs, and writes the model card and the manifest, the last files of a bundle.
 
@@ -78,8 +79,8 @@ def finish(
         kind: what the graphs are.
         languages: the codes that the checkpoint was trained on, or None for all.
         family: a name in `FAMILIES`.
-        adapter: the name of the adapter's folder that was merged in.
-        causal: whether a language model can generate.
+        adapter: the folder of the adapter that was merged in.
+        task: what the model is for, for the card.
     """
     for name in graphs:
         onnx.checker.check_model(os.fspath(work / name))
@@ -88,12 +89,14 @@ def finish(
         if path.name not in files:
             files[path.name] = FileRecord(path.stat().st_size, sha256_of(path))
     name = source.name if source.revision else source.directory.resolve().name
+    licences = {"checkpoint": licence_of(source.directory)}
+    if adapter is not None:
+        licences["adapter"] = licence_of(adapter)
     card = Card(
-        kind=kind,
+        task=task,
         precision=precision,
         source=name,
         revision=source.revision,
-        licence=licence_of(source.directory),
         family=original,
         languages=languages or known,
         versions={
@@ -102,8 +105,8 @@ def finish(
             "torch": torch.__version__,
         },
         files=files,
-        causal=causal,
-        adapter=adapter,
+        adapter=adapter.name if adapter else None,
+        licences=licences,
     )
     (work / CARD_FILE).write_text(card.text(), encoding="utf-8")
     manifest = Manifest(
@@ -113,7 +116,7 @@ def finish(
         revision=source.revision,
         languages=languages,
         family=family,
-        adapter=adapter,
+        adapter=adapter.name if adapter else None,
         kind=kind,
         exporter_version=__version__,
         graphs=graphs,
