@@ -174,6 +174,10 @@ def untied(folder: Path) -> None:
     m2m100(folder, tie_word_embeddings=False)
     state = load_file(folder / SAFETENSORS)
     assert not torch.equal(state["lm_head.weight"], state["model.shared.weight"])
+    # transformers 4 stores one embedding and then reads random numbers for the two sides.
+    for side in ("encoder", "decoder"):
+        state.setdefault(f"model.{side}.embed_tokens.weight", state["model.shared.weight"].clone())
+    save_file(state, folder / SAFETENSORS, {"format": "pt"})
 
 
 def added(folder: Path) -> None:
