@@ -23,6 +23,7 @@ from m2m100_onnx.bundle.language_model import LanguageModelConfig
 from m2m100_onnx.bundle.manifest import FileRecord
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.text.xlm import XLMTokenizer
+from m2m100_onnx_export.card import language_model_use
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.graphs.causal import CausalGraphs
 from m2m100_onnx_export.tensors import Source
@@ -76,10 +77,12 @@ class LanguageModelRecipe:
             precision,
             weights.record,
             graphs,
-            known=tokenizer.languages if config.languages else (),
-            original="xlm",
+            use=language_model_use(
+                tokenizer.languages if config.languages else (),
+                causal=config.causal,
+                has_head=config.has_head,
+            ),
             kind="language model",
-            causal=config.causal and config.has_head,
         )
         return weights.record
 

@@ -27,6 +27,7 @@ from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import OPTIONS
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export.adapter import Adapter
+from m2m100_onnx_export.card import translation_use
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.graphs.fused import FusedGraphs
@@ -104,8 +105,7 @@ class TranslationRecipe:
             precision,
             weights.record,
             graphs,
-            known=tokenizer.languages,
-            original="nllb" if tokenizer.family.startswith("nllb") else "m2m100",
+            use=translation_use(trained or tokenizer.languages),
             languages=trained,
             family=tokenizer.family,
             adapter=source.adapter.directory.resolve().name if source.adapter else None,

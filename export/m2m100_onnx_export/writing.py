@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
-import transformers
 
 from m2m100_onnx import __version__
 from m2m100_onnx.bundle.config import CONFIG_FILE, read_json
 from m2m100_onnx.bundle.folder import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import Precision, Signature
 from m2m100_onnx.bundle.manifest import FileRecord, Kind, Manifest, sha256_of
-from m2m100_onnx_export.card import Card, licence_of
+from m2m100_onnx_export.card import Use, write_card
 from m2m100_onnx_export.graphs.builder import opset_of
-from m2m100_onnx_export.hub import CARD_FILE
 from m2m100_onnx_export.tensors import Source
 
 __all__ = ["finish", "write_config", "write_json"]
@@ -57,15 +54,13 @@ def finish(
     weights: FileRecord,
     graphs: Mapping[str, Signature],
     *,
-    known: Sequence[str],
-    original: str,
+    use: Use,
     kind: Kind = "translation",
     languages: tuple[str, ...] | None = None,
     family: str | None = None,
     adapter: str | None = None,
-    causal: bool = False,
 ) -> None:
-    """Checks the graphs, and writes the model card and the manifest, the last files of a bundle.
+    """Checks the graphs, and writes the manifest and the model card, the last files of a bundle.
 
     Args:
         work: the bundle's folder, with all other files.
@@ -73,13 +68,11 @@ def finish(
         precision: the weights' precision.
         weights: the record of the weights file, which is not read again.
         graphs: the inputs and outputs of each graph.
-        known: the codes of all languages.
-        original: whose original checkpoint it is made of, for the card.
+        use: what the bundle is for.
         kind: what the graphs are.
         languages: the codes that the checkpoint was trained on, or None for all.
         family: a name in `FAMILIES`.
         adapter: the name of the adapter's folder that was merged in.
-        causal: whether a language model can generate.
     """
     for name in graphs:
         onnx.checker.check_model(os.fspath(work / name))
@@ -87,28 +80,10 @@ def finish(
     for path in sorted(work.iterdir()):
         if path.name not in files:
             files[path.name] = FileRecord(path.stat().st_size, sha256_of(path))
-    name = source.name if source.revision else source.directory.resolve().name
-    card = Card(
-        kind=kind,
-        precision=precision,
-        source=name,
-        revision=source.revision,
-        licence=licence_of(source.directory),
-        family=original,
-        languages=languages or known,
-        versions={
-            "m2m100-onnx": __version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-        },
-        files=files,
-        causal=causal,
-    )
-    (work / CARD_FILE).write_text(card.text(), encoding="utf-8")
     manifest = Manifest(
         precision=precision,
         opset=opset_of(precision),
-        source=name,
+        source=source.name if source.revision else source.directory.resolve().name,
         revision=source.revision,
         languages=languages,
         family=family,
@@ -119,3 +94,4 @@ def finish(
         files=files,
     )
     manifest.write(work)
+    write_card(work, manifest, use, source.directory)

@@ -142,7 +142,7 @@ def test_exports_are_the_same_byte_for_byte(
 ) -> None:
     export(tiny_checkpoint, tmp_path / "again", verify_outputs=False)
     assert tree(tmp_path / "again") == tree(tiny_bundle)
-    assert len(tree(tiny_bundle)) == 16
+    assert len(tree(tiny_bundle)) == 17
 
 
 def test_what_export_returns(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_manifest_says_what_was_exported(tiny_checkpoint: Path, tmp_path: Path) 
     manifest = Manifest.read(tmp_path / "b")
     assert (manifest.source, manifest.revision) == ("tiny", None)
     assert (manifest.precision, manifest.opset, manifest.languages) == ("fp32", 18, ("en", "de"))
-    found = {p.name for p in (tmp_path / "b").iterdir()} - {"manifest.json"}
+    found = {p.name for p in (tmp_path / "b").iterdir()} - {"manifest.json", "README.md"}
     assert manifest.files.keys() == found
     for name, record in manifest.files.items():
         data = (tmp_path / "b" / name).read_bytes()
