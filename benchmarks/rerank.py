@@ -1,8 +1,11 @@
-"""Measures what a language model's order of hypotheses does to chrF, into the two languages of the demo XLM.
+"""Measures what a language model's order of hypotheses does to chrF.
 
-The weight is chosen on the dev set and reported on the test set. Run from the repository's root:
+The targets are the languages of the demo XLM. The weight is chosen on the dev set and reported on
+the test set. Run from the repository's root:
 
     python benchmarks/rerank.py --model bundles/demo --xlm bundles/xlm
+
+It takes eight minutes on two cores.
 """
 
 from __future__ import annotations
@@ -22,15 +25,17 @@ BEAMS = 5
 
 
 def read(part: str, code: str) -> list[str]:
+    """Returns the lines of a held-out set."""
     return (HELDOUT / f"{part}.{code}").read_text("utf-8").rstrip("\n").split("\n")
 
 
 def chrf(translations: list[Translation], references: list[str]) -> float:
+    """Returns the chrF of the best hypotheses."""
     return float(sacrebleu.corpus_chrf([t.text for t in translations], [references]).score)
 
 
 def best_of(translations: list[Translation], references: list[str]) -> float:
-    """chrF of a choice that knows the reference: the most that any order could reach."""
+    """Returns the chrF of a choice that knows the reference, which no order exceeds by much."""
     chosen = [
         max((h.text for h in t.hypotheses), key=lambda text: _sentence(text, reference))
         for t, reference in zip(translations, references, strict=True)
@@ -43,6 +48,7 @@ def _sentence(text: str, reference: str) -> float:
 
 
 def main() -> None:
+    """Prints a line of JSON for each direction."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="Bundle of the demo checkpoint.")
     parser.add_argument("--xlm", required=True, help="Bundle of the demo XLM.")

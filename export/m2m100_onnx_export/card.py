@@ -247,7 +247,10 @@ def _sections(work: Path, manifest: Manifest, use: Use, terms: _License) -> Iter
     yield "\n".join(f"- {name}: {value}" for name, value in _facts(manifest, use))
     yield f"## Licence\n\n{terms.text}"
     if manifest.adapter is not None:
-        yield f"The adapter {_code(manifest.adapter)} may have a licence of its own."
+        yield (
+            f"The adapter {_code(manifest.adapter)} was merged into its weights. It may have a "
+            "licence of its own."
+        )
     extras = ",".join(("cpu", *use.extras, *(("nllb",) if _needs_tokenizers(manifest) else ())))
     yield (
         "## Use\n\nThis runs in the folder of the bundle. Elsewhere its path stands for `.`; with "
@@ -273,8 +276,6 @@ def _needs_tokenizers(manifest: Manifest) -> bool:
 def _facts(manifest: Manifest, use: Use) -> Iterator[tuple[str, str]]:
     yield "Source", _code(manifest.source)
     yield "Revision", _code(manifest.revision) if manifest.revision else "none, a local folder"
-    if manifest.adapter is not None:
-        yield "Merged adapter", _code(manifest.adapter)
     yield "Precision", f"{manifest.precision}, {_PRECISIONS[manifest.precision]}"
     if use.languages:
         yield f"Languages, {len(use.languages)}", _code(" ".join(use.languages))

@@ -230,7 +230,7 @@ def test_names_do_not_break_it(tiny_bundle: Path, tmp_path: Path, name: str) -> 
     assert facts["base_model"] == " ".join(shown.split())
     # CommonMark: as many ticks as open a span of code close it, and no fewer.
     for line in card.text.splitlines():
-        if line.startswith(("# ", "- Source", "- Merged")):
+        if line.startswith(("# ", "- Source", "The adapter")):
             (ticks, inside, rest) = re.findall(r"(?<!`)(`+)(?!`)(.*?)(?<!`)\1(?!`)(.*)", line)[0]
             assert inside.strip() == " ".join(shown.split()).rpartition("/")[2]
             assert "`" not in rest
