@@ -154,9 +154,10 @@ if sys.argv[1] == "old":  # What Python 3.10 has.
     del typing.Unpack
 
 from m2m100_onnx import TranslateOptions, Translator
+from m2m100_onnx.rerank import TranslateArguments
 
 hints = typing.get_type_hints(Translator.translate)
-print(hints["options"] is TranslateOptions, sorted(typing.get_type_hints(TranslateOptions))[0])
+print(hints["options"] is TranslateArguments, sorted(typing.get_type_hints(TranslateOptions))[0])
 assert "typing_extensions" not in sys.modules
 """
 

@@ -57,7 +57,7 @@ def make_checkpoint(folder: Path, *, head: bool = True, words: int = 86, **confi
     vocabulary = {entry: number for number, entry in enumerate(entries)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
     (folder / "merges.txt").write_text("", "utf-8")
-    tokenizer = {"lang2id": LANGUAGES, "id2lang": facts["id2lang"]}
+    tokenizer = {"lang2id": facts["lang2id"], "id2lang": facts["id2lang"]}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer), "utf-8")
     return folder
 

@@ -1,316 +1,208 @@
-"""The model card of a bundle: README.md, which the hub shows and people read.
+"""The model card of a bundle: what it is, where it comes from, its licence, and how it runs.
 
-Knows the hub's metadata, and the licences under which families were published. Refuses to guess: a
-licence is what the source's own card states, or that of its family where it holds for everything
-that is made of it, or unknown.
+Takes plain facts. The card is no part of the bundle's manifest, since its owner may edit it: it
+changes neither what a bundle computes nor which bundle it is.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from m2m100_onnx.bundle.manifest import MANIFEST_FILE, Manifest, sha256_of
-from m2m100_onnx.text.nllb import JSON_FILE
-from m2m100_onnx_export.hub import CARD_FILE
+from m2m100_onnx.bundle.graphs import Precision
+from m2m100_onnx.bundle.manifest import FileRecord
+from m2m100_onnx_export.licence import Licence
 
-__all__ = ["Use", "language_model_use", "translation_use", "write_card"]
+__all__ = ["Card", "Task"]
 
-_LARGEST_CARD = 4 << 20
-_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
-_PRECISIONS = {
-    "fp32": "the weights in 32 bits",
-    "fp16": "weights and activations in 16 bits, for GPUs",
-    "int8": "the weights in 8 bits",
-    "int4": "the weights in 4 bits, in blocks of 32",
-    "int4-int8": "the layers' weights in 4 bits, the embedding in 8",
+# The hub's names of tasks.
+Task = Literal["translation", "text-generation", "fill-mask", "feature-extraction"]
+_WHAT: dict[Task, str] = {
+    "translation": "A translation model",
+    "text-generation": "A causal language model",
+    "fill-mask": "A masked language model",
+    "feature-extraction": "A language model for sentence vectors",
 }
-_QUANTIZED = ("int8", "int4", "int4-int8")
-
-
-@dataclass(frozen=True)
-class _Published:
-    """How the checkpoints of a family were published.
-
-    Attributes:
-        name: what they are called.
-        license: the hub's name of the licence; None where it is not known.
-        holds: whether the licence restricts what is made of the weights too.
-    """
-
-    name: str
-    license: str | None
-    holds: bool = False
-
-
-_NLLB = _Published("NLLB-200", "cc-by-nc-4.0", holds=True)
-_XLM = _Published("XLM", "cc-by-nc-4.0", holds=True)
-_FAMILIES = {
-    "m2m100": _Published("M2M100", "mit"),
-    "small100": _Published("SMaLL-100", "mit"),
-    "wmt21": _Published("wmt21-dense-24-wide", None),
-    "nllb": _NLLB,
-    "nllb-legacy": _NLLB,
+# What the original checkpoints of each kind were published under; fine-tuned ones are made of them.
+_ORIGINALS = {
+    "nllb": "Meta published NLLB-200 under CC-BY-NC 4.0, which allows **no commercial use**.",
+    "xlm": "Meta published XLM under CC-BY-NC 4.0, which allows **no commercial use**.",
+    "m2m100": (
+        "Meta published M2M100 under the MIT licence; a checkpoint that others trained may have "
+        "another."
+    ),
 }
+# The hub's list of languages has codes of ISO 639, and the hub refuses a card with capitals in it.
+# NLLB's codes have a script behind them.
+_LANGUAGE = re.compile(r"([a-z]{2,3})(?:[_-].*)?")
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 @dataclass(frozen=True)
-class Use:
-    """What a bundle is for.
+class Card:
+    """What a model card says.
 
     Attributes:
-        task: the hub's name of the task.
-        model: what the model is, in words.
-        languages: codes of its languages.
-        command: the arguments of `m2m100` for an example.
-        python: an example's lines. The bundle is the current folder in both.
-        extras: what pip installs beside the runtime.
+        task: what the model is for.
+        precision: the weights' precision.
+        source: the checkpoint: its hub id, or the name of its local folder.
+        revision: the hub commit of the checkpoint, or None for a local folder.
+        family: whose original checkpoint it is made of: `m2m100`, `nllb` or `xlm`.
+        languages: the codes of its languages.
+        versions: the packages that made the bundle, by name.
+        files: size and hash of every file.
+        adapter: the name of the adapter that was merged in, or None.
+        licences: the licences that the `checkpoint` and the `adapter` name, by these words.
     """
 
-    task: str
-    model: str
-    languages: tuple[str, ...]
-    command: str
-    python: str
-    extras: tuple[str, ...] = ()
+    task: Task
+    precision: Precision
+    source: str
+    revision: str | None
+    family: str
+    languages: Sequence[str]
+    versions: Mapping[str, str]
+    files: Mapping[str, FileRecord]
+    adapter: str | None = None
+    licences: Mapping[str, Licence] = field(default_factory=dict)
 
+    def text(self) -> str:
+        """Returns the card as Markdown, with the hub's metadata at its head."""
+        parts = [self._metadata(), self._about(), self._licence(), self._usage(), self._files()]
+        return "\n".join(parts)
 
-def translation_use(languages: Sequence[str]) -> Use:
-    """Returns the use of a translation model, with an example from English if it can be."""
-    source = next((code for code in ("en", "eng_Latn") if code in languages), languages[0])
-    others = [code for code in languages if code != source] or [source]
-    usual = ("fr", "fra_Latn", "de", "deu_Latn")
-    target = next((code for code in usual if code in others), others[0])
-    codes = f"source_lang={_quoted(source)}, target_lang={_quoted(target)}"
-    flags = f"--source-lang {shlex.quote(source)} --target-lang {shlex.quote(target)}"
-    python = f"""\
-from m2m100_onnx import Translator
+    def _metadata(self) -> str:
+        facts: dict[str, object] = {
+            **self._licence_metadata(),
+            "library_name": "m2m100-onnx",
+            "pipeline_tag": self.task,
+            "tags": ["onnx", "m2m100-onnx", self.precision],
+        }
+        if self.revision:  # Else it is the name of a folder, which the hub does not know.
+            facts["base_model"] = self.source
+            if self.precision.startswith("int") and self.adapter is None:
+                facts["base_model_relation"] = "quantized"
+        found = map(_LANGUAGE.fullmatch, self.languages)
+        codes = [*dict.fromkeys(match[1] for match in found if match)]
+        if codes:
+            facts["language"] = codes
+        if codes != [*self.languages]:
+            facts["language_details"] = ", ".join(self.languages)
+        # JSON is YAML, and quotes what YAML would read as something else, such as the code `no`.
+        lines = [f"{name}: {json.dumps(value)}" for name, value in facts.items()]
+        return "\n".join(["---", *lines, "---", ""])
 
-translator = Translator(".")
-print(translator.translate("Open the file.", {codes}))"""
-    command = f'translate --model . {flags} "Open the file."'
-    return Use("translation", "translation model", tuple(languages), command, python)
+    def _licence_metadata(self) -> dict[str, object]:
+        named = [licence for licence in self.licences.values() if licence.names]
+        names = [*dict.fromkeys(name for licence in named for name in licence.names)]
+        titles = [licence.title for licence in named if licence.title]
+        if not all(map(_IDENTIFIER.fullmatch, names)):  # None of the hub's identifiers.
+            titles, names = [*names, *titles], ["other"]
+        facts: dict[str, object] = {"license": names[0] if len(names) == 1 else names or "other"}
+        if not names:
+            facts["license_name"] = "unknown"
+        elif titles:
+            # The hub takes no blanks here.
+            facts["license_name"] = re.sub(r"[^a-z0-9.]+", "-", titles[0].lower()).strip("-")
+        # A file is beside the card of the checkpoint, and not beside this one.
+        links = [licence.link for licence in named if "://" in (licence.link or "")]
+        return facts | ({"license_link": links[0]} if links else {})
 
+    def _about(self) -> str:
+        at = f" at revision `{self.revision}`" if self.revision else ""
+        merged = f" with the adapter {_code(self.adapter)} merged in" if self.adapter else ""
+        made = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return f"""\
+# {_code(self.source)} on onnxruntime, {self.precision}
 
-def language_model_use(languages: Sequence[str], *, causal: bool, has_head: bool) -> Use:
-    """Returns the use of a language model, which scores English if it can."""
-    code = "en" if "en" in languages else next(iter(languages), None)
-    argument = "" if code is None else f", language={_quoted(code)}"
-    if has_head:
-        task = "text-generation" if causal else "fill-mask"
-        call = f'score("Open the file."{argument})'
-        flag = "" if code is None else f" --language {shlex.quote(code)}"
-        command = f'score --model .{flag} "Open the file."'
-    else:
-        # No command writes vectors.
-        task, command = "feature-extraction", "info ."
-        call = f'encode("Open the file."{argument})'
-    kind = f"{'causal' if causal else 'masked'} language model"
-    python = f"""\
-from m2m100_onnx import LanguageModel
+{_WHAT[self.task]} in ONNX, exported from {_code(self.source)}{at}{merged} by {made}. Its
+weights have the precision {self.precision}. It runs with m2m100-onnx, without torch and
+transformers.
+"""
 
-model = LanguageModel(".")
-print(model.{call})"""
-    return Use(task, kind, tuple(languages), command, python, ("xlm",))
+    def _licence(self) -> str:
+        lines = [_named(what, licence) for what, licence in self.licences.items()]
+        lines.append(_ORIGINALS[self.family])
+        if any(licence.non_commercial for licence in self.licences.values()):
+            lines.append("So this bundle must not be used commercially.")
+        return "## Licence\n\n" + " ".join(lines) + "\n"
 
-
-def write_card(work: Path, manifest: Manifest, use: Use, source: Path) -> None:
-    """Writes README.md.
-
-    The card is no part of the manifest: whoever edits it leaves the bundle as it is.
-
-    Args:
-        work: the bundle's folder, with all other files.
-        manifest: the contents of its manifest.json.
-        use: what the bundle is for.
-        source: the checkpoint's folder, whose card states its licence.
-    """
-    terms = _License.of(source, _published(manifest))
-    facts = _metadata(manifest, use, terms)
-    metadata = "".join(f"{key}: {_yaml(value)}\n" for key, value in facts)
-    text = "\n\n".join(_sections(work, manifest, use, terms))
-    (work / CARD_FILE).write_text(f"---\n{metadata}---\n\n{text}\n", encoding="utf-8")
-
-
-def _published(manifest: Manifest) -> _Published:
-    return _XLM if manifest.kind == "language model" else _FAMILIES[manifest.family or "m2m100"]
-
-
-# --- The licence ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _License:
-    """A licence, as the hub's metadata has it.
-
-    Attributes:
-        metadata: `license`, and `license_name` and `license_link` where there are such.
-        text: what the card says of it.
-    """
-
-    metadata: Mapping[str, Any]
-    text: str
-
-    @classmethod
-    def of(cls, source: Path, published: _Published) -> _License:
-        """Reads the card of a checkpoint's folder."""
-        card = _front_matter(source / CARD_FILE)
-        names = _license_names(card.get("license"))
-        known = published.license
-        origin = f" {published.name} was published under {_code(known)}" if known else ""
-        metadata: dict[str, Any] = {"license": names[0] if len(names) == 1 else names}
-        if names:
-            metadata |= _license_details(card)
-            shown = ", ".join(map(_code, [*names, *metadata.values()][len(names) - 1 :]))
-            text = f"The card of the source states {shown}."
-            if published.holds and known not in names:
-                text += f"{origin}, which holds for what is made of its weights."
-        elif published.holds:
-            metadata["license"] = known
-            text = f"The source states none.{origin}, which holds for what is made of its weights."
-        else:
-            metadata["license"] = "unknown"
-            text = "Unknown: the source states none. Ask its owner."
-            text += f"{origin}; what was made of it may have another licence." if origin else ""
-        valid = [*names, *([known] if known and published.holds else [])]
-        if any("nc" in name.lower().split("-") for name in valid):
-            text += " **It allows no commercial use.**"
-        return cls(metadata, text)
-
-
-def _front_matter(path: Path) -> Mapping[str, Any]:
-    """Returns the metadata of a card; nothing where there is none that can be read."""
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        if path.stat().st_size > _LARGEST_CARD:
-            return {}
-        match = _FRONT_MATTER.match(path.read_text(encoding="utf-8"))
-        found = yaml.safe_load(match[1]) if match else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _license_names(value: object) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    names = [name for name in values if isinstance(name, str)]
-    # `unknown` is the hub's word for a licence that is not stated.
-    return [name for name in names if name.strip() and name.lower() not in ("unknown", "none")]
-
-
-def _license_details(card: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what a card says of a licence that the hub has no name for."""
-    name, link = card.get("license_name"), card.get("license_link")
-    found = {"license_name": name} if isinstance(name, str) else {}
-    # A link inside the source's repository leads nowhere from here.
-    if isinstance(link, str) and link.startswith(("https://", "http://")):
-        found["license_link"] = link
-    return found
-
-
-# --- The parts of the card -----------------------------------------------------------------------
-
-
-def _metadata(manifest: Manifest, use: Use, terms: _License) -> Iterator[tuple[str, Any]]:
-    yield from terms.metadata.items()
-    if manifest.revision is not None:
-        # Of a local folder nobody knows the name on the hub.
-        yield "base_model", manifest.source
-        if manifest.precision in _QUANTIZED:
-            yield "base_model_relation", "quantized"
-    # The hub knows codes of ISO 639, which those of FLORES start with.
-    codes = [re.split("[-_]", code)[0] for code in use.languages]
-    if known := dict.fromkeys(code for code in codes if re.fullmatch("[a-z]{2,3}", code)):
-        yield "language", [*known]
-    if codes != list(use.languages):
-        yield "language_details", " ".join(use.languages)
-    yield "library_name", "m2m100-onnx"
-    yield "pipeline_tag", use.task
-    yield "tags", ["onnx", "onnxruntime", _published(manifest).name.lower(), manifest.precision]
-
-
-def _sections(work: Path, manifest: Manifest, use: Use, terms: _License) -> Iterator[str]:
-    published = _published(manifest)
-    yield f"# {_code(manifest.source.rpartition('/')[2])} for onnxruntime, {manifest.precision}"
-    yield (
-        f"A {use.model} of the {published.name} architecture: ONNX graphs, weights and tokenizer. "
-        "It runs with m2m100-onnx, without torch and transformers. Its source says what it was "
-        "trained on, and where it fails."
-    )
-    yield "\n".join(f"- {name}: {value}" for name, value in _facts(manifest, use))
-    yield f"## Licence\n\n{terms.text}"
-    if manifest.adapter is not None:
-        yield (
-            f"The adapter {_code(manifest.adapter)} was merged into its weights. It may have a "
-            "licence of its own."
+    def _usage(self) -> str:
+        source, target = _pair(self.languages)
+        flag, argument = "", ""
+        if self.languages:
+            flag, argument = f" --language {source}", f', language="{source}"'
+        command, call = {
+            "translation": (
+                f"translate --model FOLDER_OR_ID -s {source} -t {target} 'Text'",
+                f'translate("Text", source_lang="{source}", target_lang="{target}")',
+            ),
+            "feature-extraction": ("info FOLDER_OR_ID", f'encode(["Text"]{argument})'),
+        }.get(
+            self.task,
+            (f"score --model FOLDER_OR_ID{flag} 'Text'", f'score("Text"{argument})'),
         )
-    extras = ",".join(("cpu", *use.extras, *(("nllb",) if _needs_tokenizers(manifest) else ())))
-    yield (
-        "## Use\n\nThis runs in the folder of the bundle. Elsewhere its path stands for `.`; with "
-        "the extra `hub`, so does its name on the hub."
-    )
-    yield f"```bash\npip install 'm2m100-onnx[{extras}]'\nm2m100 {use.command}\n```"
-    yield f"```python\n{use.python}\n```"
-    yield (
-        "## Files\n\nThe SHA-256 of each. This command compares them:\n\n"
-        "```bash\ngrep -E '^[0-9a-f]{64}  ' README.md | sha256sum -c\n```"
-    )
-    hashes = {name: record.sha256 for name, record in manifest.files.items()}
-    hashes[MANIFEST_FILE] = sha256_of(work / MANIFEST_FILE)
-    yield "\n".join(["```text", *(f"{hashes[name]}  {name}" for name in sorted(hashes)), "```"])
+        face = "Translator" if self.task == "translation" else "LanguageModel"
+        return f"""\
+## How it runs
+
+```
+pip install 'm2m100-onnx[{",".join(self._extras())}]'
+m2m100 {command}
+```
+
+```python
+from m2m100_onnx import {face}
+
+model = {face}("FOLDER_OR_ID")
+print(model.{call})
+```
+"""
+
+    def _extras(self) -> list[str]:
+        if self.task != "translation":
+            return ["cpu", "hub", "xlm"]
+        if any(name.endswith(".model") for name in self.files):
+            return ["cpu", "hub"]
+        return ["cpu", "hub", "nllb"]  # The tokenizer is in tokenizer.json alone.
+
+    def _files(self) -> str:
+        rows = [
+            f"| {_code(name)} | {record.size:,} | `{record.sha256}` |"
+            for name, record in sorted(self.files.items())
+        ]
+        return "\n".join(
+            ["## Files", "", "| file | bytes | SHA-256 |", "|---|---:|---|", *rows, ""]
+        )
 
 
-def _needs_tokenizers(manifest: Manifest) -> bool:
-    """Whether the vocabulary lies in tokenizer.json alone."""
-    others = ("vocab.json", "sentencepiece.bpe.model")
-    return JSON_FILE in manifest.files and not any(name in manifest.files for name in others)
+def _named(what: str, licence: Licence) -> str:
+    """Returns the sentence about the licence that the checkpoint or the adapter names."""
+    if not licence.names:
+        return f"The {what} names no licence; ask its source."
+    names = " and ".join(map(_code, licence.names))
+    title = f", {_code(licence.title)}" if licence.title else ""
+    link = ""
+    if licence.link:
+        place = "" if "://" in licence.link else f" of the {what}"
+        link = f" ({_code(licence.link)}{place})"
+    return f"The {what} names the licence {names}{title}{link}."
 
 
-def _facts(manifest: Manifest, use: Use) -> Iterator[tuple[str, str]]:
-    yield "Source", _code(manifest.source)
-    yield "Revision", _code(manifest.revision) if manifest.revision else "none, a local folder"
-    yield "Precision", f"{manifest.precision}, {_PRECISIONS[manifest.precision]}"
-    if use.languages:
-        yield f"Languages, {len(use.languages)}", _code(" ".join(use.languages))
-    packages = ("transformers", "torch", "onnx")
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
-    yield "Made with", ", ".join([f"m2m100-onnx {manifest.exporter_version}", *versions])
+def _code(name: str | None) -> str:
+    """Returns a name as Markdown code, whatever it holds."""
+    shown = " ".join(str(name).split()).replace("|", "\\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", shown)), default=0))
+    blank = " " if "`" in shown else ""
+    return f"{fence}{blank}{shown}{blank}{fence}"
 
 
-# --- Text that comes from elsewhere --------------------------------------------------------------
-
-
-def _quoted(code: str) -> str:
-    return json.dumps(code, ensure_ascii=False)
-
-
-def _plain(text: str) -> str:
-    """Returns text in one line, without characters that are not shown."""
-    shown = (" " if c.isspace() else c if c.isprintable() else "\ufffd" for c in text)
-    return " ".join("".join(shown).split())
-
-
-def _code(text: str) -> str:
-    """Returns text as Markdown's code, in which nothing is markup."""
-    text = _plain(text)
-    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    blank = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{ticks}{blank}{text}{blank}{ticks}"
-
-
-def _yaml(value: object) -> str:
-    """Returns a text or a list of texts in YAML's flow style.
-
-    All are quoted, since YAML reads `no`, the code of Norwegian, as false.
-    """
-    if isinstance(value, list):
-        return f"[{', '.join(map(_yaml, value))}]"
-    escaped = _plain(str(value)).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def _pair(languages: Sequence[str]) -> tuple[str, str]:
+    """Returns two languages for an example; English first where it is one of them."""
+    english = [code for code in languages if code in ("en", "eng_Latn")]
+    others = [code for code in languages if code not in english]
+    chosen = [*english, *others, "en", "de"]
+    return chosen[0], chosen[1]

@@ -23,7 +23,7 @@ from m2m100_onnx.bundle.language_model import LanguageModelConfig
 from m2m100_onnx.bundle.manifest import FileRecord
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.text.xlm import XLMTokenizer
-from m2m100_onnx_export.card import language_model_use
+from m2m100_onnx_export.card import Task
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.graphs.causal import CausalGraphs
 from m2m100_onnx_export.tensors import Source
@@ -77,18 +77,22 @@ class LanguageModelRecipe:
             precision,
             weights.record,
             graphs,
-            use=language_model_use(
-                tokenizer.languages if config.languages else (),
-                causal=config.causal,
-                has_head=config.has_head,
-            ),
+            known=tokenizer.languages if config.languages else (),
+            original="xlm",
             kind="language model",
+            task=_task(config),
         )
         return weights.record
 
     def verify(self, work: Path) -> Report:
         """Compares a bundle with PyTorch."""
         return verify(self.checkpoint, work, self._precision)
+
+
+def _task(config: LanguageModelConfig) -> Task:
+    if not config.has_head:
+        return "feature-extraction"
+    return "text-generation" if config.causal else "fill-mask"
 
 
 def _graphs(config: LanguageModelConfig, precision: Precision) -> tuple[str, ...]:

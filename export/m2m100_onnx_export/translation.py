@@ -27,7 +27,6 @@ from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import OPTIONS
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export.adapter import Adapter
-from m2m100_onnx_export.card import translation_use
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.graphs.fused import FusedGraphs
@@ -105,10 +104,11 @@ class TranslationRecipe:
             precision,
             weights.record,
             graphs,
-            use=translation_use(trained or tokenizer.languages),
+            known=tokenizer.languages,
+            original="nllb" if tokenizer.family.startswith("nllb") else "m2m100",
             languages=trained,
             family=tokenizer.family,
-            adapter=source.adapter.directory.resolve().name if source.adapter else None,
+            adapter=source.adapter.directory.resolve() if source.adapter else None,
         )
         return weights.record
 

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
+import transformers
 
 from m2m100_onnx import __version__
 from m2m100_onnx.bundle.config import CONFIG_FILE, read_json
 from m2m100_onnx.bundle.folder import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import Precision, Signature
 from m2m100_onnx.bundle.manifest import FileRecord, Kind, Manifest, sha256_of
-from m2m100_onnx_export.card import Use, write_card
+from m2m100_onnx_export.card import Card, Task
 from m2m100_onnx_export.graphs.builder import opset_of
+from m2m100_onnx_export.hub import CARD_FILE
+from m2m100_onnx_export.licence import licence_of
 from m2m100_onnx_export.tensors import Source
 
 __all__ = ["finish", "write_config", "write_json"]
@@ -54,13 +58,15 @@ def finish(
     weights: FileRecord,
     graphs: Mapping[str, Signature],
     *,
-    use: Use,
+    known: Sequence[str],
+    original: str,
     kind: Kind = "translation",
     languages: tuple[str, ...] | None = None,
     family: str | None = None,
-    adapter: str | None = None,
+    adapter: Path | None = None,
+    task: Task = "translation",
 ) -> None:
-    """Checks the graphs, and writes the manifest and the model card, the last files of a bundle.
+    """Checks the graphs, and writes the model card and the manifest, the last files of a bundle.
 
     Args:
         work: the bundle's folder, with all other files.
@@ -68,11 +74,13 @@ def finish(
         precision: the weights' precision.
         weights: the record of the weights file, which is not read again.
         graphs: the inputs and outputs of each graph.
-        use: what the bundle is for.
+        known: the codes of all languages.
+        original: whose original checkpoint it is made of, for the card.
         kind: what the graphs are.
         languages: the codes that the checkpoint was trained on, or None for all.
         family: a name in `FAMILIES`.
-        adapter: the name of the adapter's folder that was merged in.
+        adapter: the folder of the adapter that was merged in.
+        task: what the model is for, for the card.
     """
     for name in graphs:
         onnx.checker.check_model(os.fspath(work / name))
@@ -80,18 +88,38 @@ def finish(
     for path in sorted(work.iterdir()):
         if path.name not in files:
             files[path.name] = FileRecord(path.stat().st_size, sha256_of(path))
+    name = source.name if source.revision else source.directory.resolve().name
+    licences = {"checkpoint": licence_of(source.directory)}
+    if adapter is not None:
+        licences["adapter"] = licence_of(adapter)
+    card = Card(
+        task=task,
+        precision=precision,
+        source=name,
+        revision=source.revision,
+        family=original,
+        languages=languages or known,
+        versions={
+            "m2m100-onnx": __version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        },
+        files=files,
+        adapter=adapter.name if adapter else None,
+        licences=licences,
+    )
+    (work / CARD_FILE).write_text(card.text(), encoding="utf-8")
     manifest = Manifest(
         precision=precision,
         opset=opset_of(precision),
-        source=source.name if source.revision else source.directory.resolve().name,
+        source=name,
         revision=source.revision,
         languages=languages,
         family=family,
-        adapter=adapter,
+        adapter=adapter.name if adapter else None,
         kind=kind,
         exporter_version=__version__,
         graphs=graphs,
         files=files,
     )
     manifest.write(work)
-    write_card(work, manifest, use, source.directory)

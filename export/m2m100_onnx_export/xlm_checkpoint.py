@@ -87,11 +87,11 @@ class XLMCheckpoint(Tensors):
         found += norm(self, "layer_norm_emb", f"{_PREFIX}layer_norm_emb", width)
         for index in range(config.layers):
             found += self._layer(index)
+        self._check_all_read()
         if config.has_head:
             if _HEAD in self and not self.equal(_EMBEDDING, _HEAD):
                 found.append(embedding(self, "lm_head.weight", _HEAD, size))
             found.append(stored(self, "lm_head.bias", _HEAD_BIAS, (config.vocab_size,)))
-        self._check_all_read()
         return found
 
     def _layer(self, index: int) -> list[Parameter]:
@@ -128,7 +128,7 @@ class XLMCheckpoint(Tensors):
 
     def _check_all_read(self) -> None:
         """Raises `BundleError` if there is a tensor that the graphs lack."""
-        left = [name for name in self.unread() if name not in (_HEAD, _BUFFER)]
+        left = [name for name in self.unread() if name not in (_HEAD, _HEAD_BIAS, _BUFFER)]
         unknown = [name for name in left if not self._is_beyond(name)]
         if unknown:
             raise BundleError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from m2m100_onnx.errors import InvalidInputError, M2M100Error
 from m2m100_onnx.options import TranslateOptions
@@ -21,6 +21,7 @@ DEFAULT_WEIGHT = 0.05
 """The weight of fluency; docs/language-models.md has the measurement."""
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """What scores texts, such as a `LanguageModel`."""
 

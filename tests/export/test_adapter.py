@@ -128,7 +128,7 @@ def test_a_bundle_equals_that_of_the_merged_checkpoint(
     assert done.report.lines()[-1] == "PyTorch's model had the adapter merged by peft"
     assert Manifest.read(done.bundle).adapter == "adapter"
     card = (done.bundle / "README.md").read_text("utf-8")
-    assert "The adapter `adapter` was merged into its weights." in card
+    assert "with the adapter `adapter` merged in" in card
 
     model = merged(tiny_checkpoint, folder)
     tokenizer = M2M100Tokenizer.from_pretrained(tiny_checkpoint, src_lang="en")

@@ -162,6 +162,7 @@ def test_manifest_says_what_was_exported(tiny_checkpoint: Path, tmp_path: Path) 
     manifest = Manifest.read(tmp_path / "b")
     assert (manifest.source, manifest.revision) == ("tiny", None)
     assert (manifest.precision, manifest.opset, manifest.languages) == ("fp32", 18, ("en", "de"))
+    # The owner may edit the model card.
     found = {p.name for p in (tmp_path / "b").iterdir()} - {"manifest.json", "README.md"}
     assert manifest.files.keys() == found
     for name, record in manifest.files.items():

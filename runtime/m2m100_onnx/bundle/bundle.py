@@ -28,6 +28,7 @@ from m2m100_onnx.bundle.graphs import (
     Signature,
     graph_signature,
 )
+from m2m100_onnx.bundle.manifest import Manifest  # noqa: F401 - of an inherited field
 
 __all__ = [
     "GENERATION_CONFIG_FILE",

@@ -22,6 +22,7 @@ from m2m100_onnx.bundle.language_graphs import (
     Sizes,
     graph_signature,
 )
+from m2m100_onnx.bundle.manifest import Manifest  # noqa: F401 - of an inherited field
 from m2m100_onnx.errors import BundleError
 
 __all__ = ["XLM_TOKENIZER_FILES", "LanguageModelBundle", "LanguageModelConfig"]
