@@ -236,12 +236,28 @@ def connect(url: str, cache: Path, patch: pytest.MonkeyPatch) -> None:
     constants = "huggingface_hub.constants"
     patch.setattr(f"{constants}.ENDPOINT", url)
     template = "/{repo_id}/resolve/{revision}/{filename}"
-    patch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", url + template)
+    # Versions before 1 have copies of their own.
+    for module in (constants, "huggingface_hub.file_download"):
+        patch.setattr(f"{module}.HUGGINGFACE_CO_URL_TEMPLATE", url + template, raising=False)
     patch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
     patch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
     patch.setattr(f"{constants}.HF_TOKEN_PATH", str(cache / "token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         patch.delenv(name, raising=False)
+    _forget_sessions()
+
+
+def go_offline(patch: pytest.MonkeyPatch) -> None:
+    """Has this process use the cache alone, as HF_HUB_OFFLINE has a new one."""
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    _forget_sessions()
+
+
+def _forget_sessions() -> None:
+    """Versions before 1 decide when they open a session whether they are offline."""
+    import huggingface_hub.utils._http as client
+
+    getattr(client, "reset_sessions", lambda: None)()
 
 
 def variables(url: str, home: Path, **more: str) -> dict[str, str]:

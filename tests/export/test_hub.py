@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import M2M100ForConditionalGeneration
 
 from checkpoints import PICKLE, SAFETENSORS, as_pickle, copied, tree, weights_of
-from hub_server import Hub, connect, contents, serving
+from hub_server import Hub, connect, contents, go_offline, serving
 from m2m100_onnx import BundleError, Manifest
 from m2m100_onnx.bundle.bundle import WEIGHTS_FILE
 from m2m100_onnx_export import export
@@ -141,7 +141,7 @@ def away(hub: Hub, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
     def leave() -> None:
         if request.param == "offline":
-            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            go_offline(monkeypatch)
         elif request.param == "no server":
             monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
         else:

@@ -65,7 +65,8 @@ class Manifest:
         adapter: the name of the LoRA adapter's folder that was merged in, or None.
         exporter_version: version of the exporter.
         graphs: the inputs and outputs of each graph.
-        files: size and hash of every other file of the bundle.
+        files: size and hash of every other file of the bundle except the model card, README.md,
+            which its owner may edit.
     """
 
     precision: Precision
