@@ -3,7 +3,8 @@
 No code of M2M100 replaces another in silence: "zh-Hant" would become simplified Chinese and
 "sr-Latn" Cyrillic. So a wrong code is an error, and these are the suggestions in it. Codes with a
 script, those of NLLB, do replace tags and names: see `tags`. Knows how codes are mistaken for each
-other. Refuses to know tokens and ids.
+other. Tables are imported where they are read, since a program that starts with right codes needs
+none. Refuses to know tokens and ids.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any, Final
 
 from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.errors import UnknownLanguageError
-from m2m100_onnx.text.tags import called, has_scripts, relatives, resolve
 
 __all__ = ["names_of", "resolve_language", "suggest", "unknown_language"]
 
@@ -42,6 +42,8 @@ def suggest(code: object, supported: Iterable[str]) -> tuple[str, ...]:
     ones, and English names; with langcodes (`pip install 'm2m100-onnx[langs]'`) also names in other
     languages and near relatives.
     """
+    from m2m100_onnx.text.tags import has_scripts
+
     choices = list(supported)
     if has_scripts(choices):
         return _with_scripts(str(code), choices)
@@ -60,6 +62,7 @@ def suggest(code: object, supported: Iterable[str]) -> tuple[str, ...]:
 def _with_scripts(name: str, choices: list[str]) -> tuple[str, ...]:
     """Returns up to three codes of FLORES that a name may stand for."""
     from m2m100_onnx.text.flores import NAMES
+    from m2m100_onnx.text.tags import relatives
 
     if found := relatives(name, choices):
         return found[:3]
@@ -80,12 +83,17 @@ def resolve_language(name: object, supported: Collection[str]) -> str | None:
     """
     if name in supported:
         return str(name)
-    return resolve(name, supported) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    from m2m100_onnx.text.tags import resolve
+
+    return resolve(name, supported)
 
 
 def names_of(codes: Iterable[str]) -> dict[str, str]:
     """Returns the English name of each code that has one."""
     from m2m100_onnx.text.language_names import SHOWN
+    from m2m100_onnx.text.tags import called
 
     given = tuple(codes)
     return {code: SHOWN[code] for code in given if code in SHOWN} | called(given)
