@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model", "text"),
     ("engine",),
     ("calls",),
-    ("language_calls",),
+    ("language_calls", "face"),
     ("translator", "language_model"),
     ("cli",),
     ("__main__",),

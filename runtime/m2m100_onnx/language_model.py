@@ -8,14 +8,14 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from m2m100_onnx._typing import Self, Unpack
-from m2m100_onnx.bundle.identity import identity_of
-from m2m100_onnx.bundle.kinds import open_again, opened
+from m2m100_onnx._typing import Unpack
+from m2m100_onnx.bundle.kinds import opened
 from m2m100_onnx.bundle.language_model import LanguageModelBundle
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.reader import POOLINGS
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import InvalidInputError, M2M100Error
+from m2m100_onnx.face import Face
 from m2m100_onnx.inputs import check_texts
 from m2m100_onnx.language_calls import LanguageWorker
 from m2m100_onnx.model.causal import LanguageGraphs
@@ -32,7 +32,7 @@ _MAX_LENGTH = 200
 _TOP = Option("top", "int", 5, "Tokens for each mask.", 1, 1 << 20)
 
 
-class LanguageModel:
+class LanguageModel(Face[LanguageModelBundle]):
     """Scores, continues and encodes text with an exported XLM; many threads may use one.
 
     A copy, or one that was pickled and sent to another process, opens the bundle anew.
@@ -43,6 +43,10 @@ class LanguageModel:
         model: the onnxruntime sessions.
         defaults: search options of `generate` where a call gives none.
     """
+
+    model: LanguageGraphs
+    _bundle_kind = LanguageModelBundle
+    _name = "LanguageModel"
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class LanguageModel:
         self.tokenizer = read() if lazy else side_by_side(self.model.load_reader, read)[1]
         longest = min(_MAX_LENGTH, config.max_position_embeddings)
         self.defaults = SearchOptions(beam_size=1, early_stopping=False, max_length=longest)
-        self._gate = Gate("LanguageModel", self.model.release)
+        self._gate = Gate(self._name, self.model.release)
         self._worker = LanguageWorker(self.tokenizer, self.model, self._gate, self.defaults)
 
     @property
@@ -322,21 +326,6 @@ class LanguageModel:
         rows = self._worker.rows(prompts, language, call, is_prompt=True)
         return self._worker.generate(rows, call)
 
-    def release_memory(self) -> None:
-        """Gives the memory of past calls back to the system; see `Translator.release_memory`."""
-        self.model.release()
-
-    def close(self) -> None:
-        """Closes the graphs and gives their memory back; see `Translator.close`."""
-        self._gate.close()
-
-    def __enter__(self) -> Self:
-        self._gate.check()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         kind = "causal" if self.causal else "masked"
         closed = ", closed" if self._gate.closed else ""
@@ -344,10 +333,6 @@ class LanguageModel:
             f"<{type(self).__name__} of {str(self.bundle.directory)!r}: {self.bundle.precision}, "
             f"{kind}, {len(self.languages)} languages, on {self.model.device}{closed}>"
         )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        folder = str(self.bundle.directory)
-        return _open_again, (type(self), folder, identity_of(self.bundle), self._arguments)
 
     def _need_head(self, what: str) -> None:
         if not self.bundle.config.has_head:
@@ -371,11 +356,3 @@ def _matrix(name: str, values: object, count: int) -> Int64Array:
         wrong = found.min() if found.min() < 0 else found.max()
         raise InvalidInputError(f"{name}: expected ids from 0 to {count - 1}, found {wrong}")
     return found.astype(np.int64)
-
-
-def _open_again(
-    kind: type[LanguageModel], folder: str, identity: str, arguments: dict[str, Any]
-) -> LanguageModel:
-    """Opens the bundle of a model that was copied or pickled, if it is still the same."""
-    bundle = open_again(LanguageModelBundle, folder, identity, "LanguageModel")
-    return kind(bundle, **arguments, lazy=True)

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any, Literal, overload
 
-from m2m100_onnx._typing import Self, Unpack
+from m2m100_onnx._typing import Unpack
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.identity import identity_of
-from m2m100_onnx.bundle.kinds import open_again, opened
+from m2m100_onnx.bundle.kinds import opened
 from m2m100_onnx.calls import (
     OnError,
     Progress,
@@ -25,6 +24,7 @@ from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import M2M100Error
+from m2m100_onnx.face import Face
 from m2m100_onnx.inputs import check_languages, check_texts
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.model.support import Provider
@@ -39,7 +39,7 @@ __all__ = ["Translator"]
 _READ_AHEAD = Option("read_ahead", "int", READ_AHEAD, "Texts read at once.", 1, 1 << 20)
 
 
-class Translator:
+class Translator(Face[Bundle]):
     """Translates text with an exported bundle; many threads may use one at the same time.
 
     A copy, or one that was pickled and sent to another process, opens the bundle anew.
@@ -51,6 +51,10 @@ class Translator:
         generator: runs searches on the model.
         defaults: search options where a call gives none, from the bundle's generation config.
     """
+
+    model: Model
+    _bundle_kind = Bundle
+    _name = "Translator"
 
     def __init__(
         self,
@@ -119,7 +123,7 @@ class Translator:
         )
         # onnxruntime releases Python's lock while it opens graphs, so the vocabulary is read then.
         self.tokenizer: Tokenizer = read() if lazy else side_by_side(self.model.load, read)[1]
-        self._gate = Gate("Translator", self.model.release)
+        self._gate = Gate(self._name, self.model.release)
         self._worker = Worker(self.tokenizer, self.generator, self._gate, self.defaults)
 
     @property
@@ -352,30 +356,6 @@ class Translator:
         check_languages(None, source_lang=source_lang, target_lang=target_lang)
         return self._worker.stream(texts, source_lang, target_lang, call, read_ahead)
 
-    def release_memory(self) -> None:
-        """Gives the memory of past calls back to the system.
-
-        onnxruntime keeps what its largest batch needed. This closes the graphs, and the next call
-        opens them again. Calls that run in other threads keep what they use until they end.
-        """
-        self.model.release()
-
-    def close(self) -> None:
-        """Closes the graphs and gives their memory back; a second time has no effect.
-
-        Calls that run in other threads end first, and new ones raise `ClosedError`; a
-        `Cancellation` ends a long one. A call that this interrupts in its own thread, in a signal
-        handler or in `progress`, goes on and closes the graphs at its end.
-        """
-        self._gate.close()
-
-    def __enter__(self) -> Self:
-        self._gate.check()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         kind = "fused" if self.model.fused else "portable"
         threads = self.model.threads
@@ -385,15 +365,3 @@ class Translator:
             f"{len(self.languages)} languages, {kind} graphs on {self.model.device}, "
             f"{threads} thread{'s' if threads > 1 else ''}{closed}>"
         )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        folder = str(self.bundle.directory)
-        return _open_again, (type(self), folder, identity_of(self.bundle), self._arguments)
-
-
-def _open_again(
-    kind: type[Translator], folder: str, identity: str, arguments: dict[str, Any]
-) -> Translator:
-    """Opens the bundle of a translator that was copied or pickled, if it is still the same."""
-    bundle = open_again(Bundle, folder, identity, "Translator")
-    return kind(bundle, **arguments, lazy=True)
