@@ -23,8 +23,10 @@ __all__ = [
     "add_languages",
     "add_model",
     "add_revision",
+    "add_threads",
     "as_typed",
     "given_options",
+    "opening",
     "path",
 ]
 
@@ -102,6 +104,24 @@ def add_languages(add: Add, source: str, target: str, *, required: bool) -> None
 def add_device(add: Add) -> None:
     """Adds --device."""
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto. (default: cpu)")
+
+
+def add_threads(add: Add) -> None:
+    """Adds --threads."""
+    about = "Threads inside an operator. (default: all cores)"
+    add("--threads", type=int, metavar="N", help=about)
+
+
+def opening(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns how a command opens its model, as the library takes it."""
+    return {
+        "revision": arguments.revision,
+        "device": arguments.device,
+        "intra_op_num_threads": arguments.threads,
+        "cache_dir": arguments.cache_dir,
+        # Opening the graphs takes seconds, and arguments may yet turn out to be wrong.
+        "lazy": True,
+    }
 
 
 def add_call_options(parser: argparse.ArgumentParser, *scopes: str) -> None:

@@ -6,10 +6,9 @@ Knows lines and formats. It leaves tokens and checks to the model, whose errors 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,13 @@ from m2m100_onnx.cli.arguments import (
     add_command,
     add_device,
     add_model,
+    add_threads,
     given_options,
+    opening,
 )
 from m2m100_onnx.cli.cache import add_cache_options
-from m2m100_onnx.cli.files import open_output
-from m2m100_onnx.cli.lines import LINE_BREAK, Texts, add_files, check_input, encoded, open_input
-from m2m100_onnx.errors import InvalidInputError, M2M100Error
-from m2m100_onnx.options import READ_AHEAD
+from m2m100_onnx.cli.lines import LINE_BREAK, add_files, answer_lines, check_input
+from m2m100_onnx.errors import M2M100Error
 
 if TYPE_CHECKING:
     from m2m100_onnx.language_model import LanguageModel
@@ -79,8 +78,7 @@ def add_model_arguments(add: Add) -> None:
     about = "Language of the texts, such as en; for a model that has languages."
     add("-l", "--language", metavar="CODE", help=about)
     add_device(add)
-    about = "Threads inside an operator. (default: all cores)"
-    add("--threads", type=int, metavar="N", help=about)
+    add_threads(add)
     add_cache_options(add)
 
 
@@ -89,23 +87,18 @@ def _add_format(add: Add) -> None:
 
 
 def open_model(arguments: argparse.Namespace) -> LanguageModel:
-    """Opens the language model of a command."""
+    """Opens the language model of a command, whose input is checked first."""
     from m2m100_onnx.language_model import LanguageModel
 
-    return LanguageModel(
-        arguments.model,
-        revision=arguments.revision,
-        device=arguments.device,
-        intra_op_num_threads=arguments.threads,
-        cache_dir=arguments.cache_dir,
-        lazy=True,
-    )
+    check_input(arguments)
+    return LanguageModel(arguments.model, **opening(arguments))
 
 
 def _score(arguments: argparse.Namespace) -> int:
+    model = open_model(arguments)
     totals: list[tuple[int, float]] = []
 
-    def answer(model: LanguageModel, texts: list[str]) -> list[str]:
+    def answer(texts: list[str]) -> list[str]:
         options = given_options(arguments)
         scores = model.score(texts, language=arguments.language, **options)
         if arguments.total:
@@ -124,7 +117,7 @@ def _score(arguments: argparse.Namespace) -> int:
             return [json.dumps(facts)]
         return ["\t".join(f"{name} {value:.6g}" for name, value in facts.items())]
 
-    return _run(arguments, answer, end)
+    return answer_lines(arguments, answer, end)
 
 
 def _facts(total: float, mean: float) -> dict[str, float | None]:
@@ -143,7 +136,9 @@ def _scored(text: str, score: Score) -> str:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    def answer(model: LanguageModel, texts: list[str]) -> list[str]:
+    model = open_model(arguments)
+
+    def answer(texts: list[str]) -> list[str]:
         found = model.generate_batch(
             texts,
             language=arguments.language,
@@ -152,7 +147,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         )
         return [_generated(text, g, arguments) for text, g in zip(texts, found, strict=True)]
 
-    return _run(arguments, answer)
+    return answer_lines(arguments, answer)
 
 
 def _generated(prompt: str, generation: Generation, arguments: argparse.Namespace) -> str:
@@ -163,7 +158,9 @@ def _generated(prompt: str, generation: Generation, arguments: argparse.Namespac
 
 
 def _fill_mask(arguments: argparse.Namespace) -> int:
-    def answer(model: LanguageModel, texts: list[str]) -> list[str]:
+    model = open_model(arguments)
+
+    def answer(texts: list[str]) -> list[str]:
         lines: list[str] = []
         for position, text in enumerate(texts):
             try:
@@ -176,7 +173,7 @@ def _fill_mask(arguments: argparse.Namespace) -> int:
             lines += _filled(text, masks, as_json=arguments.json)
         return lines
 
-    return _run(arguments, answer)
+    return answer_lines(arguments, answer)
 
 
 def _filled(text: str, masks: list[list[Filling]], *, as_json: bool) -> Iterator[str]:
@@ -186,38 +183,3 @@ def _filled(text: str, masks: list[list[Filling]], *, as_json: bool) -> Iterator
         return
     for mask in masks:
         yield "\t".join(f"{f.piece.removesuffix('</w>')} {f.score:.4g}" for f in mask)
-
-
-def _run(
-    arguments: argparse.Namespace,
-    answer: Callable[[LanguageModel, list[str]], list[str]],
-    end: Callable[[], list[str]] = list,
-) -> int:
-    """Reads texts, and writes the lines that `answer` makes of them, some texts at a time.
-
-    Raises:
-        InvalidInputError: a text cannot be read; the lines of those before it are written.
-    """
-    check_input(arguments)
-    model = open_model(arguments)
-    with open_input(arguments) as source, open_output(arguments.output) as output:
-        texts = Texts(source)
-        ahead = 1 if not isinstance(source, list) and source.isatty() else READ_AHEAD
-        done, stream = 0, iter(texts)
-        while some := list(itertools.islice(stream, ahead)):
-            try:
-                lines = answer(model, some)
-            except M2M100Error as error:
-                output.flush()
-                if error.position is None:
-                    raise
-                line = texts.waiting[error.position]
-                place = f"{texts.noun} {done + error.position + 1}"
-                raise InvalidInputError(f"{place}: {line.problem or error.message}") from error
-            output.writelines(map(encoded, lines))
-            output.flush()
-            done += len(some)
-            texts.waiting.clear()
-        output.writelines(map(encoded, end()))
-        output.flush()
-    return 0

@@ -1,24 +1,36 @@
 """The texts of a command: its arguments, a file, or standard input, a text a line.
 
-Knows lines, bytes and files; knows no command.
+Answers them with lines, some texts at a time. Knows lines, bytes and files; knows no command.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from m2m100_onnx.cli.arguments import Add, path
+from m2m100_onnx.cli.files import open_output
 from m2m100_onnx.cli.output import size_left
-from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.errors import InvalidInputError, M2M100Error
+from m2m100_onnx.options import READ_AHEAD
 
-__all__ = ["LINE_BREAK", "Source", "Texts", "add_files", "check_input", "encoded", "open_input"]
+__all__ = [
+    "LINE_BREAK",
+    "Source",
+    "Texts",
+    "add_files",
+    "answer_lines",
+    "check_input",
+    "encoded",
+    "open_input",
+]
 
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _LINE_END = re.compile(rb"\r?\n\Z")
@@ -109,3 +121,41 @@ def open_input(given: argparse.Namespace) -> contextlib.AbstractContextManager[S
     if not sys.stdin:
         raise InvalidInputError("standard input is closed")
     return contextlib.nullcontext(sys.stdin.buffer)
+
+
+def answer_lines(
+    arguments: argparse.Namespace,
+    answer: Callable[[list[str]], list[str]],
+    end: Callable[[], list[str]] = list,
+) -> int:
+    """Reads texts, and writes the lines that `answer` makes of them, some texts at a time.
+
+    Args:
+        arguments: those that `add_files` added.
+        answer: makes lines of some texts; an error about one of them has its position.
+        end: makes the last lines.
+
+    Raises:
+        InvalidInputError: a text cannot be read; the lines of those before it are written.
+    """
+    with open_input(arguments) as source, open_output(arguments.output) as output:
+        texts = Texts(source)
+        ahead = 1 if not isinstance(source, list) and source.isatty() else READ_AHEAD
+        done, stream = 0, iter(texts)
+        while some := list(itertools.islice(stream, ahead)):
+            try:
+                lines = answer(some)
+            except M2M100Error as error:
+                output.flush()
+                if error.position is None:
+                    raise
+                line = texts.waiting[error.position]
+                place = f"{texts.noun} {done + error.position + 1}"
+                raise InvalidInputError(f"{place}: {line.problem or error.message}") from error
+            output.writelines(map(encoded, lines))
+            output.flush()
+            done += len(some)
+            texts.waiting.clear()
+        output.writelines(map(encoded, end()))
+        output.flush()
+    return 0

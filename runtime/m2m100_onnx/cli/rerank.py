@@ -6,17 +6,14 @@ Knows the JSON lines of `m2m100 translate --json`. It leaves the order to `reran
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from dataclasses import asdict
 from typing import Any
 
 from m2m100_onnx.cli.arguments import Commands, add_command
-from m2m100_onnx.cli.files import open_output
 from m2m100_onnx.cli.language_model import add_model_arguments, open_model
-from m2m100_onnx.cli.lines import LINE_BREAK, Texts, add_files, check_input, encoded, open_input
-from m2m100_onnx.errors import InvalidInputError, M2M100Error
-from m2m100_onnx.options import READ_AHEAD
+from m2m100_onnx.cli.lines import LINE_BREAK, add_files, answer_lines
+from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.rerank import DEFAULT_WEIGHT, Reranker
 from m2m100_onnx.translation import Hypothesis, Translation
 
@@ -44,29 +41,16 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    check_input(arguments)
     rerank = Reranker(open_model(arguments), arguments.weight)
-    with open_input(arguments) as source, open_output(arguments.output) as output:
-        texts = Texts(source)
-        done, stream = 0, iter(texts)
-        while some := list(itertools.islice(stream, READ_AHEAD)):
-            try:
-                records = [_record(text, n) for n, text in enumerate(some)]
-                # The record names its target language, unless the language model calls it else.
-                languages = [arguments.language or r["target_lang"] for r in records]
-                found = rerank.order([_translation(r) for r in records], languages)
-            except M2M100Error as error:
-                output.flush()
-                if error.position is None:
-                    raise
-                place = f"{texts.noun} {done + error.position + 1}"
-                raise InvalidInputError(f"{place}: {error.message}") from error
-            for record, translation in zip(records, found, strict=True):
-                output.write(encoded(_line(record, translation, as_json=arguments.json)))
-            output.flush()
-            done += len(some)
-            texts.waiting.clear()
-    return 0
+
+    def answer(texts: list[str]) -> list[str]:
+        records = [_record(text, n) for n, text in enumerate(texts)]
+        # The record names its target language, unless the language model calls it else.
+        languages = [arguments.language or record["target_lang"] for record in records]
+        found = rerank.order([_translation(record) for record in records], languages)
+        return [_line(*pair, as_json=arguments.json) for pair in zip(records, found, strict=True)]
+
+    return answer_lines(arguments, answer)
 
 
 def _record(text: object, position: int) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from m2m100_onnx.cli.arguments import (
     add_device,
     add_languages,
     add_model,
+    add_threads,
     as_typed,
     given_options,
+    opening,
 )
 from m2m100_onnx.cli.cache import add_cache_options
 from m2m100_onnx.cli.files import open_output
@@ -51,8 +53,7 @@ def _add_arguments(add: Add) -> None:
     add_languages(add, source, "Language to translate into.", required=True)
     add("--json", action="store_true", help="Write a JSON object a line, with scores and tokens.")
     add_device(add)
-    about = "Threads inside an operator. (default: all cores)"
-    add("--threads", type=int, metavar="N", help=about)
+    add_threads(add)
     add_cache_options(add)
     add(
         "--on-error",
@@ -75,15 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.on_error == "return" and not arguments.json:
         raise InvalidInputError("on_error: expected --json with return, found none")
     languages = {"source_lang": arguments.source_lang, "target_lang": arguments.target_lang}
-    # Lazy, since opening the graphs takes seconds and arguments may yet turn out to be wrong.
-    translator = Translator(
-        arguments.model,
-        revision=arguments.revision,
-        device=arguments.device,
-        intra_op_num_threads=arguments.threads,
-        cache_dir=arguments.cache_dir,
-        lazy=True,
-    )
+    translator = Translator(arguments.model, **opening(arguments))
     for code in languages.values():
         translator.tokenizer.language_id(code)
     with open_input(arguments) as source, open_output(arguments.output) as output:
