@@ -58,9 +58,7 @@ class Checkpoint(Tensors):
     """A checkpoint, which reads a tensor when it is asked for.
 
     Attributes:
-        source: the checkpoint as the caller named it.
         directory: the local folder.
-        revision: the hub commit, or None for a local folder.
         config: the facts of config.json.
         adapter: the adapter that is merged into the tensors, or None.
         ties_embeddings: whether config.json says that encoder, decoder and LM head share one.
@@ -85,7 +83,6 @@ class Checkpoint(Tensors):
                 adapter belongs to another model.
         """
         found = source if isinstance(source, Source) else Source.find(source, revision)
-        self.source, self.revision = found.name, found.revision
         self.directory = found.directory
         self.config = ModelConfig.from_json(found.directory / CONFIG_FILE)
         raw = read_json(found.directory / CONFIG_FILE)

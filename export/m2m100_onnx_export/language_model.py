@@ -13,13 +13,12 @@ import onnx
 
 from m2m100_onnx.bundle.folder import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import Precision
+from m2m100_onnx.bundle.language_config import LanguageModelConfig
 from m2m100_onnx.bundle.language_graphs import (
     FUSED_FILES,
-    MODEL_FILE,
-    MODEL_WITH_PAST_FILE,
     graph_signature,
+    portable_files,
 )
-from m2m100_onnx.bundle.language_model import LanguageModelConfig
 from m2m100_onnx.bundle.manifest import FileRecord
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx.text.xlm import XLMTokenizer
@@ -46,7 +45,7 @@ class LanguageModelRecipe:
             BundleError: the checkpoint has another architecture, or is broken.
         """
         self.checkpoint = XLMCheckpoint(source, causal=causal)
-        self._precision = precision
+        self._source, self._precision = source, precision
 
     def write(self, work: Path, tell: Callable[[str], object]) -> FileRecord:
         """Writes every file, the manifest last, and returns the weights file's record."""
@@ -69,11 +68,11 @@ class LanguageModelRecipe:
         tell("writing graphs")
         graphs = {}
         for name in _graphs(config, precision):
-            graphs[name] = graph_signature(name, config.sizes, precision)
+            graphs[name] = graph_signature(name, config, precision)
             onnx.save_model(_build(name, config, weights, precision), work / name)
         finish(
             work,
-            source.source,
+            self._source,
             precision,
             weights.record,
             graphs,
@@ -96,11 +95,9 @@ def _task(config: LanguageModelConfig) -> Task:
 
 
 def _graphs(config: LanguageModelConfig, precision: Precision) -> tuple[str, ...]:
-    if not (config.causal and config.has_head):
-        return (MODEL_FILE,)
     # onnxruntime's attention operators for the CPU take float32 only.
-    fused = () if precision == "fp16" else FUSED_FILES
-    return (MODEL_FILE, MODEL_WITH_PAST_FILE, *fused)
+    fused = FUSED_FILES if config.can_generate and precision != "fp16" else ()
+    return (*portable_files(config), *fused)
 
 
 def _build(
@@ -108,5 +105,5 @@ def _build(
 ) -> onnx.ModelProto:
     graph = GraphBuilder(weights, precision, WEIGHTS_FILE, fused=file in FUSED_FILES)
     CausalGraphs(graph, config).build(file)
-    signature = graph_signature(file, config.sizes, precision)
+    signature = graph_signature(file, config, precision)
     return graph.model(file.removesuffix(".onnx"), signature)

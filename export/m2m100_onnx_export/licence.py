@@ -48,9 +48,8 @@ def licence_of(folder: Path) -> Licence:
     matter = _FRONT_MATTER.match(text)
     try:
         facts = yaml.safe_load(matter[1]) if matter else None
-    except (
-        yaml.YAMLError
-    ):  # A card is for readers; a broken one must not keep anyone from exporting.
+    except yaml.YAMLError:
+        # A card is for readers; a broken one must not keep anyone from exporting.
         facts = None
     if not isinstance(facts, dict):
         return Licence()

@@ -26,14 +26,14 @@ from m2m100_onnx.bundle.graphs import (
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError
 from m2m100_onnx.model.fused import FusedState
-from m2m100_onnx.search.state import Ranking
+from m2m100_onnx.search.state import DecoderState, Float32Array, Ranking
 from m2m100_onnx.translator import Translator
 from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.reference import load_reference
 from m2m100_onnx_export.verify_tokens import reference_tokenizer
 from m2m100_onnx_export.verify_translations import TranslationCheck, compare_translations
 
-__all__ = ["TOLERANCE", "Report", "TranslationCheck", "verify"]
+__all__ = ["TOLERANCE", "Report", "TranslationCheck", "all_log_probs", "verify"]
 
 # Largest difference of a graph's output, relative to the largest number in PyTorch's output.
 TOLERANCE: dict[Precision, float] = {
@@ -273,13 +273,7 @@ def _fused_steps(translator: Translator, batch: _Batch) -> tuple[_Floats, _Float
     assert isinstance(state, FusedState)
     hidden_states, log_probs = [], []
     for position in range(_PREFILL, _TARGET_LENGTH + 1):
-        try:
-            ranked = state.best(Ranking(count=state.vocab_size))
-        except InvalidInputError:  # a score is NaN, which no tolerance accepts
-            nothing = np.full((len(sentences), 1, 1), np.nan, np.float32)
-            return nothing, nothing
-        scores = np.empty_like(ranked.scores)
-        np.put_along_axis(scores, ranked.tokens, ranked.scores, axis=1)
+        scores = all_log_probs(state, state.rows)
         beams = len(scores) // len(sentences)
         log_probs.append(scores[::beams])
         hidden_states.append(state.hidden_states[::beams].copy())
@@ -288,6 +282,20 @@ def _fused_steps(translator: Translator, batch: _Batch) -> tuple[_Floats, _Float
             state.select((sentences[:, None] * beams + parents).reshape(-1))
             state.step(np.repeat(target[:, position : position + 1], 2, axis=0))
     return np.stack(hidden_states, axis=1), np.stack(log_probs, axis=1)
+
+
+def all_log_probs(state: DecoderState, rows: int) -> Float32Array:
+    """Returns the `(R, V)` log-probabilities of the next token.
+
+    All are NaN, which no tolerance accepts, where one of them is.
+    """
+    try:
+        ranked = state.best(Ranking(count=state.vocab_size))
+    except InvalidInputError:
+        return np.full((rows, state.vocab_size), np.nan, np.float32)
+    scores = np.empty_like(ranked.scores)
+    np.put_along_axis(scores, ranked.tokens, ranked.scores, axis=1)
+    return scores
 
 
 def _run(

@@ -16,11 +16,11 @@ from m2m100_onnx.bundle.graphs import Precision
 from m2m100_onnx.bundle.language_graphs import MODEL_FILE
 from m2m100_onnx.bundle.language_model import LanguageModelBundle
 from m2m100_onnx.model.causal import LanguageGraphs
-from m2m100_onnx.search.state import Float32Array, Int64Array, Ranking
-from m2m100_onnx_export.verify import TOLERANCE, Report
+from m2m100_onnx.search.state import Float32Array, Int64Array
+from m2m100_onnx_export.verify import TOLERANCE, Report, all_log_probs
 from m2m100_onnx_export.xlm_checkpoint import XLMCheckpoint
 
-__all__ = ["load_reference", "verify"]
+__all__ = ["verify"]
 
 _TEXTS, _LENGTH, _PROMPT = 3, 12, 5
 
@@ -31,7 +31,7 @@ def verify(checkpoint: XLMCheckpoint, bundle: Path, precision: Precision) -> Rep
     The texts are random tokens, since a mix-up of tensors shows on any. The cache is compared at
     each position of a text that goes on from its first tokens.
     """
-    model = load_reference(checkpoint)
+    model = _load_reference(checkpoint)
     if precision == "fp16":
         # The reference has rounded weights too, so the comparison is of the arithmetic alone.
         model = model.half().float()
@@ -47,32 +47,28 @@ def verify(checkpoint: XLMCheckpoint, bundle: Path, precision: Precision) -> Rep
     mask[0, _LENGTH - 3 :] = 0
     ids[0, _LENGTH - 3 :] = config.pad_token_id
     hidden, logits = _reference(model, ids, mask, langs, config.languages)
-    differences, sizes = {}, {}
     real = mask.astype(bool)
-    if config.has_head:
-        assert logits is not None
-        found = graphs.run(ids, mask, langs)
-        differences[MODEL_FILE] = float(np.abs(found - logits)[real].max())
-        sizes[MODEL_FILE] = float(np.abs(logits[real]).max())
-    name = f"{MODEL_FILE} (hidden states)"
-    found = graphs.run(ids, mask, langs, "last_hidden_state")
-    differences[name] = float(np.abs(found - hidden)[real].max())
-    sizes[name] = float(np.abs(hidden[real]).max())
-    if opened.can_generate:
-        assert logits is not None
-        wanted = torch.from_numpy(logits).log_softmax(-1).numpy()
+    # What each graph gives, and what PyTorch gives.
+    pairs: dict[str, tuple[Float32Array, Float32Array]] = {}
+    if logits is not None:
+        pairs[MODEL_FILE] = graphs.run(ids, mask, langs)[real], logits[real]
+    states = graphs.run(ids, mask, langs, "last_hidden_state")
+    pairs[f"{MODEL_FILE} (hidden states)"] = states[real], hidden[real]
+    if logits is not None and config.can_generate:
+        wanted = torch.from_numpy(logits[1:, _PROMPT - 1 :]).log_softmax(-1).numpy()
         for fused in (True, False) if graphs.fused else (False,):
-            kind = "fused" if fused else "portable"
             stepping = LanguageGraphs(opened, fused=fused, cache_dir=False)
-            scores = _step_through(stepping, ids[1:], langs[1:, 0])
-            expected = wanted[1:, _PROMPT - 1 :]
-            differences[f"cache, {kind}"] = float(np.abs(scores - expected).max())
-            sizes[f"cache, {kind}"] = float(np.abs(expected).max())
+            found = _step_through(stepping, ids[1:], langs[1:, 0])
+            pairs[f"cache, {'fused' if fused else 'portable'}"] = found, wanted
+    differences = {
+        name: float(np.abs(ours - theirs).max()) for name, (ours, theirs) in pairs.items()
+    }
+    sizes = {name: float(np.abs(theirs).max()) for name, (_, theirs) in pairs.items()}
     tolerances = {name: TOLERANCE[precision] * size for name, size in sizes.items()}
     return Report(differences, tolerances, ())
 
 
-def load_reference(checkpoint: XLMCheckpoint) -> transformers.PreTrainedModel:
+def _load_reference(checkpoint: XLMCheckpoint) -> transformers.PreTrainedModel:
     """Returns transformers' model, which sees what the bundle's tokens see."""
     transformers.utils.logging.disable_progress_bar()
     kind = transformers.XLMWithLMHeadModel if checkpoint.config.has_head else transformers.XLMModel
@@ -109,14 +105,10 @@ def _reference(
 
 def _step_through(graphs: LanguageGraphs, ids: Int64Array, langs: Int64Array) -> Float32Array:
     """Returns `(B, T, V)` log-probabilities of tokens that follow a prompt one by one."""
-    vocab_size = graphs.bundle.config.vocab_size
     state = graphs.begin(np.ascontiguousarray(ids[:, :_PROMPT]), langs)
     found = []
     for position in range(_PROMPT, _LENGTH + 1):
-        ranked = state.best(Ranking(count=vocab_size))
-        scores = np.empty_like(ranked.scores)
-        np.put_along_axis(scores, ranked.tokens, ranked.scores, axis=1)
-        found.append(scores)
+        found.append(all_log_probs(state, len(ids)))
         if position < _LENGTH:
             state.step(ids[:, position : position + 1])
     return np.stack(found, axis=1)

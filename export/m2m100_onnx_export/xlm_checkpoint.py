@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from m2m100_onnx.bundle.config import CONFIG_FILE
-from m2m100_onnx.bundle.language_model import XLM_TOKENIZER_FILES, LanguageModelConfig
+from m2m100_onnx.bundle.language_config import LanguageModelConfig
+from m2m100_onnx.bundle.language_model import XLM_TOKENIZER_FILES
 from m2m100_onnx.errors import BundleError
 from m2m100_onnx_export.parameters import Parameter, embedding, linear, norm, stored
 from m2m100_onnx_export.tensors import Source, Tensors
@@ -38,7 +39,6 @@ class XLMCheckpoint(Tensors):
     """An XLM checkpoint, which reads a tensor when it is asked for.
 
     Attributes:
-        source: where it lies.
         config: the facts of config.json.
     """
 
@@ -53,7 +53,6 @@ class XLMCheckpoint(Tensors):
             BundleError: the checkpoint has another architecture, or is broken.
         """
         super().__init__(source.directory, prefix=_PREFIX, bare=_BARE)
-        self.source = source
         config = LanguageModelConfig.from_json(source.directory / CONFIG_FILE)
         config = replace(config, has_head=not self.is_bare)
         self.config = config if causal is None else replace(config, causal=causal)

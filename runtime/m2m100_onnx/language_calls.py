@@ -200,7 +200,7 @@ class LanguageWorker:
 
     def generate(self, rows: Sequence[Row], call: LanguageCall) -> list[Generation]:
         """Goes on from each prompt."""
-        if not self._bundle.can_generate:
+        if not self._config.can_generate:
             kind = "a masked one" if self._config.has_head else "one without an LM head"
             raise InvalidInputError(
                 f"generate: expected a causal language model, found {kind}; a causal checkpoint "
@@ -255,13 +255,11 @@ class LanguageWorker:
             yield batch, settings
 
     def _generation(self, hypotheses: Sequence[Tokens]) -> Generation:
-        size = self._tokenizer.vocab_size
-        decoded = []
-        for h in hypotheses:
-            known = [token for token in h.tokens if token < size]
-            decoded.append(Hypothesis(self._tokenizer.decode(known), h.score, h.tokens))
+        decoded = tuple(
+            Hypothesis(self._tokenizer.decode(h.tokens), h.score, h.tokens) for h in hypotheses
+        )
         best = decoded[0]
-        return Generation(best.text, best.score, best.tokens, tuple(decoded))
+        return Generation(best.text, best.score, best.tokens, decoded)
 
     def _language(self, language: object) -> tuple[str, int]:
         """Returns the language whose rules split words, and the language id."""

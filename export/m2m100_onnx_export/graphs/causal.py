@@ -16,12 +16,12 @@ import numpy as np
 from onnx import TensorProto
 
 from m2m100_onnx.bundle.graphs import FUSED_STEP_FILE
+from m2m100_onnx.bundle.language_config import LanguageModelConfig
 from m2m100_onnx.bundle.language_graphs import (
     FUSED_PREFILL_FILE,
     MODEL_FILE,
     MODEL_WITH_PAST_FILE,
 )
-from m2m100_onnx.bundle.language_model import LanguageModelConfig
 from m2m100_onnx_export.graphs.builder import FUSED_DOMAIN, GraphBuilder
 from m2m100_onnx_export.graphs.layers import Layers
 
@@ -56,14 +56,13 @@ class CausalGraphs:
         real = g.op("Cast", g.op("Unsqueeze", "attention_mask", g.ints(-1)), to=self._real)
         hidden = g.op("Equal", "attention_mask", g.integer(0))
         visible = g.op("Unsqueeze", g.op("Not", hidden), g.ints(1, 2))
-        cached = config.causal and config.has_head
         if config.causal:
             # As in transformers, only zeroed outputs tell padding apart: keys are not masked.
             visible = self._earlier(None)
 
         def attend(x: str, layer: str) -> str:
             q, k, v = self._queries_keys_values(x, layer)
-            if cached:
+            if config.can_generate:
                 k, v = self._name(k, v, layer)
             return self._attend(q, k, v, visible, x)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig
 from m2m100_onnx.bundle.folder import (
@@ -57,6 +57,8 @@ class Bundle(BundleFolder):
     A folder that Optimum exported has no manifest. It opens too, as fp32.
 
     Attributes:
+        directory: the folder, with symbolic links resolved.
+        manifest: the contents of manifest.json, or None.
         config: the facts of config.json; ids that generation_config.json names come from there.
         generation: the contents of `generation_file`, from which the default options come.
         generation_file: generation_config.json; config.json where the bundle lacks it, since
@@ -66,6 +68,8 @@ class Bundle(BundleFolder):
     config: ModelConfig
     generation: Mapping[str, Any] = field(repr=False)
     generation_file: Path
+    fused_files: ClassVar[tuple[str, ...]] = FUSED_FILES
+    rarely_run: ClassVar[tuple[str, ...]] = (DECODER_FILE,)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Bundle:
@@ -94,16 +98,6 @@ class Bundle(BundleFolder):
     def portable_files(self) -> tuple[str, ...]:
         """The graphs in standard operators."""
         return GRAPH_FILES
-
-    @property
-    def fused_files(self) -> tuple[str, ...]:
-        """The graphs in onnxruntime's own operators, whether or not the bundle has them."""
-        return FUSED_FILES
-
-    @property
-    def rarely_run(self) -> tuple[str, ...]:
-        """The graphs that run once a batch and have another graph's weights."""
-        return (DECODER_FILE,)
 
     def signature(self, file: str) -> Signature:
         """Returns the inputs and outputs that graph `file` must have."""

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from m2m100_onnx.bundle.config import CONFIG_FILE
 from m2m100_onnx.bundle.graphs import Precision, Signature
@@ -35,11 +36,15 @@ class BundleFolder(ABC):
     Attributes:
         directory: the folder, with symbolic links resolved.
         manifest: the contents of manifest.json, or None.
+        fused_files: the graphs in onnxruntime's own operators, whether or not the bundle has them.
+        rarely_run: the graphs that run once a batch and have another graph's weights.
     """
 
     directory: Path
     manifest: Manifest | None
     _state: Mapping[str, list[int]] = field(repr=False, compare=False)
+    fused_files: ClassVar[tuple[str, ...]]
+    rarely_run: ClassVar[tuple[str, ...]]
 
     @property
     def precision(self) -> Precision:
@@ -52,20 +57,10 @@ class BundleFolder(ABC):
         """The graphs in standard operators."""
 
     @property
-    @abstractmethod
-    def fused_files(self) -> tuple[str, ...]:
-        """The graphs in onnxruntime's own operators, whether or not the bundle has them."""
-
-    @property
-    @abstractmethod
-    def rarely_run(self) -> tuple[str, ...]:
-        """The graphs that run once a batch and have another graph's weights."""
-
-    @property
     def has_fused_graphs(self) -> bool:
         """Whether the bundle has the graphs that are fastest on a CPU."""
         graphs = self.manifest.graphs if self.manifest else {}
-        return bool(self.fused_files) and all(file in graphs for file in self.fused_files)
+        return all(file in graphs for file in self.fused_files)
 
     @abstractmethod
     def signature(self, file: str) -> Signature:

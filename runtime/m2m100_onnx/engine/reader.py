@@ -6,7 +6,7 @@ width. What a text gives does not depend on the texts beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,7 +18,12 @@ from m2m100_onnx.search.state import Float32Array, Int64Array
 
 __all__ = ["POOLINGS", "Reader"]
 
-POOLINGS = ("mean", "first", "last")
+_POOLED: dict[str, Callable[[Float32Array], Float32Array]] = {
+    "mean": lambda outputs: outputs.mean(axis=0),
+    "first": lambda outputs: outputs[0].copy(),
+    "last": lambda outputs: outputs[-1].copy(),
+}
+POOLINGS = tuple(_POOLED)
 """How the outputs at a text's tokens become one vector."""
 
 
@@ -97,9 +102,7 @@ class Reader:
                 batch.input_ids, batch.attention_mask, batch.langs, "last_hidden_state"
             )
             for place, row in zip(batch.places.tolist(), outputs, strict=True):
-                real = row[: len(rows[place])]
-                pooled = {"mean": real.mean(axis=0), "first": real[0], "last": real[-1]}
-                found[place] = pooled[pooling].copy()
+                found[place] = _POOLED[pooling](row[: len(rows[place])])
         return found
 
     def candidates(

@@ -21,8 +21,8 @@ from m2m100_onnx.bundle.language_graphs import (
 )
 from m2m100_onnx.bundle.language_model import LanguageModelBundle
 from m2m100_onnx.model.graphs import Graphs
-from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy, real_of
-from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, block, capacity_of, shared
+from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy, on_device, real_of
+from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of, keys_and_values
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array
@@ -68,7 +68,7 @@ class LanguageGraphs(Graphs[LanguageModelBundle]):
         place = (self.device, self.device_id)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "langs": langs}
         # A binding keeps no reference to what it binds.
-        values = {name: _on(array, *place) for name, array in inputs.items()}
+        values = {name: on_device(array, place) for name, array in inputs.items()}
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
         width = config.vocab_size if output == "logits" else config.d_model
@@ -126,9 +126,13 @@ class _FusedState(InPlaceState):
         self._langs_of_rows = langs[:, None].copy()
         past = None
         if prompt.shape[1] > 1:
-            session = sessions.get(FUSED_PREFILL_FILE, serial=serial)
             before = np.ascontiguousarray(prompt[:, :-1])
-            past = _prefill(session, before, langs, config.layers, shape)
+            past = keys_and_values(
+                sessions.get(FUSED_PREFILL_FILE, serial=serial),
+                {"input_ids": before, "langs": _at_each(before, langs)},
+                [f"present.{n}.{kind}" for n in range(config.layers) for kind in ("key", "value")],
+                (len(before), shape[0], before.shape[1], shape[1]),
+            )
         super().__init__(
             sessions.get(FUSED_STEP_FILE, serial=serial),
             sessions.get(FUSED_RANK_FILE, serial=serial),
@@ -146,29 +150,6 @@ class _FusedState(InPlaceState):
     def _keep(self, kept: Int64Array) -> None:
         self._langs = self._langs[kept]
         self._langs_of_rows = np.repeat(self._langs, self._beams)[:, None]
-
-
-def _prefill(
-    session: ort.InferenceSession,
-    prompt: Int64Array,
-    langs: Int64Array,
-    layers: int,
-    row_shape: tuple[int, int],
-) -> Float32Array:
-    """Returns the keys and values of all layers, `(2 * L, B, H, P, E)`."""
-    heads, size = row_shape
-    past = block((2 * layers, len(prompt), heads, prompt.shape[1], size))
-    binding = session.io_binding()
-    # A binding keeps no reference to what it binds, so each OrtValue stays in a variable.
-    ids, languages = shared(prompt), shared(_at_each(prompt, langs))
-    binding.bind_ortvalue_input("input_ids", ids)
-    binding.bind_ortvalue_input("langs", languages)
-    outputs = [shared(array) for array in past]
-    names = [f"present.{n}.{kind}" for n in range(layers) for kind in ("key", "value")]
-    for name, value in zip(names, outputs, strict=True):
-        binding.bind_ortvalue_output(name, value)
-    run(session, binding)
-    return past
 
 
 class _PortableState(GrowingState):
@@ -231,7 +212,3 @@ class _PortableState(GrowingState):
 def _at_each(prompt: Int64Array, langs: Int64Array) -> Int64Array:
     """Returns a text's language at each of its positions, `(B, P)`."""
     return np.repeat(langs[:, None], prompt.shape[1], axis=1)
-
-
-def _on(array: Int64Array, device: str, device_id: int) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, device_id)

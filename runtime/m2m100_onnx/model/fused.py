@@ -16,14 +16,12 @@ from m2m100_onnx.bundle.graphs import FUSED_RANK_FILE, FUSED_SOURCE_FILE, FUSED_
 from m2m100_onnx.model.in_place import (
     CAPACITY,
     InPlaceState,
-    block,
     capacity_of,
+    keys_and_values,
     move_to_front,
-    shared,
 )
-from m2m100_onnx.model.sessions import Sessions, run
-from m2m100_onnx.model.support import ort
-from m2m100_onnx.search.state import Float32Array, Int64Array
+from m2m100_onnx.model.sessions import Sessions
+from m2m100_onnx.search.state import Int64Array
 
 __all__ = ["FusedState"]
 
@@ -56,7 +54,12 @@ class FusedState(InPlaceState):
         shape = heads, config.d_model // heads
         self._mask = attention_mask.copy()
         session = sessions.get(FUSED_SOURCE_FILE, serial=serial)
-        self._source = _encode(session, input_ids, self._mask, layers, shape)
+        self._source = keys_and_values(
+            session,
+            {"input_ids": input_ids, "attention_mask": self._mask},
+            [f"present.{n}.encoder.{kind}" for n in range(layers) for kind in ("key", "value")],
+            (len(input_ids), shape[0], input_ids.shape[1], shape[1]),
+        )
         super().__init__(
             sessions.get(FUSED_STEP_FILE, serial=serial),
             sessions.get(FUSED_RANK_FILE, serial=serial),
@@ -95,27 +98,3 @@ class FusedState(InPlaceState):
         """Drops the other sentences; the beams of a sentence share its source."""
         self._source = move_to_front(self._source, kept, self._mask.shape[1])
         self._mask = self._mask[kept]
-
-
-def _encode(
-    session: ort.InferenceSession,
-    input_ids: Int64Array,
-    mask: Int64Array,
-    layers: int,
-    row_shape: tuple[int, int],
-) -> Float32Array:
-    """Returns the keys and values of all layers, `(2 * L, B, H, S, E)`."""
-    heads, size = row_shape
-    # One block, which is freed as a whole.
-    source = block((2 * layers, len(input_ids), heads, input_ids.shape[1], size))
-    binding = session.io_binding()
-    # A binding keeps no reference to what it binds, so each OrtValue stays in a variable.
-    ids, padding = shared(input_ids), shared(mask)
-    binding.bind_ortvalue_input("input_ids", ids)
-    binding.bind_ortvalue_input("attention_mask", padding)
-    outputs = [shared(array) for array in source]
-    names = [f"present.{n}.encoder.{kind}" for n in range(layers) for kind in ("key", "value")]
-    for name, value in zip(names, outputs, strict=True):
-        binding.bind_ortvalue_output(name, value)
-    run(session, binding)
-    return source

@@ -19,7 +19,7 @@ from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.ranking import rank
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
-__all__ = ["COPIES", "GrowingState", "bind_numpy", "real_of"]
+__all__ = ["COPIES", "GrowingState", "bind_numpy", "on_device", "real_of"]
 
 COPIES = 5
 """Copies of a target's keys and values, measured as growth of the process.
@@ -128,8 +128,7 @@ class GrowingState(ABC):
             self._moved = rows if self._moved is None else self._moved[rows]
 
     def _to_device(self, array: npt.NDArray[Any]) -> ort.OrtValue:
-        """Returns an array where the graphs run; the CPU shares it and copies nothing."""
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._place)
+        return on_device(array, self._place)
 
     def _gather(self, value: ort.OrtValue, rows: ort.OrtValue) -> ort.OrtValue:
         """Returns `value[rows]` along the first axis, on the device.
@@ -143,6 +142,16 @@ class GrowingState(ABC):
         binding.bind_output("gathered", *self._place)
         run(session, binding)
         return binding.get_outputs()[0]
+
+
+def on_device(array: npt.NDArray[Any], place: tuple[str, int]) -> ort.OrtValue:
+    """Returns an array on a device; the CPU shares it and copies nothing.
+
+    Args:
+        array: the numbers.
+        place: the kind of the device, and its number among those of its kind.
+    """
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *place)
 
 
 def real_of(bundle: BundleFolder) -> np.dtype[Any]:

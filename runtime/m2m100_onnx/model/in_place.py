@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.ranking import amend, among
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
-__all__ = ["CAPACITY", "InPlaceState", "block", "capacity_of", "move_to_front", "shared"]
+__all__ = ["CAPACITY", "InPlaceState", "capacity_of", "keys_and_values", "move_to_front"]
 
 CAPACITY = 64
 """Target tokens that buffers have room for at first; they double when that is used up."""
@@ -187,7 +187,7 @@ class InPlaceState(ABC):
             **caches,
         }
         # A binding keeps no reference to what it binds.
-        self._values = {name: shared(array) for name, array in inputs.items()}
+        self._values = {name: _shared(array) for name, array in inputs.items()}
         self._binding = self._step_session.io_binding()
         for name, value in self._values.items():
             self._binding.bind_ortvalue_input(name, value)
@@ -202,7 +202,7 @@ class InPlaceState(ABC):
     def _buffers(self, rows: int, capacity: int) -> Float32Array:
         """Returns room for all layers, `(2 * L, R, H, M, E)`: one block, freed as a whole."""
         heads, size = self._row_shape
-        return block((len(self._names), rows, heads, capacity, size))
+        return _block((len(self._names), rows, heads, capacity, size))
 
     def _grow(self) -> None:
         """Doubles the buffers' capacity."""
@@ -248,7 +248,7 @@ class _Head:
         self._rows = len(hidden_states)
         # A binding keeps no reference to what it binds.
         self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
-        self.hidden_states = shared(hidden_states)
+        self.hidden_states = _shared(hidden_states)
         self._binding.bind_ortvalue_input("hidden_states", self.hidden_states)
 
     def rank(self, ranking: Ranking) -> tuple[Ranked, Float32Array]:
@@ -268,12 +268,12 @@ class _Head:
         }
         for name, array in inputs.items():
             if name not in self._bound or not np.array_equal(self._bound[name][0], array):
-                self._bound[name] = array, shared(array)
+                self._bound[name] = array, _shared(array)
                 self._binding.bind_ortvalue_input(name, self._bound[name][1])
         for name, (shape, kind) in outputs.items():
             if name not in self._bound or self._bound[name][0].shape != shape:
                 array = np.empty(shape, kind)
-                self._bound[name] = array, shared(array)
+                self._bound[name] = array, _shared(array)
                 self._binding.bind_ortvalue_output(name, self._bound[name][1])
         run(self._session, self._binding)
         scores, tokens, seen_scores = (self._bound[name][0] for name in outputs)
@@ -288,7 +288,34 @@ def capacity_of(length: int) -> int:
     return capacity
 
 
-def block(shape: tuple[int, ...]) -> Float32Array:
+def keys_and_values(
+    session: ort.InferenceSession,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    names: Sequence[str],
+    shape: tuple[int, int, int, int],
+) -> Float32Array:
+    """Runs a graph that computes keys and values; returns them in one block, freed as a whole.
+
+    Args:
+        session: the graph.
+        inputs: its inputs by name.
+        names: its outputs, the keys and the values of each layer in turn.
+        shape: that of each output.
+    """
+    found = _block((len(names), *shape))
+    binding = session.io_binding()
+    # A binding keeps no reference to what it binds, so each OrtValue stays in a variable.
+    values = [_shared(array) for array in inputs.values()]
+    outputs = [_shared(array) for array in found]
+    for name, value in zip(inputs, values, strict=True):
+        binding.bind_ortvalue_input(name, value)
+    for name, value in zip(names, outputs, strict=True):
+        binding.bind_ortvalue_output(name, value)
+    run(session, binding)
+    return found
+
+
+def _block(shape: tuple[int, ...]) -> Float32Array:
     """Returns room for numbers; a large block is memory of its own, freed with the array.
 
     malloc may keep what is freed. glibc maps a first block of up to 32 MB apart, but takes all
@@ -331,7 +358,7 @@ def _identity(sentences: int, beams: int, capacity: int) -> npt.NDArray[np.int32
     return table
 
 
-def shared(array: npt.NDArray[Any]) -> ort.OrtValue:
+def _shared(array: npt.NDArray[Any]) -> ort.OrtValue:
     """Returns the array as an OrtValue, without a copy; the caller keeps the array."""
     assert array.flags.c_contiguous
     return ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import re
 import unicodedata
-from collections.abc import Iterable
 from typing import Any, Final
 
 from m2m100_onnx.errors import DependencyError, InvalidInputError
@@ -118,8 +117,5 @@ def _module(language: str) -> Any:
 
 
 def _without_accents(text: str) -> str:
-    return "".join(_kept(unicodedata.normalize("NFD", text)))
-
-
-def _kept(characters: Iterable[str]) -> Iterable[str]:
-    return (c for c in characters if unicodedata.category(c) != "Mn")
+    parts = unicodedata.normalize("NFD", text)
+    return "".join(c for c in parts if unicodedata.category(c) != "Mn")
