@@ -26,6 +26,8 @@ import signal, sys, threading, urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from m2m100_onnx import Translator
 
+# A job in the background of a script inherits a SIGINT that is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 translator = Translator(sys.argv[1], cache_dir=False)
 at_work = threading.Event()
 

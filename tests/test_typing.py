@@ -121,12 +121,13 @@ def test_pyright_understands_users(project: Path, repository: Path) -> None:
 
 
 def public() -> Iterator[Any]:
-    """Every public class and each of its methods."""
+    """Every public class and each of its methods, inherited ones included."""
     for name in m2m100_onnx.__all__:
         one = getattr(m2m100_onnx, name)
         if inspect.isclass(one):
             yield pytest.param(one, id=name)
-            for attribute, value in vars(one).items():
+            for attribute in dir(one):
+                value = inspect.getattr_static(one, attribute)
                 function = getattr(value, "__func__", getattr(value, "fget", value))
                 if isinstance(function, FunctionType) and function.__module__.startswith("m2m100"):
                     yield pytest.param(function, id=f"{name}.{attribute}")
