@@ -1,0 +1,79 @@
+// What every instruction set offers to the operators: one table of functions each.
+//
+// Knows no onnxruntime. All pointers are checked by the operators before they come here. Shapes:
+// R rows, K inputs and N outputs of a matrix, B sentences, H heads, E numbers a head, D = H * E.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace m2m100 {
+
+// A matrix as it lies in the weights file. Nothing is copied or rearranged before it is used.
+struct Matrix {
+    const uint8_t* data;     // signed bytes; or four-bit numbers, two a byte, the lower half first
+    int64_t inputs;          // K
+    int64_t outputs;         // N
+    bool transposed;         // (N, K) as an embedding lies, not (K, N)
+    int bits;                // 8 or 4; four bits are never transposed
+    const float* scale;      // (N) of eight bits
+    const uint16_t* scales;  // (ceil(K / 128), N) in half precision, of four bits
+};
+
+// Rows rounded to signed bytes: x is about `bytes * step`.
+struct Rows {
+    int64_t count;         // R
+    int64_t stride;        // bytes from one row to the next: K rounded up to 256, zeros at the end
+    const int8_t* bytes;
+    const float* step;     // (R)
+    const int32_t* sum;    // (R) of each row's bytes
+};
+
+struct Product {
+    Matrix matrix;
+    Rows rows;
+    const float* bias;      // (N) or null
+    const float* residual;  // (R, N) or null
+    float* out;             // (R, N)
+};
+
+// One query row against keys and values that lie scattered.
+struct Attention {
+    int64_t rows, heads, size;        // R, H, E
+    const float* query;               // row r, head h at `query + r * query_stride + h * size`
+    int64_t query_stride;
+    // Position t of row r, head h lies at `key + place * key_row + h * key_head + t * key_position`.
+    // The place is `r / group`, or `r / group * group + table[r * table_stride + t]` with a table.
+    const float *key, *value;
+    int64_t key_row, key_head, key_position;
+    int64_t group;                    // rows of a sentence
+    const int32_t* table;             // (R, table_stride), or null
+    int64_t table_stride;
+    const int32_t* length;            // (R) positions of each row, or null
+    int64_t positions;                // of all rows where `length` is null
+    const int64_t* mask;              // (R / group, positions), 0 at padding, or null
+    float* out;                       // (R, H * E)
+};
+
+struct Kernels {
+    const char* name;
+    // y = (x - mean) / sqrt(variance + epsilon) * weight + bias of a row of `width` numbers.
+    void (*normalize)(const float* x, const float* weight, const float* bias, float epsilon,
+                      int64_t width, float* y);
+    // Rounds a row to 127ths of its largest magnitude; of ReLU of it if asked.
+    void (*round)(const float* x, int64_t width, int64_t stride, bool relu, int8_t* bytes,
+                  float* step, int32_t* sum);
+    // Columns [begin, end) of a product; `begin` is a multiple of 64.
+    void (*multiply)(const Product&, int64_t begin, int64_t end);
+    // Heads [begin, end) of all `rows * heads`.
+    void (*attend)(const Attention&, int64_t begin, int64_t end);
+};
+
+// Null where this program was built without the instructions.
+extern const Kernels *const kAvx512Vnni, *const kAvxVnni, *const kAvx2, *const kNeonI8mm,
+    *const kNeonDot, *const kPlain;
+
+// The fastest that this processor has, or the one that M2M100_KERNELS names.
+const Kernels& kernels();
+
+}  // namespace m2m100
