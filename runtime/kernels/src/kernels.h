@@ -22,11 +22,11 @@ struct Matrix {
 
 // Rows rounded to signed bytes: x is about `bytes * step`.
 struct Rows {
-    int64_t count;         // R
-    int64_t stride;        // bytes from one row to the next: K rounded up to 256, zeros at the end
-    const int8_t* bytes;
-    const float* step;     // (R)
-    const int32_t* sum;    // (R) of each row's bytes
+    int64_t count;        // R
+    int64_t stride;       // bytes from one row to the next: K rounded up to 256, zeros at the end
+    const int8_t* bytes;  // (R, stride)
+    const float* step;    // (R)
+    const int32_t* sums;  // (R, stride / 128 + 1) of each 128 bytes, and last of all
 };
 
 struct Product {
@@ -34,8 +34,28 @@ struct Product {
     Rows rows;
     const float* bias;      // (N) or null
     const float* residual;  // (R, N) or null
-    float* out;             // (R, N)
+    float* out;             // row r, column c at `out + r * out_stride + c - out_first`
+    int64_t out_stride, out_first;
 };
+
+// The best tokens of every row, out of logits that are never written as a whole.
+struct Ranking {
+    Product product;                 // of `hidden_states` and the LM head; `out` is not used
+    int64_t count;                   // candidates of a row
+    bool renormalized;               // whether penalty and bans come before the softmax
+    float penalty;
+    // Cells in the order of rows and tokens. Row r has `begins[r]` up to `begins[r + 1]`.
+    const int64_t *seen_begins, *banned_begins;
+    const int64_t *seen, *banned;    // tokens
+    float* seen_logits;              // of the cells `seen`, in their order
+    // Every `kChunk` tokens of every row: the largest logit, and the sum of exp(logit - largest).
+    float *largest, *sums;           // (chunks, R)
+    // Every part of every row: its best tokens, the worst first as in a heap, and how many.
+    float* scores;                   // (parts, R, count)
+    int64_t* tokens;                 // (parts, R, count)
+    int64_t* found;                  // (parts, R)
+};
+constexpr int64_t kChunk = 512;
 
 // One query row against keys and values that lie scattered.
 struct Attention {
@@ -62,9 +82,11 @@ struct Kernels {
                       int64_t width, float* y);
     // Rounds a row to 127ths of its largest magnitude; of ReLU of it if asked.
     void (*round)(const float* x, int64_t width, int64_t stride, bool relu, int8_t* bytes,
-                  float* step, int32_t* sum);
+                  float* step, int32_t* sums);
     // Columns [begin, end) of a product; `begin` is a multiple of 64.
     void (*multiply)(const Product&, int64_t begin, int64_t end);
+    // Chunks [begin, end) of a ranking, whose candidates become those of one part.
+    void (*rank)(const Ranking&, int64_t part, int64_t begin, int64_t end);
     // Heads [begin, end) of all `rows * heads`.
     void (*attend)(const Attention&, int64_t begin, int64_t end);
 };
