@@ -77,17 +77,22 @@ inline Ints dot(Ints sums, Quads w, Four x) { return {_mm512_dpbusd_epi32(sums.v
 inline __m512i shifted(const void* p) {
     return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(0x80)));
 }
-inline void interleave(__m512i a, __m512i b, __m512i c, __m512i d, uint8_t* out) {
+inline void interleave(__m512i a, __m512i b, __m512i c, __m512i d, Quads (&out)[4]) {
     const __m512i ab = _mm512_unpacklo_epi8(a, b), AB = _mm512_unpackhi_epi8(a, b);
     const __m512i cd = _mm512_unpacklo_epi8(c, d), CD = _mm512_unpackhi_epi8(c, d);
-    _mm512_storeu_si512(out, _mm512_unpacklo_epi16(ab, cd));
-    _mm512_storeu_si512(out + 64, _mm512_unpackhi_epi16(ab, cd));
-    _mm512_storeu_si512(out + 128, _mm512_unpacklo_epi16(AB, CD));
-    _mm512_storeu_si512(out + 192, _mm512_unpackhi_epi16(AB, CD));
+    out[0].v = _mm512_unpacklo_epi16(ab, cd);
+    out[1].v = _mm512_unpackhi_epi16(ab, cd);
+    out[2].v = _mm512_unpacklo_epi16(AB, CD);
+    out[3].v = _mm512_unpackhi_epi16(AB, CD);
 }
 // Four rows of 64 columns become the `Quads` of 4 groups of 16 columns, in the order of `settle`.
-inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
+inline void interleave_rows(const int8_t* p, size_t stride, Quads (&out)[4]) {
     interleave(shifted(p), shifted(p + stride), shifted(p + 2 * stride), shifted(p + 3 * stride), out);
+}
+inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
+    Quads quads[4];
+    interleave_rows(p, stride, quads);
+    for (int g = 0; g < 4; ++g) _mm512_storeu_si512(out + 64 * g, quads[g].v);
 }
 // Unpacking stays within each quarter of a register, so group g has columns 4g ... 4g + 3 of each
 // quarter. This is the transpose of 4 x 4 quarters.
@@ -128,13 +133,35 @@ inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {
         _mm512_storeu_si512(out + 256 * (i + 12), _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xDD));
     }
 }
-// 64 four-bit numbers in 32 bytes, the lower half first, become bytes between -8 and 7.
-inline void widen(const uint8_t* p, int8_t* out) {
+// 64 four-bit numbers in 32 bytes, the lower half first, become bytes between 0 and 15: plus 8.
+inline __m512i halves(const uint8_t* p) {
     const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    const __m512i halves = _mm512_and_si512(
-        _mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)), _mm512_set1_epi16(0x0F0F));
-    const __m512i eight = _mm512_set1_epi8(8);
-    _mm512_storeu_si512(out, _mm512_sub_epi8(_mm512_xor_si512(halves, eight), eight));
+    const __m512i both = _mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4));
+    // (both & 0x0F) ^ 0x08 in one instruction: 0x6A is "a and b, exclusive or c".
+    return _mm512_ternarylogic_epi32(both, _mm512_set1_epi8(15), _mm512_set1_epi8(8), 0x6A);
+}
+// The same as bytes between -8 and 7.
+inline void widen(const uint8_t* p, int8_t* out) {
+    _mm512_storeu_si512(out, _mm512_sub_epi8(halves(p), _mm512_set1_epi8(8)));
+}
+// Four rows of 64 numbers of four bits, plus 128, as `interleave_rows` of eight bits.
+inline void interleave_halves(const uint8_t* p, size_t stride, Quads (&out)[4]) {
+    const __m512i more = _mm512_set1_epi8(120);
+    interleave(_mm512_add_epi8(halves(p), more), _mm512_add_epi8(halves(p + stride), more),
+               _mm512_add_epi8(halves(p + 2 * stride), more),
+               _mm512_add_epi8(halves(p + 3 * stride), more), out);
+}
+// 64 inputs of a column that lie side by side, and of a row: their products in 16 sums.
+inline Quads side_by_side(const int8_t* p) { return {shifted(p)}; }
+inline Four side_by_side_row(const int8_t* p) { return {_mm512_loadu_si512(p)}; }
+// The totals of four columns' sums.
+inline void store_totals(Ints a, Ints b, Ints c, Ints d, int32_t* out) {
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a.v, b.v), _mm512_unpackhi_epi32(a.v, b.v));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c.v, d.v), _mm512_unpackhi_epi32(c.v, d.v));
+    const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                     _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
 }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 

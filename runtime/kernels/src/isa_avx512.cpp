@@ -1,0 +1,16 @@
+// The kernels for AVX-512 with VNNI.
+#include "kernels.h"
+
+#include "simd_avx512.h"
+
+#define M2M100_DIRECT
+
+using namespace m2m100;
+
+#include "norm.h"
+#include "products.h"
+
+namespace m2m100 {
+static const Kernels table = {"avx512", normalize, round_row, multiply, nullptr, nullptr};
+extern const Kernels* const kAvx512Vnni = &table;
+}  // namespace m2m100

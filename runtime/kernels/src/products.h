@@ -1,0 +1,239 @@
+// Products of rounded rows and a matrix of eight or four bits that lies as in the weights file.
+//
+// The instruction that multiplies bytes wants four inputs of each column side by side (`Quads`).
+// A matrix (K, N) has a column's inputs N bytes apart; a matrix (N, K) has 4 inputs side by side but
+// the columns K bytes apart. So a block of the matrix is interleaved, and then multiplied by the rows:
+//
+//     matrix (K, N)                 block, 64 columns wide          sums, 4 rows x 64 columns
+//     k    [c0 c1 c2 ... c63]       [c0k c0k+1 c0k+2 c0k+3 c1k ...]
+//     k+1  [c0 c1 c2 ... c63]  -->     4 registers of 64 bytes  -->   16 registers of 16 sums,
+//     k+2  [c0 c1 c2 ... c63]          for every 4 inputs             4 of weights, 1 of a row
+//     k+3  [c0 c1 c2 ... c63]
+//
+// Sums are exact, so neither the shape of a block nor the number of rows changes a result. With K up
+// to 2^31 / (127 * 255) = 66,000 inputs they cannot overflow; the operator checks that.
+#pragma once
+
+namespace {
+
+constexpr int64_t kStrip = 64;           // columns of a block's strip
+constexpr int64_t kScratch = 64 * 256;   // bytes of an interleaved block: half of a 32 KB L1
+constexpr int64_t kMostRows = 256;       // rows that share an interleaved block
+constexpr int64_t kSums = kMostRows * 64;
+constexpr int64_t kBlock4 = 128;         // inputs that share a scale in four bits
+constexpr int64_t kAhead = 64;           // rows of the matrix that are fetched in advance
+
+struct Room {
+    alignas(64) uint8_t block[kScratch];
+    alignas(64) int32_t sums[kSums];     // rows x strip columns, or x wide columns with few rows
+    alignas(64) float totals[kSums];     // the same of four bits, over their blocks
+};
+thread_local Room room;
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// The bytes of 4 rows of 64 columns at input k, where the matrix may end before them.
+struct Edge {
+    int8_t bytes[4 * 64];
+};
+
+// Interleaves inputs k ... k + 3 of the 64 columns from `column` on, of a matrix (K, N).
+inline void interleave_at(const Matrix& m, int64_t k, int64_t column, uint8_t* out) {
+    const bool whole = k + 4 <= m.inputs && column + kStrip <= m.outputs;
+    if (m.bits == 8) {
+        const int8_t* p = reinterpret_cast<const int8_t*>(m.data) + k * m.outputs + column;
+        if (whole) return interleave_rows(p, static_cast<size_t>(m.outputs), out);
+        Edge edge = {};
+        const int64_t width = smaller(kStrip, m.outputs - column);
+        for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i)
+            std::memcpy(edge.bytes + i * 64, p + i * m.outputs, static_cast<size_t>(width));
+        return interleave_rows(edge.bytes, 64, out);
+    }
+    Edge edge = {};
+    if (whole && m.outputs % 2 == 0) {
+        const uint8_t* p = m.data + (k * m.outputs + column) / 2;
+        for (int64_t i = 0; i < 4; ++i) widen(p + i * m.outputs / 2, edge.bytes + i * 64);
+    } else {  // a row may begin in the middle of a byte
+        for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i)
+            for (int64_t c = 0; c < smaller(kStrip, m.outputs - column); ++c) {
+                const int64_t number = (k + i) * m.outputs + column + c;
+                const int half = m.data[number / 2] >> (number % 2 * 4) & 15;
+                edge.bytes[i * 64 + c] = static_cast<int8_t>((half ^ 8) - 8);
+            }
+    }
+    interleave_rows(edge.bytes, 64, out);
+}
+
+// Interleaves inputs k ... k + 63 of the 16 columns from `column` on, of a matrix (N, K).
+inline void transpose_at(const Matrix& m, int64_t k, int64_t column, uint8_t* out) {
+    const int8_t* data = reinterpret_cast<const int8_t*>(m.data);
+    if (k + 64 <= m.inputs && column + 16 <= m.outputs) {
+        const int8_t* p = data + column * m.inputs + k;
+        for (int64_t i = 0; i < 16; ++i) prefetch(p + i * m.inputs + kScratch / 64);
+        return transpose(p, static_cast<size_t>(m.inputs), out);
+    }
+    int8_t padded[16 * 64] = {};
+    const int64_t length = smaller(64, m.inputs - k);
+    for (int64_t i = 0; i < smaller(16, m.outputs - column) && length > 0; ++i)
+        std::memcpy(padded + i * 64, data + (column + i) * m.inputs + k, static_cast<size_t>(length));
+    transpose(padded, 64, out);
+}
+
+// Adds the products of `kRows` rows and a strip's block of `inputs` inputs to their sums.
+template <int kRows>
+inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
+                          int32_t* sums, int64_t sums_stride, bool first) {
+    Ints acc[kRows][4];
+    for (int r = 0; r < kRows; ++r)
+        for (int g = 0; g < 4; ++g)
+            acc[r][g] = first ? Ints::zero() : Ints::load(sums + r * sums_stride + 16 * g);
+    for (int64_t k = 0; k < inputs; k += 4) {
+        Quads w[4];
+        for (int g = 0; g < 4; ++g) w[g] = Quads::load(block + k * kStrip + 64 * g);
+        for (int r = 0; r < kRows; ++r) {
+            const Four four = Four::load(x + r * stride + k);
+            for (int g = 0; g < 4; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
+        }
+    }
+    for (int r = 0; r < kRows; ++r)
+        for (int g = 0; g < 4; ++g) acc[r][g].store(sums + r * sums_stride + 16 * g);
+}
+
+inline void multiply_block(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
+                           int64_t rows, int32_t* sums, int64_t sums_stride, bool first) {
+    while (rows > 0) {
+        // 5 rows are 3 and 2, and not 4 and 1: a tile of one row waits for its weights.
+        const int64_t n = rows == 5 || rows == 6 ? 3 : smaller(4, rows);
+        switch (n) {
+            case 4: multiply_tile<4>(block, inputs, x, stride, sums, sums_stride, first); break;
+            case 3: multiply_tile<3>(block, inputs, x, stride, sums, sums_stride, first); break;
+            case 2: multiply_tile<2>(block, inputs, x, stride, sums, sums_stride, first); break;
+            default: multiply_tile<1>(block, inputs, x, stride, sums, sums_stride, first);
+        }
+        rows -= n;
+        x += n * stride;
+        sums += n * sums_stride;
+    }
+}
+
+// The sums of a row and a strip without what shifted weights add, in the order of the columns.
+inline void settled(const Matrix& m, const int32_t* sums, int32_t bytes, Ints (&out)[4]) {
+    for (int g = 0; g < 4; ++g) out[g] = Ints::load(sums + 16 * g);
+    if (!m.transposed) settle(out);
+    const Ints excess = Ints::splat(Quads::kOffset * bytes);
+    for (int g = 0; g < 4; ++g) out[g] = out[g] - excess;
+}
+
+// Adds a block of four bits to the totals: sums times the scales that the block's columns have.
+inline void add_scaled(const Product& p, int64_t first_row, int64_t rows, int64_t block,
+                       int64_t column, const int32_t* sums, int64_t stride, float* totals) {
+    const Matrix& m = p.matrix;
+    const uint16_t* scales = m.scales + block * m.outputs + column;
+    uint16_t padded[64] = {};
+    if (column + kStrip > m.outputs) {
+        std::memcpy(padded, scales, sizeof(uint16_t) * static_cast<size_t>(m.outputs - column));
+        scales = padded;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        Ints whole[4];
+        const int32_t* of_row = p.rows.sums + (first_row + r) * (p.rows.stride / 128 + 1);
+        settled(m, sums + r * stride, of_row[block], whole);
+        for (int g = 0; g < 4; ++g) {
+            float* total = totals + r * stride + 16 * g;
+            const Floats before = block ? Floats::load(total) : Floats::splat(0);
+            fma(Floats::of(whole[g]), Floats::of_half(scales + 16 * g), before).store(total);
+        }
+    }
+}
+
+// Scales a strip's sums, adds bias and residual, and writes them.
+inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t column,
+                   const int32_t* sums, const float* totals, int64_t stride) {
+    const Matrix& m = p.matrix;
+    const int64_t last = p.rows.stride / 128;
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t row = first_row + r;
+        const Floats step = Floats::splat(p.rows.step[row]);
+        Ints whole[4];
+        if (m.bits == 8) settled(m, sums + r * stride, p.rows.sums[row * (last + 1) + last], whole);
+        for (int g = 0; g < 4; ++g) {
+            const int64_t c = column + 16 * g, n = m.outputs - c;
+            if (n <= 0) break;
+            Floats y;
+            if (m.bits == 8) {
+                y = Floats::of(whole[g]) * step * load_some(m.scale + c, n);
+            } else {
+                y = Floats::load(totals + r * stride + 16 * g) * step;
+            }
+            if (p.bias) y = y + load_some(p.bias + c, n);
+            if (p.residual) y = y + load_some(p.residual + row * m.outputs + c, n);
+            store_some(p.out + row * p.out_stride + c - p.out_first, n, y);
+        }
+    }
+}
+
+}  // namespace
+
+#ifdef M2M100_DIRECT
+#include "few_rows.h"
+#else
+constexpr int64_t kFewRows = 0;
+inline void multiply_few(const Product&, int64_t, int64_t) {}
+#endif
+
+namespace {
+
+// Columns [begin, end) for rows [first_row, first_row + rows), all of whose sums fit in the room.
+//
+// With few rows the memory's bandwidth is the limit. Then a block is wide and low, so that the bytes
+// that lie side by side in the file are read one after another. With many rows it is a strip.
+void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_row, int64_t rows) {
+    const Matrix& m = p.matrix;
+    const int8_t* x = p.rows.bytes + first_row * p.rows.stride;
+    const int64_t height = m.bits == 4 ? kBlock4 : rows <= 32 && !m.transposed ? 64 : 256;
+    const int64_t width = smaller(kScratch / height, kSums / rows / kStrip * kStrip);
+    for (int64_t column = begin; column < end; column += width) {
+        const int64_t strips = (smaller(width, end - column) + kStrip - 1) / kStrip;
+        const int64_t stride = strips * kStrip;
+        for (int64_t k = 0; k < m.inputs; k += height) {
+            // Rows are padded with zeros to whole blocks, so what a block holds beyond is not used.
+            const int64_t inputs = smaller(height, (m.inputs - k + 3) / 4 * 4);
+            for (int64_t s = 0; s < strips; ++s) {
+                uint8_t* block = room.block + s * height * kStrip;
+                const int64_t c = column + s * kStrip;
+                if (m.transposed) {
+                    for (int64_t i = 0; i < inputs; i += 64)
+                        for (int64_t g = 0; g < 4; ++g)
+                            transpose_at(m, k + i, c + 16 * g, block + i * kStrip + 64 * g);
+                } else {
+                    for (int64_t i = 0; i < inputs; i += 4) {
+                        const int64_t bytes = m.outputs * m.bits / 8;
+                        const uint8_t* next = m.data + (k + i + kAhead) * bytes + c * m.bits / 8;
+                        for (int64_t j = 0; j < 4; ++j) prefetch(next + j * bytes);
+                        interleave_at(m, k + i, c, block + i * kStrip);
+                    }
+                }
+            }
+            const bool first = k == 0 || m.bits == 4;
+            for (int64_t s = 0; s < strips; ++s) {
+                int32_t* sums = room.sums + s * kStrip;
+                multiply_block(room.block + s * height * kStrip, inputs, x + k, p.rows.stride, rows,
+                               sums, stride, first);
+                if (m.bits == 4)
+                    add_scaled(p, first_row, rows, k / kBlock4, column + s * kStrip, sums, stride,
+                               room.totals + s * kStrip);
+            }
+        }
+        for (int64_t s = 0; s < strips; ++s)
+            finish(p, first_row, rows, column + s * kStrip, room.sums + s * kStrip,
+                   room.totals + s * kStrip, stride);
+    }
+}
+
+void multiply(const Product& p, int64_t begin, int64_t end) {
+    if (p.rows.count <= kFewRows) return multiply_few(p, begin, end);
+    for (int64_t row = 0; row < p.rows.count; row += kMostRows)
+        multiply_rows(p, begin, end, row, smaller(kMostRows, p.rows.count - row));
+}
+
+}  // namespace
