@@ -9,8 +9,8 @@
 namespace {
 
 constexpr int64_t kFewRows = 8;
-constexpr int64_t kWide = 512;    // columns of a block of (K, N): its rows are read in long runs
-constexpr int64_t kHeight = 64;   // inputs of a block: 32 KB of eight bits
+constexpr int64_t kWide = 2048;  // columns of a block of (K, N): its rows are read in long runs
+constexpr int64_t kHeight = 16;   // inputs of a block: 32 KB of eight bits
 constexpr int64_t kColumnsAhead = 8;  // of (N, K)
 
 // Adds a block (inputs, 64) of a matrix (K, N) to the sums of kRows rows.
