@@ -40,20 +40,21 @@ struct Product {
 
 // The best tokens of every row, out of logits that are never written as a whole.
 struct Ranking {
-    Product product;                 // of `hidden_states` and the LM head; `out` is not used
-    int64_t count;                   // candidates of a row
-    bool renormalized;               // whether penalty and bans come before the softmax
+    Product product;        // of hidden states and the LM head; `out` is not used
+    int64_t count;          // candidates of a row
+    bool amended;           // whether penalty and bans come before the softmax
     float penalty;
-    // Cells in the order of rows and tokens. Row r has `begins[r]` up to `begins[r + 1]`.
-    const int64_t *seen_begins, *banned_begins;
-    const int64_t *seen, *banned;    // tokens
-    float* seen_logits;              // of the cells `seen`, in their order
-    // Every `kChunk` tokens of every row: the largest logit, and the sum of exp(logit - largest).
-    float *largest, *sums;           // (chunks, R)
-    // Every part of every row: its best tokens, the worst first as in a heap, and how many.
-    float* scores;                   // (parts, R, count)
-    int64_t* tokens;                 // (parts, R, count)
-    int64_t* found;                  // (parts, R)
+    // Cells in the order of rows and tokens. Those of row r are `begins[r]` up to `begins[r + 1]`.
+    const int64_t *seen_begins, *seen;
+    const int64_t *banned_begins, *banned;
+    float* seen_logits;     // of the cells `seen`, in their order
+    // Every `kChunk` tokens of a row: the largest logit, and the sum of exp(logit - largest).
+    float *largest, *sums;  // (R, chunks_stride)
+    int64_t chunks_stride;
+    // The best tokens of every part of a row, as a heap with the worst first, and how many they are.
+    float* scores;          // (parts, R, count)
+    int64_t* tokens;        // (parts, R, count)
+    int64_t* found;         // (parts, R), 0 before
 };
 constexpr int64_t kChunk = 512;
 
@@ -87,6 +88,8 @@ struct Kernels {
     void (*multiply)(const Product&, int64_t begin, int64_t end);
     // Chunks [begin, end) of a ranking, whose candidates become those of one part.
     void (*rank)(const Ranking&, int64_t part, int64_t begin, int64_t end);
+    // log(sum of sums[i] * exp(largest[i])); `count` is a multiple of 16.
+    float (*log_sum_exp)(const float* largest, const float* sums, int64_t count);
     // Heads [begin, end) of all `rows * heads`.
     void (*attend)(const Attention&, int64_t begin, int64_t end);
 };
