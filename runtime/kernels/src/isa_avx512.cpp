@@ -10,9 +10,10 @@ using namespace m2m100;
 #include "norm.h"
 #include "products.h"
 #include "simd_math.h"
+#include "attention.h"
 #include "rank.h"
 
 namespace m2m100 {
-static const Kernels table = {"avx512", normalize, round_row, multiply, rank, log_sum_exp, nullptr};
+static const Kernels table = {"avx512", normalize, round_row, multiply, rank, log_sum_exp, attend};
 extern const Kernels* const kAvx512Vnni = &table;
 }  // namespace m2m100

@@ -58,23 +58,25 @@ struct Ranking {
 };
 constexpr int64_t kChunk = 512;
 
-// One query row against keys and values that lie scattered.
+// Queries against keys and values that lie scattered. A sentence has `group` rows of queries.
 struct Attention {
-    int64_t rows, heads, size;        // R, H, E
-    const float* query;               // row r, head h at `query + r * query_stride + h * size`
-    int64_t query_stride;
-    // Position t of row r, head h lies at `key + place * key_row + h * key_head + t * key_position`.
-    // The place is `r / group`, or `r / group * group + table[r * table_stride + t]` with a table.
+    int64_t heads, size, group;  // H, E, rows of a sentence
+    // Row r, head h at `query + r * query_row + h * size`.
+    const float* query;
+    int64_t query_row;
+    // Position t of head h at `place * row + h * head + t * position`. The place is the number of
+    // the sentence; with a table, it is that of the row `sentence * group + table[r * table_row + t]`.
     const float *key, *value;
-    int64_t key_row, key_head, key_position;
-    int64_t group;                    // rows of a sentence
-    const int32_t* table;             // (R, table_stride), or null
-    int64_t table_stride;
-    const int32_t* length;            // (R) positions of each row, or null
-    int64_t positions;                // of all rows where `length` is null
-    const int64_t* mask;              // (R / group, positions), 0 at padding, or null
-    float* out;                       // (R, H * E)
+    int64_t row, head, position;
+    const int32_t* table;        // or null
+    int64_t table_row;
+    const int32_t* lengths;      // positions of every row, or null where all have `positions`
+    int64_t positions;
+    const int64_t* mask;         // (sentences, positions), 0 at padding, or null
+    float* out;                  // (R, H * E)
 };
+constexpr int64_t kMostPositions = 16384;
+constexpr int64_t kMostHeadSize = 256;
 
 struct Kernels {
     const char* name;
@@ -90,7 +92,7 @@ struct Kernels {
     void (*rank)(const Ranking&, int64_t part, int64_t begin, int64_t end);
     // log(sum of sums[i] * exp(largest[i])); `count` is a multiple of 16.
     float (*log_sum_exp)(const float* largest, const float* sums, int64_t count);
-    // Heads [begin, end) of all `rows * heads`.
+    // All rows of the pairs [begin, end) of sentence and head, `sentence * heads + head`.
     void (*attend)(const Attention&, int64_t begin, int64_t end);
 };
 

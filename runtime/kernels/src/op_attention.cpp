@@ -1,0 +1,196 @@
+// BeamAttention, CrossAttention and SelfAttention.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels.h"
+#include "linear.h"
+#include "operator.h"
+
+namespace m2m100 {
+namespace {
+
+// Calls `work(begin, end)` for all pairs of sentence and head.
+template <class Work>
+void for_pairs(const Context& context, int64_t pairs, int64_t numbers, Work work) {
+    // Starting other threads takes longer than some 50,000 numbers of keys.
+    const int64_t parts = numbers < 50000 ? std::min<int64_t>(pairs, 1) : std::min(pairs, 4 * threads());
+    context.parallel(parts, [=](int64_t p) { work(pairs * p / parts, pairs * (p + 1) / parts); });
+}
+
+void check_head(const Tensor& of, int64_t size) {
+    of.expect(size >= 1 && size <= kMostHeadSize,
+              "heads of 1 to " + std::to_string(kMostHeadSize) + " numbers");
+}
+
+class BeamAttention : public Runs<BeamAttention> {
+public:
+    static constexpr const char* kName = "BeamAttention";
+    static constexpr Slot kInputs[] = {
+        {"qkv", kFloat},         {"past_key", kFloat},  {"past_value", kFloat},
+        {"past_length", kInt32}, {"beam_size", kInt32}, {"cache_indirection", kInt32},
+    };
+    static constexpr Element kOutputs[] = {kFloat, kFloat, kFloat};
+
+    explicit BeamAttention(const Info& info) : heads_(info.attribute("num_heads", 1, 4096)) {}
+
+    void compute(const Context& context) const {
+        const Tensor qkv = context.input(0), key = context.input(1), value = context.input(2);
+        const Tensor past = context.input(3), beam_size = context.input(4), table = context.input(5);
+        key.expect(key.rank() == 4 && key.shape[1] == heads_,
+                   "shape (rows, " + std::to_string(heads_) + ", max_length, head_size)");
+        const int64_t rows = key.shape[0], capacity = key.shape[2], size = key.shape[3];
+        const int64_t width = heads_ * size;
+        check_head(key, size);
+        key.expect(capacity >= 1 && capacity <= kMostPositions,
+                   "a max_length of 1 to " + std::to_string(kMostPositions));
+        value.expect_shape(key.shape);
+        qkv.expect_shape({rows, 1, 3 * width});
+        beam_size.expect_shape({1});
+        const int64_t beams = *beam_size.as<int32_t>();
+        if (beams < 1 || rows % beams)
+            refuse("m2m100.BeamAttention: beam_size: expected a divisor of ", rows, " rows, found ", beams);
+        table.expect_shape({rows / beams, beams, capacity});
+        past.expect(past.rank() == 1 && (past.shape[0] == 1 || past.shape[0] == rows),
+                    "a length, or one for each of " + std::to_string(rows) + " rows");
+        std::vector<int32_t> lengths(rows);
+        int64_t all = 0;
+        const int32_t* beams_of = table.as<int32_t>();
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t length = past.as<int32_t>()[past.shape[0] == 1 ? 0 : r];
+            if (length < 0 || length >= capacity)
+                refuse("m2m100.BeamAttention: past_length: expected 0 to ", capacity - 1, ", found ", length);
+            for (int64_t t = 0; t <= length; ++t) {
+                const int32_t beam = beams_of[r * capacity + t];
+                if (beam < 0 || beam >= beams)
+                    refuse("m2m100.BeamAttention: cache_indirection: expected 0 to ", beams - 1, ", found ",
+                           beam, " in row ", r, " at position ", t);
+            }
+            lengths[r] = static_cast<int32_t>(length + 1);
+            all += length + 1;
+        }
+        float* out = context.output<float>(0, {rows, 1, width});
+        float* new_key = context.output<float>(1, key.shape);
+        float* new_value = context.output<float>(2, key.shape);
+        if (rows && (new_key != key.data || new_value != value.data))
+            refuse("m2m100.BeamAttention: expected present keys and values bound to the buffers of the "
+                   "past ones");
+        const float* x = qkv.as<float>();
+        const int64_t row = heads_ * capacity * size, head = capacity * size, heads = heads_;
+        const Attention job{heads,          size,       beams,       x,   3 * width, new_key,
+                            new_value,      row,        head,        size, beams_of, capacity,
+                            lengths.data(), 0,          nullptr,     out};
+        const Kernels& k = kernels();
+        for_pairs(context, rows / beams * heads, all * width, [&](int64_t begin, int64_t end) {
+            for (int64_t pair = begin; pair < end; ++pair) {
+                const int64_t h = pair % heads;
+                for (int64_t r = pair / heads * beams; r < (pair / heads + 1) * beams; ++r) {
+                    const float* fresh = x + r * 3 * width + h * size;
+                    const int64_t place = r * row + h * head + (lengths[r] - 1) * size;
+                    std::memcpy(new_key + place, fresh + width, sizeof(float) * size);
+                    std::memcpy(new_value + place, fresh + 2 * width, sizeof(float) * size);
+                }
+                k.attend(job, pair, pair + 1);
+            }
+        });
+    }
+
+private:
+    int64_t heads_;
+};
+
+class CrossAttention : public Runs<CrossAttention> {
+public:
+    static constexpr const char* kName = "CrossAttention";
+    static constexpr Slot kInputs[] = {
+        {"query", kFloat}, {"key", kFloat}, {"value", kFloat}, {"mask", kInt64}};
+    static constexpr Element kOutputs[] = {kFloat};
+
+    explicit CrossAttention(const Info& info) : heads_(info.attribute("num_heads", 1, 4096)) {}
+
+    void compute(const Context& context) const {
+        const Tensor query = context.input(0), key = context.input(1), value = context.input(2);
+        const Tensor mask = context.input(3);
+        key.expect(key.rank() == 4 && key.shape[1] == heads_,
+                   "shape (sentences, " + std::to_string(heads_) + ", length, head_size)");
+        const int64_t sentences = key.shape[0], length = key.shape[2], size = key.shape[3];
+        const int64_t width = heads_ * size;
+        check_head(key, size);
+        key.expect(length <= kMostPositions, "at most " + std::to_string(kMostPositions) + " positions");
+        value.expect_shape(key.shape);
+        mask.expect_shape({sentences, length});
+        query.expect(query.rank() == 3 && query.shape[1] == 1 && query.shape[2] == width,
+                     "shape (rows, 1, " + std::to_string(width) + ")");
+        const int64_t rows = query.shape[0];
+        query.expect(sentences ? rows % sentences == 0 : rows == 0,
+                     "as many rows for each of " + std::to_string(sentences) + " sentences");
+        float* out = context.output<float>(0, query.shape);
+        if (rows == 0) return;
+        const Attention job{heads_,
+                            size,
+                            rows / sentences,
+                            query.as<float>(),
+                            width,
+                            key.as<float>(),
+                            value.as<float>(),
+                            heads_ * length * size,
+                            length * size,
+                            size,
+                            nullptr,
+                            0,
+                            nullptr,
+                            length,
+                            mask.as<int64_t>(),
+                            out};
+        const Kernels& k = kernels();
+        for_pairs(context, sentences * heads_, rows * length * width,
+                  [&](int64_t begin, int64_t end) { k.attend(job, begin, end); });
+    }
+
+private:
+    int64_t heads_;
+};
+
+class SelfAttention : public Runs<SelfAttention> {
+public:
+    static constexpr const char* kName = "SelfAttention";
+    static constexpr Slot kInputs[] = {{"qkv", kFloat}, {"mask", kInt64}};
+    static constexpr Element kOutputs[] = {kFloat};
+
+    explicit SelfAttention(const Info& info) : heads_(info.attribute("num_heads", 1, 4096)) {}
+
+    void compute(const Context& context) const {
+        const Tensor qkv = context.input(0), mask = context.input(1);
+        qkv.expect(qkv.rank() == 3 && qkv.shape[2] % (3 * heads_) == 0,
+                   "shape (sentences, length, 3 * " + std::to_string(heads_) + " * head_size)");
+        const int64_t sentences = qkv.shape[0], length = qkv.shape[1], width = qkv.shape[2] / 3;
+        const int64_t size = width / heads_;
+        check_head(qkv, size);
+        qkv.expect(length <= kMostPositions, "at most " + std::to_string(kMostPositions) + " positions");
+        mask.expect_shape({sentences, length});
+        float* out = context.output<float>(0, {sentences, length, width});
+        if (sentences * length == 0) return;
+        const float* x = qkv.as<float>();
+        const Attention job{heads_, size,    length, x,       3 * width, x + width,
+                            x + 2 * width, length * 3 * width, size, 3 * width, nullptr, 0,
+                            nullptr, length, mask.as<int64_t>(), out};
+        const Kernels& k = kernels();
+        for_pairs(context, sentences * heads_, sentences * length * length * width,
+                  [&](int64_t begin, int64_t end) { k.attend(job, begin, end); });
+    }
+
+private:
+    int64_t heads_;
+};
+
+}  // namespace
+
+void add_attention(Ort::CustomOpDomain& domain) {
+    static const Operator<BeamAttention> beam;
+    static const Operator<CrossAttention> cross;
+    static const Operator<SelfAttention> self;
+    domain.Add(&beam);
+    domain.Add(&cross);
+    domain.Add(&self);
+}
+
+}  // namespace m2m100
