@@ -12,8 +12,8 @@ namespace {
 // Calls `work(begin, end)` for all pairs of sentence and head.
 template <class Work>
 void for_pairs(const Context& context, int64_t pairs, int64_t numbers, Work work) {
-    // Starting other threads takes longer than some 50,000 numbers of keys.
-    const int64_t parts = numbers < 50000 ? std::min<int64_t>(pairs, 1) : std::min(pairs, 4 * threads());
+    // Starting other threads takes longer than some 8,000 numbers of keys.
+    const int64_t parts = numbers < 8000 ? std::min<int64_t>(pairs, 1) : std::min(pairs, 4 * threads());
     context.parallel(parts, [=](int64_t p) { work(pairs * p / parts, pairs * (p + 1) / parts); });
 }
 
