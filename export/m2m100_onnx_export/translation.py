@@ -19,6 +19,7 @@ from m2m100_onnx.bundle.folder import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import (
     FUSED_FILES,
     GRAPH_FILES,
+    NATIVE_FILES,
     Precision,
     graph_signature,
 )
@@ -31,6 +32,7 @@ from m2m100_onnx_export.checkpoint import Checkpoint
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.graphs.fused import FusedGraphs
 from m2m100_onnx_export.graphs.layers import check_activation
+from m2m100_onnx_export.graphs.native import NativeGraphs
 from m2m100_onnx_export.graphs.portable import PortableGraphs
 from m2m100_onnx_export.tensors import Source
 from m2m100_onnx_export.translation_parameters import translation_parameters
@@ -92,8 +94,11 @@ class TranslationRecipe:
         parameters = translation_parameters(source)
         weights = write_weights(parameters, source, work / WEIGHTS_FILE, precision)
         tell("writing graphs")
-        # onnxruntime's attention operators for the CPU take float32 only.
+        # onnxruntime's attention operators for the CPU take float32 only, and this project's own
+        # multiply quantized matrices.
         names = GRAPH_FILES if precision == "fp16" else (*GRAPH_FILES, *FUSED_FILES)
+        if precision not in ("fp32", "fp16"):
+            names = (*names, *NATIVE_FILES)
         graphs = {}
         for name in names:
             graphs[name] = graph_signature(name, source.config, precision)
@@ -131,9 +136,11 @@ def build_graph(
     Raises:
         BundleError: config.json names an activation function that no family has.
     """
-    fused = file in FUSED_FILES
-    graph = GraphBuilder(weights, precision, WEIGHTS_FILE, fused=fused)
-    (FusedGraphs if fused else PortableGraphs)(graph, config).build(file)
+    graph = GraphBuilder(weights, precision, WEIGHTS_FILE, fused=file in FUSED_FILES)
+    if file in NATIVE_FILES:
+        NativeGraphs(graph, config).build(file)
+    else:
+        (FusedGraphs if graph.fused else PortableGraphs)(graph, config).build(file)
     return graph.model(file.removesuffix(".onnx"), graph_signature(file, config, precision))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from m2m100_onnx.bundle.graphs import FOUR_BITS, Precision, Signature, TensorSpe
 from m2m100_onnx_export.quantize import INT4_BLOCK, INT8_MAX
 from m2m100_onnx_export.weights import WeightsFile
 
-__all__ = ["FUSED_DOMAIN", "GraphBuilder", "build_gather", "opset_of"]
+__all__ = ["FUSED_DOMAIN", "GraphBuilder", "StoredMatrix", "build_gather", "opset_of"]
 
 FUSED_DOMAIN = "com.microsoft"
 """The domain of onnxruntime's own operators, which only fused graphs use."""
@@ -42,6 +43,15 @@ _ELEMENT = {
 def opset_of(precision: Precision) -> int:
     """Returns the oldest ai.onnx operator set that has a precision's matrix products."""
     return _OPSET_INT4 if precision in FOUR_BITS else _OPSET
+
+
+class StoredMatrix(NamedTuple):
+    """A quantized matrix: its tensor in the graph, and how it lies in the weights file."""
+
+    tensor: str
+    rows: int
+    columns: int
+    bits: int
 
 
 class GraphBuilder:
@@ -119,6 +129,23 @@ class GraphBuilder:
             self._initializers[name] = tensor
         return name
 
+    def stored_matrix(self, name: str) -> StoredMatrix:
+        """Adds a quantized matrix for operators that read it as it lies; four bits as their bytes."""
+        stored = self._weights.tensors[name]
+        rows, columns = stored.shape
+        if stored.dtype == "int4":
+            return StoredMatrix(self._bytes_of(name), rows, columns, 4)
+        return StoredMatrix(self.parameter(name), rows, columns, 8)
+
+    def _bytes_of(self, name: str) -> str:
+        """Adds the bytes of a matrix of four bits, since few operators take such elements."""
+        length = self._weights.tensors[name].length
+        return self._external(f"{name}.bytes", name, "uint8", (length,))
+
+    def has(self, name: str) -> bool:
+        """Says whether the weights file has a parameter."""
+        return name in self._weights.tensors
+
     def linear(self, x: str, name: str, *, relu: bool = False) -> str:
         """Adds `x @ weight + bias`, or `relu(x) @ weight + bias`."""
         return self.op("Add", self.product(x, name, relu=relu), self.parameter(f"{name}.bias"))
@@ -128,7 +155,7 @@ class GraphBuilder:
 
         Parts of a model have a table of their own, or read one that they share.
         """
-        return next((n for n in names[:-1] if f"{n}.weight" in self._weights.tensors), names[-1])
+        return next((n for n in names[:-1] if self.has(f"{n}.weight")), names[-1])
 
     def embedding_rows(self, ids: str, name: str = "shared") -> str:
         """Adds the unscaled token embeddings, `(rows, length, D)`, of `(rows, length)` ids."""
@@ -155,7 +182,7 @@ class GraphBuilder:
         column = self.op("Unsqueeze", ids, self.ints(-1))
         number = self.op("Add", column, self._constant("embedding_starts", first * size))
         two, sixteen = self.integer(2), self.integer(16)
-        data = self._external(f"{name}.bytes", f"{name}.weight", "uint8", (weight.length,))
+        data = self._bytes_of(f"{name}.weight")
         pair = self.op("Gather", data, self.op("Div", number, two))
         pair = self.op("Cast", pair, to=TensorProto.INT64)
         # The even number is the lower half of the byte. Halves of eight and above are negative.
@@ -178,7 +205,7 @@ class GraphBuilder:
             x: `(N, D)`.
         """
         name = self.first_of("lm_head", "shared")
-        bias = ["lm_head.bias"] if "lm_head.bias" in self._weights.tensors else []
+        bias = ["lm_head.bias"] if self.has("lm_head.bias") else []
         kind = self._weights.tensors[f"{name}.weight"].dtype
         if kind not in ("int4", "int8"):
             # `Gemm` reads the `(V, D)` matrix transposed, without a copy.

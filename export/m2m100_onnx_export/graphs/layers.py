@@ -73,9 +73,9 @@ class Layers:
         x = self.g.linear(x, f"{layer}.fc1")
         if self.config.activation_function == "relu":
             return self.g.linear(x, f"{layer}.fc2", relu=True)
-        return self.g.linear(self._activate(x), f"{layer}.fc2")
+        return self.g.linear(self.activate(x), f"{layer}.fc2")
 
-    def _activate(self, x: str) -> str:
+    def activate(self, x: str) -> str:
         """Adds an activation function other than ReLU, which products have built in.
 
         Source: `ACT2FN` of transformers' `activations.py`. "gelu" is exact, and "gelu_new" is the

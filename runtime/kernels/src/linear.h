@@ -23,8 +23,8 @@ inline int64_t threads() {
 // Reads a matrix and its scales, inputs `index` and `index + 1` of a node.
 inline Matrix matrix_of(const Info& info, const Slot* slots, size_t index) {
     Matrix m{};
-    m.inputs = info.attribute("inputs", 1, kMostInputs);
-    m.outputs = info.attribute("outputs", 1, kMostOutputs);
+    m.inputs = info.attribute("in_features", 1, kMostInputs);
+    m.outputs = info.attribute("out_features", 1, kMostOutputs);
     m.transposed = info.attribute("transposed", 0, 1) == 1;
     m.bits = info.attribute("bits", 4, 8) == 8 ? 8 : 4;
     const Tensor weight = info.constant(index, slots[index]);

@@ -25,6 +25,7 @@ from m2m100_onnx.bundle.graphs import (
     DECODER_FILE,
     FUSED_FILES,
     GRAPH_FILES,
+    NATIVE_FILES,
     Signature,
     graph_signature,
 )
@@ -69,6 +70,7 @@ class Bundle(BundleFolder):
     generation: Mapping[str, Any] = field(repr=False)
     generation_file: Path
     fused_files: ClassVar[tuple[str, ...]] = FUSED_FILES
+    native_files: ClassVar[tuple[str, ...]] = NATIVE_FILES
     rarely_run: ClassVar[tuple[str, ...]] = (DECODER_FILE,)
 
     @classmethod

@@ -37,6 +37,7 @@ class BundleFolder(ABC):
         directory: the folder, with symbolic links resolved.
         manifest: the contents of manifest.json, or None.
         fused_files: the graphs in onnxruntime's own operators, whether or not the bundle has them.
+        native_files: the graphs in this project's own operators, whether or not the bundle has them.
         rarely_run: the graphs that run once a batch and have another graph's weights.
     """
 
@@ -44,6 +45,7 @@ class BundleFolder(ABC):
     manifest: Manifest | None
     _state: Mapping[str, list[int]] = field(repr=False, compare=False)
     fused_files: ClassVar[tuple[str, ...]]
+    native_files: ClassVar[tuple[str, ...]] = ()
     rarely_run: ClassVar[tuple[str, ...]]
 
     @property
@@ -61,6 +63,12 @@ class BundleFolder(ABC):
         """Whether the bundle has the graphs that are fastest on a CPU."""
         graphs = self.manifest.graphs if self.manifest else {}
         return all(file in graphs for file in self.fused_files)
+
+    @property
+    def has_native_graphs(self) -> bool:
+        """Whether the bundle has graphs in this project's own operators."""
+        graphs = self.manifest.graphs if self.manifest else {}
+        return bool(self.native_files) and all(file in graphs for file in self.native_files)
 
     @abstractmethod
     def signature(self, file: str) -> Signature:

@@ -1,9 +1,10 @@
 """The inputs and outputs of each graph of a bundle: file names, tensor names, types and axes.
 
-The exporter writes these signatures and the runtime checks them. A bundle has two sets of graphs
-over one weights file. The three portable graphs use standard operators and Optimum's names, and any
-ONNX runtime can open them. The three fused graphs use onnxruntime's own attention operators, and
-the runtime prefers them on a CPU. Refuses to know nodes and weights.
+The exporter writes these signatures and the runtime checks them. A bundle has up to three sets of
+graphs over one weights file. The three portable graphs use standard operators and Optimum's names,
+and any ONNX runtime can open them. The three fused graphs use onnxruntime's own attention
+operators, and the runtime prefers them on a CPU. The three native graphs, with the same inputs and
+outputs, use the operators of `m2m100-onnx-kernels`. Refuses to know nodes and weights.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ __all__ = [
     "FUSED_SOURCE_FILE",
     "FUSED_STEP_FILE",
     "GRAPH_FILES",
+    "NATIVE_FILES",
+    "NATIVE_RANK_FILE",
+    "NATIVE_SOURCE_FILE",
+    "NATIVE_STEP_FILE",
+    "OPERATORS_VERSION",
     "PRECISIONS",
     "Precision",
     "Signature",
@@ -40,6 +46,12 @@ FUSED_SOURCE_FILE = "fused_source.onnx"
 FUSED_STEP_FILE = "fused_step.onnx"
 FUSED_RANK_FILE = "fused_rank.onnx"
 FUSED_FILES = (FUSED_SOURCE_FILE, FUSED_STEP_FILE, FUSED_RANK_FILE)
+NATIVE_SOURCE_FILE = "native_source.onnx"
+NATIVE_STEP_FILE = "native_step.onnx"
+NATIVE_RANK_FILE = "native_rank.onnx"
+NATIVE_FILES = (NATIVE_SOURCE_FILE, NATIVE_STEP_FILE, NATIVE_RANK_FILE)
+OPERATORS_VERSION = 1
+"""The version of the operators in native graphs; a newer one is refused by its name."""
 
 Precision = Literal["fp32", "fp16", "int8", "int4", "int4-int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4", "int4-int8")
@@ -81,7 +93,7 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
     since the graph takes several tokens at once.
 
     Args:
-        file: a name in `GRAPH_FILES` or `FUSED_FILES`.
+        file: a name in `GRAPH_FILES`, `FUSED_FILES` or `NATIVE_FILES`.
         config: the model's sizes.
         precision: the weights' precision.
     """
@@ -93,8 +105,10 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
         DECODER_WITH_PAST_FILE: _decoder_with_past,
         FUSED_SOURCE_FILE: _fused_source,
         FUSED_STEP_FILE: _fused_step,
+        NATIVE_SOURCE_FILE: _fused_source,
+        NATIVE_STEP_FILE: _native_step,
     }
-    if file == FUSED_RANK_FILE:
+    if file in (FUSED_RANK_FILE, NATIVE_RANK_FILE):
         return rank_signature(config.d_model, real)
     return makers[file](config, real)
 
@@ -187,6 +201,14 @@ def _fused_step(config: ModelConfig, real: str) -> Signature:
         *_cache(config, real, "present", decoder=_BUFFER),
     )
     return Signature(inputs, outputs)
+
+
+def _native_step(config: ModelConfig, real: str) -> Signature:
+    """Describes the native step graph: a past length for each row, or one for all."""
+    fused = _fused_step(config, real)
+    lengths = TensorSpec("past_length", "int32", ("lengths",))
+    inputs = tuple(lengths if spec.name == lengths.name else spec for spec in fused.inputs)
+    return Signature(inputs, fused.outputs)
 
 
 def rank_signature(d_model: int, real: str) -> Signature:

@@ -1,18 +1,18 @@
-"""The fused graphs at work, on a CPU: the twin of `portable.py`.
+"""The fused and the native graphs at work, on a CPU: the twin of `portable.py`.
 
-Knows the fused graphs' inputs; knows no text and no search. Shapes: B sentences, K beams,
+Knows the graphs' inputs, which both sets share; knows no text and no search. Shapes: B sentences, K beams,
 R = B * K rows, S source length, M capacity of the buffers, L layers, H heads, E head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
 
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.graphs import FUSED_RANK_FILE, FUSED_SOURCE_FILE, FUSED_STEP_FILE
+from m2m100_onnx.bundle.graphs import FUSED_FILES
 from m2m100_onnx.model.in_place import (
     CAPACITY,
     InPlaceState,
@@ -38,6 +38,7 @@ class FusedState(InPlaceState):
         attention_mask: Int64Array,
         prompt: Int64Array,
         *,
+        files: Sequence[str] = FUSED_FILES,
         serial: bool = False,
     ) -> None:
         """Encodes the source, and feeds the prompt but for its last token, which `best` feeds.
@@ -47,13 +48,15 @@ class FusedState(InPlaceState):
             input_ids: `(B, S)` source tokens, padded at the end.
             attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
             prompt: `(B, P)` first decoder tokens.
+            files: the source graph, the step graph and the rank graph.
             serial: whether all runs stay in the caller's thread.
         """
         config = sessions.bundle.config
+        source, step, rank = files
         heads, layers = config.decoder_attention_heads, config.decoder_layers
         shape = heads, config.d_model // heads
         self._mask = attention_mask.copy()
-        session = sessions.get(FUSED_SOURCE_FILE, serial=serial)
+        session = sessions.get(source, serial=serial)
         self._source = keys_and_values(
             session,
             {"input_ids": input_ids, "attention_mask": self._mask},
@@ -61,8 +64,8 @@ class FusedState(InPlaceState):
             (len(input_ids), shape[0], input_ids.shape[1], shape[1]),
         )
         super().__init__(
-            sessions.get(FUSED_STEP_FILE, serial=serial),
-            sessions.get(FUSED_RANK_FILE, serial=serial),
+            sessions.get(step, serial=serial),
+            sessions.get(rank, serial=serial),
             vocab_size=config.vocab_size,
             layers=layers,
             row_shape=shape,
@@ -75,19 +78,26 @@ class FusedState(InPlaceState):
 
     @staticmethod
     def cache_bytes(
-        bundle: Bundle, sentences: int, rows: int, source_length: int, target_length: int
+        bundle: Bundle,
+        sentences: int,
+        rows: int,
+        source_length: int,
+        target_length: int,
+        *,
+        logits: bool = True,
     ) -> int:
         """Returns the bytes that a batch reserves when every row has `target_length` tokens.
 
         Keys and values take `8 * L * H * E * (R * M + B * S)`. While buffers double, the old ones
-        exist beside the new. Scores are `R * V` float32, and the graph's copies of them.
+        exist beside the new. Scores are `R * V` float32, and the graph's copies of them; native
+        graphs never have all `logits`.
         """
         config = bundle.config
         capacity = capacity_of(target_length - 1)  # The last token is not fed.
         room = capacity if capacity == CAPACITY else capacity + capacity // 2
         width = 2 * config.decoder_layers * config.d_model
         cache = width * (rows * room + sentences * source_length)
-        return 4 * (cache + 3 * rows * config.vocab_size)
+        return 4 * (cache + 3 * rows * config.vocab_size * logits)
 
     def _inputs(self) -> Mapping[str, npt.NDArray[Any]]:
         named = zip(self._names, self._source, strict=True)

@@ -1,4 +1,4 @@
-"""A bundle's graphs, ready to run: chooses the device, the sessions, and portable or fused graphs.
+"""A bundle's graphs, ready to run: chooses the device, the sessions, and the set of graphs.
 
 Refuses to know what the graphs of a kind of bundle take.
 """
@@ -14,6 +14,7 @@ from typing import Generic, Literal, TypeVar
 
 from m2m100_onnx.bundle.folder import BundleFolder
 from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.model.operators import check_native
 from m2m100_onnx.model.sessions import SessionFactory, Sessions
 from m2m100_onnx.model.support import (
     Provider,
@@ -41,7 +42,8 @@ class Graphs(Generic[_B]):
         sessions: the sessions of its graphs.
         device: `cpu` or `cuda`.
         device_id: the number of the device among those of its kind.
-        fused: whether the fused graphs run.
+        fused: whether fused or native graphs run, whose searches are alike.
+        native: whether the native graphs run.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Graphs(Generic[_B]):
         intra_op_num_threads: int | None = None,
         session_options: Mapping[str, str] | None = None,
         fused: bool | None = None,
+        kernels: bool | None = None,
         cache_dir: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         """Chooses device and graphs; a graph is opened at its first use, or by `load`.
@@ -60,9 +63,11 @@ class Graphs(Generic[_B]):
         `Translator` describes the arguments.
 
         Raises:
-            InvalidInputError: an argument is out of range, or `fused` graphs cannot run.
+            InvalidInputError: an argument is out of range, or the graphs that `fused` or `kernels`
+                asks for cannot run.
             DependencyError: onnxruntime has no CUDA provider and CUDA is wanted, or it is too old
-                for four bits or for the fused graphs.
+                for four bits or for the fused graphs, or `kernels` is True and the package of
+                operators is not installed.
         """
         check_version()
         self.bundle = bundle
@@ -78,7 +83,8 @@ class Graphs(Generic[_B]):
         shared = factory(intra_op_num_threads=intra_op_num_threads)
         self.sessions: Sessions[_B] = Sessions(bundle, shared, factory(intra_op_num_threads=1))
         self.device, self.device_id = shared.device, shared.device_id
-        self.fused = self._choose_fused(fused)
+        self.native = self._choose_native(kernels, fused)
+        self.fused = self.native or self._choose_fused(fused)
         check_precision(bundle.precision, self.device)
         if bundle.precision == "fp16" and self.device == "cpu":
             _LOGGER.warning(
@@ -100,15 +106,33 @@ class Graphs(Generic[_B]):
             return False
         return True
 
+    def _choose_native(self, wanted: bool | None, fused: bool | None) -> bool:
+        if not isinstance(wanted, (bool, NoneType)):
+            raise InvalidInputError(f"kernels: expected True, False or None, found {wanted!r}")
+        if wanted and fused is False:
+            raise InvalidInputError("kernels: expected fused to be True or None with it, found False")
+        if wanted is False or fused is False:
+            return False
+        refusal = check_native(self.bundle, cpu_only=self.sessions.factory.cpu_only)
+        if refusal is not None and wanted:
+            raise refusal
+        return refusal is None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graphs that run."""
+        if self.native:
+            return self.bundle.native_files
+        return self.bundle.fused_files if self.fused else self.bundle.portable_files
+
     def load(self) -> None:
         """Opens every graph now, so that no later call has to.
 
         Raises:
             BundleError: a graph is damaged or has another signature than it must.
         """
-        files = self.bundle.fused_files if self.fused else self.bundle.portable_files
         # onnxruntime packs the weights of each graph with one thread.
-        side_by_side(*(partial(self.sessions.get, file) for file in files))
+        side_by_side(*(partial(self.sessions.get, file) for file in self.files))
 
     def release(self) -> None:
         """Closes every graph and gives memory back to the system; the next run opens them again."""
@@ -124,6 +148,6 @@ class Graphs(Generic[_B]):
         """Whether runs can stay in their callers' threads, at next to no memory."""
         if not self.fused or self.threads == 1:
             return False
-        for file in self.bundle.fused_files:
+        for file in self.files:
             self.sessions.get(file)  # Only an open graph tells whether its weights are mapped.
-        return self.sessions.mapped(self.bundle.fused_files)
+        return self.sessions.mapped(self.files)

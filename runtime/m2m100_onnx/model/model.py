@@ -1,6 +1,7 @@
 """A translation model: the graphs of its bundle, and the states of its searches.
 
 Knows which of the twins runs, `portable.py` or `fused.py`; both offer the search a `DecoderState`.
+The fused one runs fused and native graphs, which have the same inputs and outputs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ class Model(Graphs[Bundle]):
 
     def cache_bytes(self, sentences: int, rows: int, source_length: int, target_length: int) -> int:
         """Returns the bytes that a batch of these sizes reserves at most for cache and scores."""
-        state = FusedState if self.fused else PortableState
-        return state.cache_bytes(self.bundle, sentences, rows, source_length, target_length)
+        sizes = sentences, rows, source_length, target_length
+        if self.fused:
+            return FusedState.cache_bytes(self.bundle, *sizes, logits=not self.native)
+        return PortableState.cache_bytes(self.bundle, *sizes)
 
     def begin(
         self,
@@ -43,5 +46,7 @@ class Model(Graphs[Bundle]):
             InferenceError: onnxruntime failed.
         """
         if self.fused:
-            return FusedState(self.sessions, input_ids, attention_mask, prompt, serial=serial)
+            return FusedState(
+                self.sessions, input_ids, attention_mask, prompt, files=self.files, serial=serial
+            )
         return PortableState(self.sessions, input_ids, attention_mask, prompt)

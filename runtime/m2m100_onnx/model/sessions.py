@@ -21,6 +21,7 @@ from m2m100_onnx.bundle.folder import BundleFolder
 from m2m100_onnx.bundle.graphs import FOUR_BITS
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
 from m2m100_onnx.model.memory import shrink_arena
+from m2m100_onnx.model.operators import library
 from m2m100_onnx.model.signatures import check_signature
 from m2m100_onnx.model.support import (
     CPU,
@@ -140,10 +141,11 @@ class Sessions(Generic[_B]):
         four_bits = self.bundle.precision in FOUR_BITS
         defaults = {_UNPACKED: "1"} if file in self.bundle.rarely_run and not four_bits else {}
         factory = self._serial_factory if serial else self.factory
+        operators = library() if file in self.bundle.native_files else None
         self.bundle.check_unchanged()
         manifest = self.bundle.manifest
         hashes = {name: r.sha256 for name, r in manifest.files.items()} if manifest else {}
-        session = factory.open(path, str(path), defaults, hashes)
+        session = factory.open(path, str(path), defaults, hashes, operators=operators)
         check_signature(path, session, self.bundle.signature(file))
         # The file that was read is the old one, if the bundle is still the old one now.
         self.bundle.check_unchanged()
@@ -223,6 +225,8 @@ class SessionFactory:
         model: str | bytes,
         defaults: Mapping[str, str],
         hashes: Mapping[str, str] | None = None,
+        *,
+        operators: Path | None = None,
     ) -> ort.InferenceSession:
         """Opens a graph.
 
@@ -231,6 +235,8 @@ class SessionFactory:
             model: its path or its bytes.
             defaults: session config entries, which those of the caller override.
             hashes: the SHA-256 of the bundle's files, by which the weights cache finds its entries.
+            operators: the library of the graph's own operators. They map weights as they lie, so
+                the graph has no entry in the weights cache.
 
         Raises:
             BundleError: onnxruntime cannot open it.
@@ -238,7 +244,12 @@ class SessionFactory:
         """
         entries = {**self._defaults, **defaults, **self._options}
         packed = reason = None
-        if self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
+        if operators is not None:
+            entries = {**_SHARED_ARENA, **entries}
+            with _registering:
+                _register_arena()
+            self.mapped.add(name)
+        elif self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
             packed = self._packed(self._cache, Path(model), entries, hashes)
         if packed is not None:
             try:
@@ -250,7 +261,10 @@ class SessionFactory:
                     raise
                 reason = str(error)
         try:
-            session = self._session(model, self._session_options(entries))
+            options = self._session_options(entries)
+            if operators is not None:
+                options.register_custom_ops_library(os.fspath(operators))
+            session = self._session(model, options)
         except Exception as error:
             if not raised_by_onnxruntime(error):
                 raise

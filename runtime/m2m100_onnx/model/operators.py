@@ -1,0 +1,59 @@
+"""The library of this project's own operators: where it lies, and whether it can run a bundle.
+
+The package `m2m100-onnx-kernels` has it, and is optional. Refuses to know graphs and tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+
+from m2m100_onnx.bundle.folder import BundleFolder
+from m2m100_onnx.bundle.graphs import OPERATORS_VERSION
+from m2m100_onnx.errors import DependencyError, InvalidInputError, M2M100Error
+
+__all__ = ["check_native", "library"]
+
+_PACKAGE = "m2m100_onnx_kernels"
+
+
+@functools.cache
+def library() -> Path:
+    """Returns the path of the library.
+
+    Raises:
+        DependencyError: the package is not installed, has no library for this processor, or is
+            older than the operators that this runtime knows.
+    """
+    try:
+        package = importlib.import_module(_PACKAGE)
+        found: int = package.OPERATORS_VERSION
+        path = Path(package.library_path())
+    except (ImportError, OSError) as error:
+        raise DependencyError(
+            "kernels: expected the package m2m100-onnx-kernels; run `pip install "
+            f"'m2m100-onnx[kernels]'` ({error})"
+        ) from None
+    if found < OPERATORS_VERSION:
+        raise DependencyError(
+            f"kernels: expected operators of version {OPERATORS_VERSION} or newer, found version "
+            f"{found}; run `pip install --upgrade m2m100-onnx-kernels`"
+        )
+    return path
+
+
+def check_native(bundle: BundleFolder, *, cpu_only: bool) -> M2M100Error | None:
+    """Returns why a bundle's native graphs cannot run here; None where they can."""
+    if not bundle.has_native_graphs or not cpu_only:
+        return InvalidInputError(
+            "kernels: expected a bundle of precision int8, int4 or int4-int8 with "
+            f"{' and '.join(bundle.native_files) or 'native graphs'} and no provider but the CPU's, "
+            f"found {bundle.directory} of precision {bundle.precision}"
+            + ("" if cpu_only else " and other providers")
+        )
+    try:
+        library()
+    except DependencyError as error:
+        return error
+    return None
