@@ -1,94 +1,237 @@
-// Attention of a row's query to keys and values, whose places a table may give.
+// Attention of query rows to the keys and values of their sentence: the scores of all positions,
+// their softmax, and the sum of the values weighted by it.
 //
-// A row is computed alone, and its positions are added up in order, so its result depends on no other
-// row. All rows of a sentence and head come one after another: what beams share is then in L1.
+// A row's own order of operations never changes. No other row takes part in it, and positions that a
+// mask leaves out are as if they did not exist:
+//
+//     score[t]  = the 16 lanes of q[0..16) * k[0..16) + q[16..32) * k[16..32) + ..., then their sum
+//     weight[t] = exp(score[t] - the largest score)
+//     out[e]    = (weight[0] * v[0][e] + weight[1] * v[1][e] + ...) / sum of the weights
+//
+// Rows of a sentence run side by side, 16 positions at a time. Beams share most of their past, and 16
+// positions of a head (4 KB for heads of 64 numbers) fit in L1 for five beams that share nothing. So
+// what beams share comes from memory once. While the scores of a head are computed, its values are
+// fetched, and while the values are added, the keys of the next head are.
+//
+//     AttentionRoom.offsets, one list a row:   t = 0     1     2    ...   where key and value t lie, less
+//                                                                         the offset of the head
+//     AttentionRoom.first, bit t of a row:         1     0     1    ...   no earlier row's t lies there
 #pragma once
 
 namespace {
 
-struct Scores {
-    alignas(64) float of[kMostPositions];
-};
-thread_local Scores scores_of_row;
+#ifndef M2M100_TOTALS
+// Lane i is sum(x[i]). An instruction set may have a faster one, in the same order.
+inline Floats totals(const Floats (&x)[16]) {
+    float all[16];
+    for (int i = 0; i < 16; ++i) all[i] = sum(x[i]);
+    return Floats::load(all);
+}
+#endif
 
-// kVectors: numbers of a head in registers of 16; 0 where the size is no multiple of 16 known here.
-template <int kVectors>
-struct Head {
-    static constexpr int kMost = kVectors ? kVectors : kMostHeadSize / 16;
-    int64_t size;
-    int count() const { return kVectors ? kVectors : static_cast<int>((size + 15) / 16); }
-    Floats load(const float* p, int i) const {
-        return kVectors ? Floats::load(p + 16 * i) : load_some(p + 16 * i, size - 16 * i);
-    }
-    void store(float* p, int i, Floats x) const {
-        kVectors ? x.store(p + 16 * i) : store_some(p + 16 * i, size - 16 * i, x);
-    }
+// Rows of a sentence that run side by side, and their lists of positions.
+struct Queries {
+    int64_t first, count;           // rows
+    bool shared;                    // whether all rows read list 0
+    int64_t lengths[kMostQueries];  // of the lists
+    int64_t longest;
+
+    int64_t list(int64_t row) const { return shared ? 0 : row; }
 };
 
-template <int kVectors>
-void attend_row(const Attention& a, const Head<kVectors>& head, int64_t sentence, int64_t h,
-                int64_t r) {
-    const int64_t length = a.lengths ? a.lengths[r] : a.positions;
-    const int64_t* mask = a.mask ? a.mask + sentence * a.positions : nullptr;
-    const int32_t* table = a.table ? a.table + r * a.table_row : nullptr;
-    const auto at = [&](const float* cache, int64_t t) {
-        const int64_t place = table ? sentence * a.group + table[t] : sentence;
-        return cache + place * a.row + h * a.head + t * a.position;
-    };
-    float* scores = scores_of_row.of;
-    Floats query[Head<kVectors>::kMost], out[Head<kVectors>::kMost];
-    const Floats scale = Floats::splat(1.0f / std::sqrt(static_cast<float>(a.size)));
-    for (int i = 0; i < head.count(); ++i) {
-        query[i] = head.load(a.query + r * a.query_row + h * a.size, i) * scale;
-        out[i] = Floats::splat(0);
+inline void fetch(const float* position, int64_t size) {
+    for (int64_t e = 0; e < size; e += 16) prefetch(position + e);
+}
+
+// Fetches those of 16 positions whose bits are set.
+inline void fetch(const float* head, const int64_t* offsets, uint32_t bits, int64_t size) {
+    for (; bits; bits &= bits - 1) fetch(head + offsets[__builtin_ctz(bits)], size);
+}
+
+// Ends a list with its first position until 16 can be read from each multiple of 16.
+inline void pad_list(int64_t* list, int64_t length) {
+    for (int64_t t = length; t % 16 != 0; ++t) list[t] = list[0];
+}
+
+// Lists the positions that the table gives each row, and fetches the keys of a head there.
+inline void locate_by_table(const Attention& a, const AttentionRoom& room, int64_t head, Queries& q) {
+    const int64_t sentence = q.first / a.group * a.group, words = room.stride / 16;
+    q.shared = false;
+    q.longest = 0;
+    for (int64_t i = 0; i < q.count; ++i) {
+        q.lengths[i] = a.lengths[q.first + i];
+        if (q.lengths[i] > q.longest) q.longest = q.lengths[i];
     }
-    float top = -__builtin_inff();
-    for (int64_t t = 0; t < length; ++t) {
-        if (mask && !mask[t]) {
-            scores[t] = -__builtin_inff();
-            continue;
+    std::memset(room.first, 0, sizeof(uint16_t) * static_cast<size_t>(q.count * words));
+    for (int64_t t = 0; t < q.longest; ++t) {
+        uint64_t seen = 0;  // beams 64 apart share a bit; one of them is then not fetched
+        for (int64_t i = 0; i < q.count; ++i) {
+            if (t >= q.lengths[i]) continue;
+            const int64_t beam = a.table[(q.first + i) * a.table_row + t];
+            const int64_t offset = (sentence + beam) * a.row + t * a.position;
+            room.offsets[i * room.stride + t] = offset;
+            const uint64_t bit = uint64_t{1} << (beam & 63);
+            if (seen & bit) continue;
+            seen |= bit;
+            room.first[i * words + t / 16] |= static_cast<uint16_t>(1u << (t % 16));
+            fetch(a.key + head * a.head + offset, a.size);
         }
-        const float* key = at(a.key, t);
-        Floats products = query[0] * head.load(key, 0);
-        for (int i = 1; i < head.count(); ++i) products = fma(query[i], head.load(key, i), products);
-        scores[t] = sum(products);
-        if (!(scores[t] <= top)) top = scores[t];  // NaN, too
     }
-    // Padding has no share at all, so a sentence's result does not depend on its length.
-    const int64_t padded = (length + 15) / 16 * 16;
-    for (int64_t t = length; t < padded; ++t) scores[t] = -__builtin_inff();
+    for (int64_t i = 0; i < q.count; ++i) pad_list(room.offsets + i * room.stride, q.lengths[i]);
+}
+
+// Lists the positions that the mask of a sentence leaves, for all its rows.
+inline void locate_by_mask(const Attention& a, const AttentionRoom& room, int64_t sentence, Queries& q) {
+    const int64_t* mask = a.mask + sentence * a.positions;
+    int64_t length = 0;
+    for (int64_t t = 0; t < a.positions; ++t)
+        if (mask[t] != 0) room.offsets[length++] = sentence * a.row + t * a.position;
+    q.shared = true;
+    q.lengths[0] = q.longest = length;
+    pad_list(room.offsets, length);
+    // Positions that lie in order come without being asked for.
+    std::memset(room.first, 0, sizeof(uint16_t) * static_cast<size_t>(room.stride / 16));
+}
+
+// The 16 lanes of a score. kBlocks is E / 16, or 0 where E is not known before.
+template <int kBlocks>
+inline Floats lanes(const float* query, const float* key, int64_t size) {
+    Floats total;
+    if constexpr (kBlocks > 0) {
+        total = Floats::load(query) * Floats::load(key);
+        for (int b = 1; b < kBlocks; ++b)
+            total = fma(Floats::load(query + 16 * b), Floats::load(key + 16 * b), total);
+    } else {
+        total = Floats::load(query) * load_some(key, size);
+        for (int64_t e = 16; e < size; e += 16)
+            total = fma(Floats::load(query + e), load_some(key + e, size - e), total);
+    }
+    return total;
+}
+
+// The scores of up to 16 positions. Positions that are missing have the score of one that is not.
+template <int kBlocks>
+inline Floats scores(const float* query, const float* keys, const int64_t* offsets, int64_t count,
+                     int64_t size) {
+    Floats x[16];
+    for (int i = 0; i < 16; i += 4)
+        for (int j = i; j < i + 4; ++j)
+            x[j] = i < count ? lanes<kBlocks>(query, keys + offsets[j], size) : x[0];
+    return totals(x);
+}
+
+// Turns the scores of a row into weights, and returns 1 / their sum.
+inline float weigh(float* x, int64_t count) {
+    static const float kept[32] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    Floats most = Floats::load(x);
+    for (int64_t t = 16; t < count; t += 16) most = larger(most, Floats::load(x + t));
+    const Floats top = Floats::splat(largest(most));
     Floats total = Floats::splat(0);
-    for (int64_t t = 0; t < padded; t += 16) {
-        const Floats e = exponential(Floats::load(scores + t) - Floats::splat(top));
-        e.store(scores + t);
-        for (int64_t i = t; i < t + 16; ++i)
-            if (i >= length || (mask && !mask[i])) scores[i] = 0;
-        total = total + Floats::load(scores + t);
+    for (int64_t t = 0; t < count; t += 16) {
+        Floats weight = exponential(Floats::load(x + t) - top);
+        if (count - t < 16) weight = weight * Floats::load(kept + 16 - (count - t));
+        weight.store(x + t);
+        total = total + weight;
     }
-    const float whole = sum(total);
-    const Floats inverse = Floats::splat(whole == 0 ? 0.0f : 1.0f / whole);
-    for (int64_t t = 0; t < length; ++t) {
-        if (mask && !mask[t]) continue;
-        const float* value = at(a.value, t);
-        const Floats share = Floats::splat(scores[t]);
-        for (int i = 0; i < head.count(); ++i) out[i] = fma(share, head.load(value, i), out[i]);
-    }
-    for (int i = 0; i < head.count(); ++i)
-        head.store(a.out + (r * a.heads + h) * a.size, i, out[i] * inverse);
+    return 1.0f / sum(total);  // the sum is at least 1, or NaN
 }
 
-template <int kVectors>
-void attend_all(const Attention& a, int64_t begin, int64_t end) {
-    const Head<kVectors> head{a.size};
-    for (int64_t pair = begin; pair < end; ++pair)
-        for (int64_t i = 0; i < a.group; ++i)
-            attend_row(a, head, pair / a.heads, pair % a.heads, pair / a.heads * a.group + i);
+// Adds the weighted values of up to 16 positions to the output of a row.
+template <int kBlocks>
+inline void add_values(const float* values, const int64_t* offsets, const float* weights,
+                       int64_t count, int64_t size, float* out) {
+    if constexpr (kBlocks > 0) {
+        Floats total[kBlocks];
+        for (int b = 0; b < kBlocks; ++b) total[b] = Floats::load(out + 16 * b);
+        for (int64_t t = 0; t < count; ++t) {
+            const Floats weight = Floats::splat(weights[t]);
+            const float* value = values + offsets[t];
+            for (int b = 0; b < kBlocks; ++b)
+                total[b] = fma(weight, Floats::load(value + 16 * b), total[b]);
+        }
+        for (int b = 0; b < kBlocks; ++b) total[b].store(out + 16 * b);
+    } else {
+        for (int64_t e = 0; e < size; e += 16) {
+            const int64_t left = size - e;
+            Floats total = load_some(out + e, left);
+            for (int64_t t = 0; t < count; ++t)
+                total = fma(Floats::splat(weights[t]), load_some(values + offsets[t] + e, left), total);
+            store_some(out + e, left, total);
+        }
+    }
 }
 
-void attend(const Attention& a, int64_t begin, int64_t end) {
-    if (a.size == 64) return attend_all<4>(a, begin, end);
-    if (a.size == 128) return attend_all<8>(a, begin, end);
-    attend_all<0>(a, begin, end);
+// One head of some rows. `next` says that the rows go on with the head that follows.
+template <int kBlocks>
+void attend_rows(const Attention& a, const AttentionRoom& room, const Queries& q, int64_t head,
+                 bool next) {
+    const int64_t size = a.size, width = (size + 15) / 16 * 16, words = room.stride / 16;
+    const float *keys = a.key + head * a.head, *values = a.value + head * a.head;
+    const auto out_of = [&](int64_t i) { return a.out + ((q.first + i) * a.heads + head) * size; };
+    const Floats scale = Floats::splat(1.0f / std::sqrt(static_cast<float>(size)));
+    for (int64_t i = 0; i < q.count; ++i) {
+        const float* query = a.query + (q.first + i) * a.query_row + head * size;
+        for (int64_t e = 0; e < size; e += 16) {
+            (load_some(query + e, size - e) * scale).store(room.queries + i * width + e);
+            store_some(out_of(i) + e, size - e, Floats::splat(0));
+        }
+    }
+    for (int64_t t = 0; t < q.longest; t += 16)
+        for (int64_t i = 0; i < q.count; ++i) {
+            const int64_t list = q.list(i), left = q.lengths[list] - t;
+            if (left <= 0) continue;
+            const int64_t* offsets = room.offsets + list * room.stride + t;
+            fetch(values, offsets, room.first[list * words + t / 16], size);
+            scores<kBlocks>(room.queries + i * width, keys, offsets, left, size)
+                .store(room.weights + i * room.stride + t);
+        }
+    float shares[kMostQueries];
+    for (int64_t i = 0; i < q.count; ++i) {
+        const int64_t length = q.lengths[q.list(i)];
+        shares[i] = length ? weigh(room.weights + i * room.stride, length) : 0.0f;
+    }
+    for (int64_t t = 0; t < q.longest; t += 16)
+        for (int64_t i = 0; i < q.count; ++i) {
+            const int64_t list = q.list(i), left = q.lengths[list] - t;
+            if (left <= 0) continue;
+            const int64_t* offsets = room.offsets + list * room.stride + t;
+            if (next) fetch(keys + a.head, offsets, room.first[list * words + t / 16], size);
+            add_values<kBlocks>(values, offsets, room.weights + i * room.stride + t,
+                                smaller(left, 16), size, out_of(i));
+        }
+    for (int64_t i = 0; i < q.count; ++i)
+        for (int64_t e = 0; e < size; e += 16) {
+            float* out = out_of(i) + e;
+            store_some(out, size - e, load_some(out, size - e) * Floats::splat(shares[i]));
+        }
+}
+
+void attend(const Attention& a, const AttentionRoom& room, int64_t begin, int64_t end) {
+    static decltype(&attend_rows<0>) const by_blocks[9] = {
+        attend_rows<0>, attend_rows<1>, attend_rows<2>, attend_rows<3>, attend_rows<4>,
+        attend_rows<5>, attend_rows<6>, attend_rows<7>, attend_rows<8>};
+    const auto rows = by_blocks[a.size % 16 == 0 && a.size <= 128 ? a.size / 16 : 0];
+    for (int64_t pair = begin; pair < end;) {
+        const int64_t sentence = pair / a.heads, head = pair % a.heads;
+        const int64_t last = smaller(a.heads, head + end - pair);
+        const int64_t row_begin = sentence * a.group, row_end = row_begin + a.group;
+        Queries q{};
+        if (a.table) {
+            for (q.first = row_begin; q.first < row_end; q.first += kMostQueries) {
+                q.count = smaller(kMostQueries, row_end - q.first);
+                locate_by_table(a, room, head, q);
+                for (int64_t h = head; h < last; ++h) rows(a, room, q, h, h + 1 < last);
+            }
+        } else {
+            locate_by_mask(a, room, sentence, q);
+            for (int64_t h = head; h < last; ++h)
+                for (q.first = row_begin; q.first < row_end; q.first += kMostQueries) {
+                    q.count = smaller(kMostQueries, row_end - q.first);
+                    rows(a, room, q, h, false);
+                }
+        }
+        pair += last - head;
+    }
 }
 
 }  // namespace

@@ -70,13 +70,22 @@ struct Attention {
     int64_t row, head, position;
     const int32_t* table;        // or null
     int64_t table_row;
-    const int32_t* lengths;      // positions of every row, or null where all have `positions`
-    int64_t positions;
-    const int64_t* mask;         // (sentences, positions), 0 at padding, or null
+    const int32_t* lengths;      // with a table: positions of every row, at least 1
+    int64_t positions;           // without: of every sentence,
+    const int64_t* mask;         // (sentences, positions), 0 at those that do not exist
     float* out;                  // (R, H * E)
 };
-constexpr int64_t kMostPositions = 16384;
-constexpr int64_t kMostHeadSize = 256;
+
+constexpr int64_t kMostQueries = 16;  // rows of a sentence that are computed together
+
+// Memory of one thread for `attend`.
+struct AttentionRoom {
+    int64_t stride;     // positions of the longest row, rounded up to 16
+    float* queries;     // (kMostQueries, E rounded up to 16)
+    float* weights;     // (kMostQueries, stride)
+    int64_t* offsets;   // (kMostQueries, stride)
+    uint16_t* first;    // (kMostQueries, stride / 16)
+};
 
 struct Kernels {
     const char* name;
@@ -93,7 +102,7 @@ struct Kernels {
     // log(sum of sums[i] * exp(largest[i])); `count` is a multiple of 16.
     float (*log_sum_exp)(const float* largest, const float* sums, int64_t count);
     // All rows of the pairs [begin, end) of sentence and head, `sentence * heads + head`.
-    void (*attend)(const Attention&, int64_t begin, int64_t end);
+    void (*attend)(const Attention&, const AttentionRoom&, int64_t begin, int64_t end);
 };
 
 // Null where this program was built without the instructions.

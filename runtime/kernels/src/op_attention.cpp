@@ -1,6 +1,8 @@
 // BeamAttention, CrossAttention and SelfAttention.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <new>
 
 #include "kernels.h"
 #include "linear.h"
@@ -9,18 +11,56 @@
 namespace m2m100 {
 namespace {
 
-// Calls `work(begin, end)` for all pairs of sentence and head.
-template <class Work>
-void for_pairs(const Context& context, int64_t pairs, int64_t numbers, Work work) {
-    // Starting other threads takes longer than some 8,000 numbers of keys.
+constexpr int64_t kMostPositions = 1 << 24;
+
+// Memory that a thread keeps from one run to the next.
+class Room {
+public:
+    // For rows of up to `positions` positions and heads of `size` numbers.
+    AttentionRoom of(int64_t positions, int64_t size) {
+        const int64_t stride = (positions + 15) / 16 * 16, width = (size + 15) / 16 * 16;
+        grow(numbers_, kMostQueries * (stride + width));
+        grow(offsets_, kMostQueries * stride);
+        grow(first_, kMostQueries * stride / 16);
+        return {stride, numbers_.data(), numbers_.data() + kMostQueries * width, offsets_.data(),
+                first_.data()};
+    }
+
+private:
+    template <class T>
+    static void grow(std::vector<T>& vector, int64_t size) {
+        if (vector.size() < static_cast<size_t>(size)) vector.resize(static_cast<size_t>(size));
+    }
+    std::vector<float> numbers_;
+    std::vector<int64_t> offsets_;
+    std::vector<uint16_t> first_;
+};
+thread_local Room room_of_thread;
+
+// Attends for all pairs of sentence and head. Before that, `prepare(begin, end)` runs for each part.
+template <class Prepare>
+void attend(const Context& context, const Attention& job, int64_t sentences, int64_t longest,
+            int64_t numbers, Prepare prepare) {
+    const Kernels& k = kernels();
+    const int64_t pairs = sentences * job.heads;
+    // To wake another thread takes as long as reading some 8,000 numbers of keys, and one that gets no
+    // part of this node is asleep at the next.
     const int64_t parts = numbers < 8000 ? std::min<int64_t>(pairs, 1) : std::min(pairs, 4 * threads());
-    context.parallel(parts, [=](int64_t p) { work(pairs * p / parts, pairs * (p + 1) / parts); });
+    std::atomic<bool> no_memory{false};  // a part must not throw
+    context.parallel(parts, [&, parts, pairs](int64_t p) {
+        try {
+            const AttentionRoom room = room_of_thread.of(longest, job.size);
+            const int64_t begin = pairs * p / parts, end = pairs * (p + 1) / parts;
+            prepare(begin, end);
+            k.attend(job, room, begin, end);
+        } catch (const std::bad_alloc&) {
+            no_memory = true;
+        }
+    });
+    if (no_memory) throw std::bad_alloc();
 }
 
-void check_head(const Tensor& of, int64_t size) {
-    of.expect(size >= 1 && size <= kMostHeadSize,
-              "heads of 1 to " + std::to_string(kMostHeadSize) + " numbers");
-}
+void nothing(int64_t, int64_t) {}
 
 class BeamAttention : public Runs<BeamAttention> {
 public:
@@ -40,9 +80,8 @@ public:
                    "shape (rows, " + std::to_string(heads_) + ", max_length, head_size)");
         const int64_t rows = key.shape[0], capacity = key.shape[2], size = key.shape[3];
         const int64_t width = heads_ * size;
-        check_head(key, size);
-        key.expect(capacity >= 1 && capacity <= kMostPositions,
-                   "a max_length of 1 to " + std::to_string(kMostPositions));
+        key.expect(size >= 1 && capacity >= 1 && capacity <= kMostPositions,
+                   "a max_length of 1 to " + std::to_string(kMostPositions) + " and a head_size");
         value.expect_shape(key.shape);
         qkv.expect_shape({rows, 1, 3 * width});
         beam_size.expect_shape({1});
@@ -50,51 +89,63 @@ public:
         if (beams < 1 || rows % beams)
             refuse("m2m100.BeamAttention: beam_size: expected a divisor of ", rows, " rows, found ", beams);
         table.expect_shape({rows / beams, beams, capacity});
-        past.expect(past.rank() == 1 && (past.shape[0] == 1 || past.shape[0] == rows),
-                    "a length, or one for each of " + std::to_string(rows) + " rows");
-        std::vector<int32_t> lengths(rows);
-        int64_t all = 0;
-        const int32_t* beams_of = table.as<int32_t>();
-        for (int64_t r = 0; r < rows; ++r) {
-            const int64_t length = past.as<int32_t>()[past.shape[0] == 1 ? 0 : r];
-            if (length < 0 || length >= capacity)
-                refuse("m2m100.BeamAttention: past_length: expected 0 to ", capacity - 1, ", found ", length);
-            for (int64_t t = 0; t <= length; ++t) {
-                const int32_t beam = beams_of[r * capacity + t];
-                if (beam < 0 || beam >= beams)
-                    refuse("m2m100.BeamAttention: cache_indirection: expected 0 to ", beams - 1, ", found ",
-                           beam, " in row ", r, " at position ", t);
-            }
-            lengths[r] = static_cast<int32_t>(length + 1);
-            all += length + 1;
-        }
+        const std::vector<int32_t> lengths = lengths_of(past, rows, capacity);
+        check_table(table, lengths, beams, capacity);
         float* out = context.output<float>(0, {rows, 1, width});
         float* new_key = context.output<float>(1, key.shape);
         float* new_value = context.output<float>(2, key.shape);
-        if (rows && (new_key != key.data || new_value != value.data))
+        if (rows == 0) return;
+        if (new_key != key.data || new_value != value.data)
             refuse("m2m100.BeamAttention: expected present keys and values bound to the buffers of the "
                    "past ones");
         const float* x = qkv.as<float>();
         const int64_t row = heads_ * capacity * size, head = capacity * size, heads = heads_;
-        const Attention job{heads,          size,       beams,       x,   3 * width, new_key,
-                            new_value,      row,        head,        size, beams_of, capacity,
-                            lengths.data(), 0,          nullptr,     out};
-        const Kernels& k = kernels();
-        for_pairs(context, rows / beams * heads, all * width, [&](int64_t begin, int64_t end) {
+        const Attention job{heads,          size,    beams,   x,       3 * width,
+                            new_key,        new_value, row,   head,    size,
+                            table.as<int32_t>(), capacity, lengths.data(), 0, nullptr, out};
+        const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+        // A row's new key and value are read by the rows of the same sentence and head only.
+        const auto append = [&](int64_t begin, int64_t end) {
             for (int64_t pair = begin; pair < end; ++pair) {
-                const int64_t h = pair % heads;
-                for (int64_t r = pair / heads * beams; r < (pair / heads + 1) * beams; ++r) {
+                const int64_t first = pair / heads * beams, h = pair % heads;
+                for (int64_t r = first; r < first + beams; ++r) {
                     const float* fresh = x + r * 3 * width + h * size;
                     const int64_t place = r * row + h * head + (lengths[r] - 1) * size;
                     std::memcpy(new_key + place, fresh + width, sizeof(float) * size);
                     std::memcpy(new_value + place, fresh + 2 * width, sizeof(float) * size);
                 }
-                k.attend(job, pair, pair + 1);
             }
-        });
+        };
+        attend(context, job, rows / beams, longest, rows * longest * width, append);
     }
 
 private:
+    // The positions of each row, that of the new token included.
+    static std::vector<int32_t> lengths_of(const Tensor& past, int64_t rows, int64_t capacity) {
+        past.expect(past.rank() == 1 && (past.shape[0] == 1 || past.shape[0] == rows),
+                    "a length, or one for each of " + std::to_string(rows) + " rows");
+        std::vector<int32_t> lengths(rows);
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t length = past.as<int32_t>()[past.shape[0] == 1 ? 0 : r];
+            if (length < 0 || length >= capacity)
+                refuse("m2m100.BeamAttention: past_length: expected 0 to ", capacity - 1, ", found ", length);
+            lengths[r] = static_cast<int32_t>(length + 1);
+        }
+        return lengths;
+    }
+
+    static void check_table(const Tensor& table, const std::vector<int32_t>& lengths, int64_t beams,
+                            int64_t capacity) {
+        const auto outside = [beams](int32_t beam) { return beam < 0 || beam >= beams; };
+        for (size_t r = 0; r < lengths.size(); ++r) {
+            const int32_t* row = table.as<int32_t>() + static_cast<int64_t>(r) * capacity;
+            const int32_t* found = std::find_if(row, row + lengths[r], outside);
+            if (found != row + lengths[r])
+                refuse("m2m100.BeamAttention: cache_indirection: expected 0 to ", beams - 1, ", found ",
+                       *found, " in row ", r, " at position ", found - row);
+        }
+    }
+
     int64_t heads_;
 };
 
@@ -114,8 +165,8 @@ public:
                    "shape (sentences, " + std::to_string(heads_) + ", length, head_size)");
         const int64_t sentences = key.shape[0], length = key.shape[2], size = key.shape[3];
         const int64_t width = heads_ * size;
-        check_head(key, size);
-        key.expect(length <= kMostPositions, "at most " + std::to_string(kMostPositions) + " positions");
+        key.expect(size >= 1 && length <= kMostPositions,
+                   "at most " + std::to_string(kMostPositions) + " positions and a head_size");
         value.expect_shape(key.shape);
         mask.expect_shape({sentences, length});
         query.expect(query.rank() == 3 && query.shape[1] == 1 && query.shape[2] == width,
@@ -141,9 +192,7 @@ public:
                             length,
                             mask.as<int64_t>(),
                             out};
-        const Kernels& k = kernels();
-        for_pairs(context, sentences * heads_, rows * length * width,
-                  [&](int64_t begin, int64_t end) { k.attend(job, begin, end); });
+        attend(context, job, sentences, length, rows * length * width, nothing);
     }
 
 private:
@@ -164,8 +213,8 @@ public:
                    "shape (sentences, length, 3 * " + std::to_string(heads_) + " * head_size)");
         const int64_t sentences = qkv.shape[0], length = qkv.shape[1], width = qkv.shape[2] / 3;
         const int64_t size = width / heads_;
-        check_head(qkv, size);
-        qkv.expect(length <= kMostPositions, "at most " + std::to_string(kMostPositions) + " positions");
+        qkv.expect(size >= 1 && length <= kMostPositions,
+                   "at most " + std::to_string(kMostPositions) + " positions and a head_size");
         mask.expect_shape({sentences, length});
         float* out = context.output<float>(0, {sentences, length, width});
         if (sentences * length == 0) return;
@@ -173,9 +222,7 @@ public:
         const Attention job{heads_, size,    length, x,       3 * width, x + width,
                             x + 2 * width, length * 3 * width, size, 3 * width, nullptr, 0,
                             nullptr, length, mask.as<int64_t>(), out};
-        const Kernels& k = kernels();
-        for_pairs(context, sentences * heads_, sentences * length * length * width,
-                  [&](int64_t begin, int64_t end) { k.attend(job, begin, end); });
+        attend(context, job, sentences, length, sentences * length * length * width, nothing);
     }
 
 private:
