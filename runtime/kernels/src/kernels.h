@@ -18,8 +18,10 @@ struct Matrix {
     bool transposed;         // (N, K) as an embedding lies, not (K, N)
     int bits;                // 8 or 4; four bits are never transposed
     const float* scale;      // (N) of eight bits
-    const uint16_t* scales;  // (ceil(K / 128), N) in half precision, of four bits
+    const uint16_t* scales;  // (ceil(K / kBlock), N) in half precision, of four bits
 };
+
+constexpr int64_t kBlock = 32;  // inputs that share a scale in four bits
 
 // Rows rounded to signed bytes: x is about `bytes * step`.
 struct Rows {
@@ -27,7 +29,7 @@ struct Rows {
     int64_t stride;       // bytes from one row to the next: K rounded up to 256, zeros at the end
     const int8_t* bytes;  // (R, stride)
     const float* step;    // (R)
-    const int32_t* sums;  // (R, stride / 128 + 1) of each 128 bytes, and last of all
+    const int32_t* sums;  // (R, stride / kBlock + 1) of each block, of four bits alone, and last of all
 };
 
 struct Product {
@@ -93,8 +95,9 @@ struct Kernels {
     // y = (x - mean) / sqrt(variance + epsilon) * weight + bias of a row of `width` numbers.
     void (*normalize)(const float* x, const float* weight, const float* bias, float epsilon,
                       int64_t width, float* y);
-    // Rounds a row to 127ths of its largest magnitude; of ReLU of it if asked.
-    void (*round)(const float* x, int64_t width, int64_t stride, bool relu, int8_t* bytes,
+    // Rounds a row to 127ths of its largest magnitude, of ReLU of it if asked, and adds up its bytes, in
+    // blocks too if asked.
+    void (*round)(const float* x, int64_t width, int64_t stride, bool relu, bool blocks, int8_t* bytes,
                   float* step, int32_t* sums);
     // Columns [begin, end) of a product; `begin` is a multiple of 64.
     void (*multiply)(const Product&, int64_t begin, int64_t end);
