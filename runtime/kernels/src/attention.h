@@ -80,17 +80,35 @@ inline void locate_by_table(const Attention& a, const AttentionRoom& room, int64
     for (int64_t i = 0; i < q.count; ++i) pad_list(room.offsets + i * room.stride, q.lengths[i]);
 }
 
-// Lists the positions that the mask of a sentence leaves, for all its rows.
+// Lists the positions that the mask of a sentence leaves, for all its rows: where they lie, or
+// where `gather` puts them.
 inline void locate_by_mask(const Attention& a, const AttentionRoom& room, int64_t sentence, Queries& q) {
     const int64_t* mask = a.mask + sentence * a.positions;
     int64_t length = 0;
     for (int64_t t = 0; t < a.positions; ++t)
-        if (mask[t] != 0) room.offsets[length++] = sentence * a.row + t * a.position;
+        if (mask[t] != 0) {
+            room.offsets[length] = room.keys ? length * a.size : sentence * a.row + t * a.position;
+            ++length;
+        }
     q.shared = true;
     q.lengths[0] = q.longest = length;
     pad_list(room.offsets, length);
     // Positions that lie in order come without being asked for.
     std::memset(room.first, 0, sizeof(uint16_t) * static_cast<size_t>(room.stride / 16));
+}
+
+// Puts the positions of a head that the mask leaves side by side.
+//
+// The keys of a projection lie a whole row of it apart. That is a multiple of 4 KB as a rule, and then
+// L1 has room for no more than 8 or 12 of them.
+inline void gather(const Attention& a, const float* from, int64_t sentence, int64_t head, float* to) {
+    const int64_t* mask = a.mask + sentence * a.positions;
+    from += sentence * a.row + head * a.head;
+    for (int64_t t = 0; t < a.positions; ++t, from += a.position)
+        if (mask[t] != 0) {
+            std::memcpy(to, from, sizeof(float) * static_cast<size_t>(a.size));
+            to += a.size;
+        }
 }
 
 // The 16 lanes of a score. kBlocks is E / 16, or 0 where E is not known before.
@@ -161,12 +179,12 @@ inline void add_values(const float* values, const int64_t* offsets, const float*
     }
 }
 
-// One head of some rows. `next` says that the rows go on with the head that follows.
+// One head of some rows. `next` are the keys of the head with which the rows go on, or null.
 template <int kBlocks>
 void attend_rows(const Attention& a, const AttentionRoom& room, const Queries& q, int64_t head,
-                 bool next) {
-    const int64_t size = a.size, width = (size + 15) / 16 * 16, words = room.stride / 16;
-    const float *keys = a.key + head * a.head, *values = a.value + head * a.head;
+                 const float* keys, const float* values, const float* next) {
+    const int64_t size = kBlocks ? 16 * kBlocks : a.size;
+    const int64_t width = (size + 15) / 16 * 16, words = room.stride / 16;
     const auto out_of = [&](int64_t i) { return a.out + ((q.first + i) * a.heads + head) * size; };
     const Floats scale = Floats::splat(1.0f / std::sqrt(static_cast<float>(size)));
     for (int64_t i = 0; i < q.count; ++i) {
@@ -195,7 +213,7 @@ void attend_rows(const Attention& a, const AttentionRoom& room, const Queries& q
             const int64_t list = q.list(i), left = q.lengths[list] - t;
             if (left <= 0) continue;
             const int64_t* offsets = room.offsets + list * room.stride + t;
-            if (next) fetch(keys + a.head, offsets, room.first[list * words + t / 16], size);
+            if (next) fetch(next, offsets, room.first[list * words + t / 16], size);
             add_values<kBlocks>(values, offsets, room.weights + i * room.stride + t,
                                 smaller(left, 16), size, out_of(i));
         }
@@ -220,15 +238,26 @@ void attend(const Attention& a, const AttentionRoom& room, int64_t begin, int64_
             for (q.first = row_begin; q.first < row_end; q.first += kMostQueries) {
                 q.count = smaller(kMostQueries, row_end - q.first);
                 locate_by_table(a, room, head, q);
-                for (int64_t h = head; h < last; ++h) rows(a, room, q, h, h + 1 < last);
+                for (int64_t h = head; h < last; ++h) {
+                    const float *keys = a.key + h * a.head, *next = keys + a.head;
+                    rows(a, room, q, h, keys, a.value + h * a.head, h + 1 < last ? next : nullptr);
+                }
             }
         } else {
             locate_by_mask(a, room, sentence, q);
-            for (int64_t h = head; h < last; ++h)
+            for (int64_t h = head; h < last; ++h) {
+                const float *keys = a.key + h * a.head, *values = a.value + h * a.head;
+                if (room.keys) {
+                    gather(a, a.key, sentence, h, room.keys);
+                    gather(a, a.value, sentence, h, room.values);
+                    keys = room.keys;
+                    values = room.values;
+                }
                 for (q.first = row_begin; q.first < row_end; q.first += kMostQueries) {
                     q.count = smaller(kMostQueries, row_end - q.first);
-                    rows(a, room, q, h, false);
+                    rows(a, room, q, h, keys, values, nullptr);
                 }
+            }
         }
         pair += last - head;
     }

@@ -85,6 +85,8 @@ struct AttentionRoom {
     float* weights;     // (kMostQueries, stride)
     int64_t* offsets;   // (kMostQueries, stride)
     uint16_t* first;    // (kMostQueries, stride / 16)
+    // (stride, E) each, of a head whose positions lie far apart and have no table; or null.
+    float *keys, *values;
 };
 
 struct Kernels {

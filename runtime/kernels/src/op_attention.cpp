@@ -17,13 +17,19 @@ constexpr int64_t kMostPositions = 1 << 24;
 class Room {
 public:
     // For rows of up to `positions` positions and heads of `size` numbers.
-    AttentionRoom of(int64_t positions, int64_t size) {
+    AttentionRoom of(int64_t positions, int64_t size, bool scattered) {
         const int64_t stride = (positions + 15) / 16 * 16, width = (size + 15) / 16 * 16;
-        grow(numbers_, kMostQueries * (stride + width));
+        const int64_t queries = kMostQueries * width, weights = kMostQueries * stride;
+        const int64_t keys = scattered ? stride * size : 0;
+        grow(numbers_, queries + weights + 2 * keys + 16);
         grow(offsets_, kMostQueries * stride);
         grow(first_, kMostQueries * stride / 16);
-        return {stride, numbers_.data(), numbers_.data() + kMostQueries * width, offsets_.data(),
-                first_.data()};
+        // From a cache line on: a load that spans two lines takes twice as long.
+        const auto address = reinterpret_cast<uintptr_t>(numbers_.data());
+        float* numbers = numbers_.data() + (64 - address % 64) % 64 / sizeof(float);
+        float* copies = scattered ? numbers + queries + weights : nullptr;
+        return {stride,        numbers, numbers + queries, offsets_.data(),
+                first_.data(), copies,  copies + keys};
     }
 
 private:
@@ -45,10 +51,11 @@ void attend(const Context& context, const Attention& job, int64_t sentences, int
     const int64_t pairs = sentences * job.heads;
     // To wake another thread takes as long as reading some 50,000 numbers of keys.
     const int64_t parts = numbers < 50000 ? std::min<int64_t>(pairs, 1) : std::min(pairs, 4 * threads());
+    const bool scattered = !job.table && job.position > job.size;
     std::atomic<bool> no_memory{false};  // a part must not throw
     context.parallel(parts, [&, parts, pairs](int64_t p) {
         try {
-            const AttentionRoom room = room_of_thread.of(longest, job.size);
+            const AttentionRoom room = room_of_thread.of(longest, job.size, scattered);
             const int64_t begin = pairs * p / parts, end = pairs * (p + 1) / parts;
             prepare(begin, end);
             k.attend(job, room, begin, end);
