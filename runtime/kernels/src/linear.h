@@ -85,8 +85,8 @@ inline Rows rounded(const Context& context, const float* x, int64_t rows, int64_
                     of->sums.data() + r * sums);
         }
     };
-    // A row takes less than a microsecond, and starting the other threads several.
-    const int64_t parts = rows * width < 65536 ? 1 : std::min(rows, threads());
+    // A row takes about a microsecond, and reaching the other threads two.
+    const int64_t parts = rows * width < 8192 ? 1 : std::min(rows, threads());
     context.parallel(parts, [=](int64_t p) { round(rows * p / parts, rows * (p + 1) / parts); });
     return {rows, stride, space.bytes.data(), space.steps.data(), space.sums.data()};
 }

@@ -52,13 +52,13 @@ void round_row(const float* x, int64_t width, int64_t stride, bool relu, int8_t*
     // ReLU is the larger of 0 and a number, and all of them are then their own magnitude. The second
     // operand of `larger` wins where one is NaN, so a row with NaN stays one.
     const Floats zero = Floats::splat(0);
-    Floats most = zero;
-    float poison = 0;
+    Floats most = zero, differences = zero;
     for (int64_t k = 0; k < width; k += 16) {
         const Floats v = load_some(x + k, width - k);
         most = larger(relu ? v : magnitude(v), most);
-        poison += sum(v - v);  // NaN if a number is NaN or infinite
+        differences = differences + (v - v);  // NaN if a number is NaN or infinite
     }
+    const float poison = sum(differences);
     const float top = largest(most);
     const float scale = top > 0 ? 127.0f / top : 0.0f;
     // Of a row whose numbers are tiny the scale is infinite; such numbers count as 0.

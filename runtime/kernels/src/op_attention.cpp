@@ -49,8 +49,9 @@ void attend(const Context& context, const Attention& job, int64_t sentences, int
             int64_t numbers, Prepare prepare) {
     const Kernels& k = kernels();
     const int64_t pairs = sentences * job.heads;
-    // To wake another thread takes as long as reading some 50,000 numbers of keys.
-    const int64_t parts = numbers < 50000 ? std::min<int64_t>(pairs, 1) : std::min(pairs, 4 * threads());
+    // To wake another thread takes as long as reading some 8,000 numbers of keys, and one that gets no
+    // part of this node is asleep at the next.
+    const int64_t parts = numbers < 8000 ? std::min<int64_t>(pairs, 1) : std::min(pairs, 4 * threads());
     const bool scattered = !job.table && job.position > job.size;
     std::atomic<bool> no_memory{false};  // a part must not throw
     context.parallel(parts, [&, parts, pairs](int64_t p) {

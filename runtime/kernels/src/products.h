@@ -69,7 +69,6 @@ inline void transpose_at(const Matrix& m, int64_t k, int64_t column, uint8_t* ou
     const int8_t* data = reinterpret_cast<const int8_t*>(m.data);
     if (k + 64 <= m.inputs && column + 16 <= m.outputs) {
         const int8_t* p = data + column * m.inputs + k;
-        for (int64_t i = 0; i < 16; ++i) prefetch(p + i * m.inputs + kScratch / 64);
         return transpose(p, static_cast<size_t>(m.inputs), out);
     }
     int8_t padded[16 * 64] = {};
@@ -79,10 +78,18 @@ inline void transpose_at(const Matrix& m, int64_t k, int64_t column, uint8_t* ou
     transpose(padded, 64, out);
 }
 
+// What a block's tiles fetch while they multiply: the strip's next block, a line for every 4 inputs.
+// Four tiles of 4 rows fetch it all. Memory then works while the processor does.
+struct Next {
+    const uint8_t* line;  // null where there is none
+    int64_t per_tile, per_quad;
+};
+
 // Adds the products of `kRows` rows and a strip's block of `inputs` inputs to their sums.
 template <int kRows>
 inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
-                          int32_t* sums, int64_t sums_stride, bool first) {
+                          int32_t* sums, int64_t sums_stride, bool first, const Next& next) {
+    const uint8_t* line = next.line;
     Ints acc[kRows][4];
     for (int r = 0; r < kRows; ++r)
         for (int g = 0; g < 4; ++g)
@@ -90,6 +97,10 @@ inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x,
     for (int64_t k = 0; k < inputs; k += 4) {
         Quads w[4];
         for (int g = 0; g < 4; ++g) w[g] = Quads::load(block + k * kStrip + 64 * g);
+        if (line) {
+            prefetch(line);
+            line += next.per_quad;
+        }
         for (int r = 0; r < kRows; ++r) {
             const Four four = Four::load(x + r * stride + k);
             for (int g = 0; g < 4; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
@@ -100,19 +111,22 @@ inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x,
 }
 
 inline void multiply_block(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
-                           int64_t rows, int32_t* sums, int64_t sums_stride, bool first) {
-    while (rows > 0) {
+                           int64_t rows, int32_t* sums, int64_t sums_stride, bool first,
+                           Next next = {}) {
+    for (int tile = 0; rows > 0; ++tile) {
+        if (tile == 4) next.line = nullptr;
         // 5 rows are 3 and 2, and not 4 and 1: a tile of one row waits for its weights.
         const int64_t n = rows == 5 || rows == 6 ? 3 : smaller(4, rows);
         switch (n) {
-            case 4: multiply_tile<4>(block, inputs, x, stride, sums, sums_stride, first); break;
-            case 3: multiply_tile<3>(block, inputs, x, stride, sums, sums_stride, first); break;
-            case 2: multiply_tile<2>(block, inputs, x, stride, sums, sums_stride, first); break;
-            default: multiply_tile<1>(block, inputs, x, stride, sums, sums_stride, first);
+            case 4: multiply_tile<4>(block, inputs, x, stride, sums, sums_stride, first, next); break;
+            case 3: multiply_tile<3>(block, inputs, x, stride, sums, sums_stride, first, next); break;
+            case 2: multiply_tile<2>(block, inputs, x, stride, sums, sums_stride, first, next); break;
+            default: multiply_tile<1>(block, inputs, x, stride, sums, sums_stride, first, next);
         }
         rows -= n;
         x += n * stride;
         sums += n * sums_stride;
+        if (next.line) next.line += next.per_tile;
     }
 }
 
@@ -183,15 +197,43 @@ inline void multiply_few(const Product&, int64_t, int64_t) {}
 
 namespace {
 
+// Interleaves the block of a strip.
+inline void interleave_block(const Matrix& m, int64_t k, int64_t inputs, int64_t column,
+                             uint8_t* block) {
+    if (m.transposed) {
+        for (int64_t i = 0; i < inputs; i += 64)
+            for (int64_t g = 0; g < 4; ++g)
+                transpose_at(m, k + i, column + 16 * g, block + i * kStrip + 64 * g);
+    } else {
+        for (int64_t i = 0; i < inputs; i += 4)
+            interleave_at(m, k + i, column, block + i * kStrip);
+    }
+}
+
+// The block that a strip reads after that at k, in this group of strips or the next.
+inline Next next_of(const Matrix& m, int64_t k, int64_t height, int64_t column, int64_t width,
+                    int64_t end) {
+    k += height;
+    if (k >= m.inputs) {
+        k = 0;
+        column += width;
+    }
+    if (column >= end) return {};
+    if (m.transposed) return {m.data + column * m.inputs + k, 64, m.inputs};
+    const int64_t bytes = m.outputs * m.bits / 8;
+    return {m.data + k * bytes + column * m.bits / 8, bytes, 4 * bytes};
+}
+
 // Columns [begin, end) for rows [first_row, first_row + rows), all of whose sums fit in the room.
 //
-// With few rows the memory's bandwidth is the limit. Then a block is wide and low, so that the bytes
-// that lie side by side in the file are read one after another. With many rows it is a strip.
+// A block is wide and low where rows are few, so that bytes that lie side by side in the file are
+// read one after another. With many rows it is one strip.
 void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_row, int64_t rows) {
     const Matrix& m = p.matrix;
+    Room& here = room;
     const int8_t* x = p.rows.bytes + first_row * p.rows.stride;
-    const int64_t height = m.bits == 4 ? kBlock4 : rows <= 32 && !m.transposed ? 64 : 256;
-    const int64_t width = smaller(kScratch / height, kSums / rows / kStrip * kStrip);
+    const int64_t height = m.bits == 4 ? kBlock4 : rows <= 32 && !m.transposed ? 128 : 256;
+    const int64_t width = smaller(kScratch / height, kSums / rows) / kStrip * kStrip;
     for (int64_t column = begin; column < end; column += width) {
         const int64_t strips = (smaller(width, end - column) + kStrip - 1) / kStrip;
         const int64_t stride = strips * kStrip;
@@ -199,34 +241,19 @@ void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_r
             // Rows are padded with zeros to whole blocks, so what a block holds beyond is not used.
             const int64_t inputs = smaller(height, (m.inputs - k + 3) / 4 * 4);
             for (int64_t s = 0; s < strips; ++s) {
-                uint8_t* block = room.block + s * height * kStrip;
                 const int64_t c = column + s * kStrip;
-                if (m.transposed) {
-                    for (int64_t i = 0; i < inputs; i += 64)
-                        for (int64_t g = 0; g < 4; ++g)
-                            transpose_at(m, k + i, c + 16 * g, block + i * kStrip + 64 * g);
-                } else {
-                    for (int64_t i = 0; i < inputs; i += 4) {
-                        const int64_t bytes = m.outputs * m.bits / 8;
-                        const uint8_t* next = m.data + (k + i + kAhead) * bytes + c * m.bits / 8;
-                        for (int64_t j = 0; j < 4; ++j) prefetch(next + j * bytes);
-                        interleave_at(m, k + i, c, block + i * kStrip);
-                    }
-                }
-            }
-            const bool first = k == 0 || m.bits == 4;
-            for (int64_t s = 0; s < strips; ++s) {
-                int32_t* sums = room.sums + s * kStrip;
-                multiply_block(room.block + s * height * kStrip, inputs, x + k, p.rows.stride, rows,
-                               sums, stride, first);
+                int32_t* sums = here.sums + s * kStrip;
+                interleave_block(m, k, inputs, c, here.block);
+                multiply_block(here.block, inputs, x + k, p.rows.stride, rows, sums, stride,
+                               k == 0 || m.bits == 4, next_of(m, k, height, c, width, end));
                 if (m.bits == 4)
-                    add_scaled(p, first_row, rows, k / kBlock4, column + s * kStrip, sums, stride,
-                               room.totals + s * kStrip);
+                    add_scaled(p, first_row, rows, k / kBlock4, c, sums, stride,
+                               here.totals + s * kStrip);
             }
         }
         for (int64_t s = 0; s < strips; ++s)
-            finish(p, first_row, rows, column + s * kStrip, room.sums + s * kStrip,
-                   room.totals + s * kStrip, stride);
+            finish(p, first_row, rows, column + s * kStrip, here.sums + s * kStrip,
+                   here.totals + s * kStrip, stride);
     }
 }
 
