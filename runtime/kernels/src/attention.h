@@ -15,7 +15,8 @@
 //
 //     AttentionRoom.offsets, one list a row:   t = 0     1     2    ...   where key and value t lie, less
 //                                                                         the offset of the head
-//     AttentionRoom.first, bit t of a row:         1     0     1    ...   no earlier row's t lies there
+//     AttentionRoom.first, bit t of a row:         1     0     1    ...   no earlier row's t lies there,
+//                                                                         so it is this row that fetches
 #pragma once
 
 namespace {
@@ -37,6 +38,7 @@ struct Queries {
     int64_t longest;
 
     int64_t list(int64_t row) const { return shared ? 0 : row; }
+    bool fetches(int64_t row) const { return !shared || row == 0; }
 };
 
 inline void fetch(const float* position, int64_t size) {
@@ -93,8 +95,8 @@ inline void locate_by_mask(const Attention& a, const AttentionRoom& room, int64_
     q.shared = true;
     q.lengths[0] = q.longest = length;
     pad_list(room.offsets, length);
-    // Positions that lie in order come without being asked for.
-    std::memset(room.first, 0, sizeof(uint16_t) * static_cast<size_t>(room.stride / 16));
+    // What was gathered is in the cache already.
+    std::memset(room.first, room.keys ? 0 : 0xFF, sizeof(uint16_t) * static_cast<size_t>(room.stride / 16));
 }
 
 // Puts the positions of a head that the mask leaves side by side.
@@ -199,7 +201,7 @@ void attend_rows(const Attention& a, const AttentionRoom& room, const Queries& q
             const int64_t list = q.list(i), left = q.lengths[list] - t;
             if (left <= 0) continue;
             const int64_t* offsets = room.offsets + list * room.stride + t;
-            fetch(values, offsets, room.first[list * words + t / 16], size);
+            if (q.fetches(i)) fetch(values, offsets, room.first[list * words + t / 16], size);
             scores<kBlocks>(room.queries + i * width, keys, offsets, left, size)
                 .store(room.weights + i * room.stride + t);
         }
@@ -213,7 +215,7 @@ void attend_rows(const Attention& a, const AttentionRoom& room, const Queries& q
             const int64_t list = q.list(i), left = q.lengths[list] - t;
             if (left <= 0) continue;
             const int64_t* offsets = room.offsets + list * room.stride + t;
-            if (next) fetch(next, offsets, room.first[list * words + t / 16], size);
+            if (next && q.fetches(i)) fetch(next, offsets, room.first[list * words + t / 16], size);
             add_values<kBlocks>(values, offsets, room.weights + i * room.stride + t,
                                 smaller(left, 16), size, out_of(i));
         }
@@ -247,6 +249,9 @@ void attend(const Attention& a, const AttentionRoom& room, int64_t begin, int64_
             locate_by_mask(a, room, sentence, q);
             for (int64_t h = head; h < last; ++h) {
                 const float *keys = a.key + h * a.head, *values = a.value + h * a.head;
+                // After the last head, the first one of the next sentence, whose list is much the same.
+                const float* next = h + 1 < a.heads ? keys + a.head : a.key + a.row;
+                if (pair + h - head + 1 == end) next = nullptr;
                 if (room.keys) {
                     gather(a, a.key, sentence, h, room.keys);
                     gather(a, a.value, sentence, h, room.values);
@@ -255,7 +260,7 @@ void attend(const Attention& a, const AttentionRoom& room, int64_t begin, int64_
                 }
                 for (q.first = row_begin; q.first < row_end; q.first += kMostQueries) {
                     q.count = smaller(kMostQueries, row_end - q.first);
-                    rows(a, room, q, h, keys, values, nullptr);
+                    rows(a, room, q, h, keys, values, next);
                 }
             }
         }
