@@ -15,5 +15,5 @@ using namespace m2m100;
 
 namespace m2m100 {
 static const Kernels table = {"avx512", normalize, round_row, multiply, rank, log_sum_exp, attend};
-extern const Kernels* const kAvx512Vnni = &table;
+extern const Kernels* const kAvx512 = &table;
 }  // namespace m2m100

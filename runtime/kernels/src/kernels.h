@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace m2m100 {
 
@@ -107,9 +108,16 @@ struct Kernels {
     void (*attend)(const Attention&, const AttentionRoom&, int64_t begin, int64_t end);
 };
 
-// Null where this program was built without the instructions.
-extern const Kernels *const kAvx512Vnni, *const kAvxVnni, *const kAvx2, *const kNeonI8mm,
-    *const kNeonDot, *const kPlain;
+// `dispatch.cpp` says which of them a processor has.
+extern const Kernels *const kPlain;
+#if defined(__x86_64__)
+extern const Kernels *const kAvx512, *const kAvxVnni, *const kAvx2;
+#elif defined(__aarch64__)
+extern const Kernels *const kNeon;
+#endif
+
+// What this processor can run, the fastest first.
+std::vector<const Kernels*> available();
 
 // The fastest that this processor has, or the one that M2M100_KERNELS names.
 const Kernels& kernels();

@@ -89,25 +89,28 @@ struct Next {
 template <int kRows>
 inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
                           int32_t* sums, int64_t sums_stride, bool first, const Next& next) {
+    constexpr int kGroups = Quads::kTileGroups;
     const uint8_t* line = next.line;
-    Ints acc[kRows][4];
-    for (int r = 0; r < kRows; ++r)
-        for (int g = 0; g < 4; ++g)
-            acc[r][g] = first ? Ints::zero() : Ints::load(sums + r * sums_stride + 16 * g);
-    for (int64_t k = 0; k < inputs; k += 4) {
-        Quads w[4];
-        for (int g = 0; g < 4; ++g) w[g] = Quads::load(block + k * kStrip + 64 * g);
-        if (line) {
-            prefetch(line);
-            line += next.per_quad;
+    for (int at = 0; at < 4; at += kGroups, line = nullptr) {
+        Ints acc[kRows][kGroups];
+        for (int r = 0; r < kRows; ++r)
+            for (int g = 0; g < kGroups; ++g)
+                acc[r][g] = first ? Ints::zero() : Ints::load(sums + r * sums_stride + 16 * (at + g));
+        for (int64_t k = 0; k < inputs; k += 4) {
+            Quads w[kGroups];
+            for (int g = 0; g < kGroups; ++g) w[g] = Quads::load(block + k * kStrip + 64 * (at + g));
+            if (line) {
+                prefetch(line);
+                line += next.per_quad;
+            }
+            for (int r = 0; r < kRows; ++r) {
+                const Four four = Four::load(x + r * stride + k);
+                for (int g = 0; g < kGroups; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
+            }
         }
-        for (int r = 0; r < kRows; ++r) {
-            const Four four = Four::load(x + r * stride + k);
-            for (int g = 0; g < 4; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
-        }
+        for (int r = 0; r < kRows; ++r)
+            for (int g = 0; g < kGroups; ++g) acc[r][g].store(sums + r * sums_stride + 16 * (at + g));
     }
-    for (int r = 0; r < kRows; ++r)
-        for (int g = 0; g < 4; ++g) acc[r][g].store(sums + r * sums_stride + 16 * g);
 }
 
 inline void multiply_block(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,

@@ -81,6 +81,7 @@ inline int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x.v); }
 // Four inputs of 16 columns, column by column; weights plus 128, as the instruction wants them.
 struct Quads {
     static constexpr int kOffset = 128;
+    static constexpr int kTileRows = 4, kTileGroups = 4;  // 16 sums, 4 of weights, 1 row of 32 registers
     __m512i v;
     static Quads load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 };

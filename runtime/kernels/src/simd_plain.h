@@ -145,6 +145,7 @@ inline int32_t sum(Ints x) {
 // Four inputs of 16 columns, column by column.
 struct Quads {
     static constexpr int kOffset = 0;  // what `interleave_rows` and `transpose` add to weights
+    static constexpr int kTileRows = 4, kTileGroups = 1;
     int8_t v[64];
     static Quads load(const uint8_t* p) {
         Quads r;

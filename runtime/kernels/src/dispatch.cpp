@@ -1,0 +1,74 @@
+// Chooses the instruction set: the fastest that this processor has, or the one that M2M100_KERNELS names.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace m2m100 {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+bool has_avx_vnni() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+
+const Kernels& choose() {
+    const std::vector<const Kernels*> found = available();
+    const char* wanted = std::getenv("M2M100_KERNELS");
+    if (!wanted || !*wanted) return *found.front();
+    std::string names;
+    for (const Kernels* one : found) {
+        if (std::string(wanted) == one->name) return *one;
+        names += (names.empty() ? "" : ", ") + std::string(one->name);
+    }
+    throw std::invalid_argument("M2M100_KERNELS: expected one that this processor has: " + names +
+                                "; found " + wanted);
+}
+
+}  // namespace
+
+// What this processor can run, the fastest first.
+std::vector<const Kernels*> available() {
+    std::vector<const Kernels*> found;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    // Whoever has AVX2 has the conversion of half precision (F16C), which older compilers do not test.
+    if (has_avx512()) found.push_back(kAvx512);
+    if (has_avx2() && has_avx_vnni()) found.push_back(kAvxVnni);
+    if (has_avx2()) found.push_back(kAvx2);
+#elif defined(__aarch64__)
+#if defined(__linux__)
+    constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+    if (getauxval(AT_HWCAP) & kDotProduct) found.push_back(kNeon);
+#elif defined(__APPLE__)
+    found.push_back(kNeon);  // all of Apple's processors have it
+#endif
+#endif
+    found.push_back(kPlain);
+    return found;
+}
+
+const Kernels& kernels() {
+    static const Kernels& chosen = choose();
+    return chosen;
+}
+
+}  // namespace m2m100
