@@ -69,11 +69,14 @@ struct Attention {
     int64_t query_row;
     // Position t of head h at `place * row + h * head + t * position`. The place is the number of
     // the sentence; with a table, it is that of the row `sentence * group + table[r * table_row + t]`.
-    const float *key, *value;
+    const void *key, *value;
+    bool half;                   // whether they are numbers of half precision
     int64_t row, head, position;
     const int32_t* table;        // or null
     int64_t table_row;
-    const int32_t* lengths;      // with a table: positions of every row, at least 1
+    const int32_t* lengths;      // with a table: positions of every row, at least 1. The last one's
+    const float* fresh;          // key lies at `fresh + r * query_row + h * size` and its value H * E
+    void *new_key, *new_value;   // numbers later; they are written here, which is `key` and `value`
     int64_t positions;           // without: of every sentence,
     const int64_t* mask;         // (sentences, positions), 0 at those that do not exist
     float* out;                  // (R, H * E)
@@ -88,6 +91,8 @@ struct AttentionRoom {
     float* weights;     // (kMostQueries, stride)
     int64_t* offsets;   // (kMostQueries, stride)
     uint16_t* first;    // (kMostQueries, stride / 16)
+    // (stride, E) each, of a head whose positions lie far apart and have no table; or null.
+    void *keys, *values;
 };
 
 struct Kernels {

@@ -32,6 +32,10 @@ struct Floats {
         return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
     }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
+    void store_half(uint16_t* p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                            _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
     Ints nearest() const { return {_mm512_cvtps_epi32(v)}; }
     // 2 ** x for whole numbers x between -126 and 127.
     static Floats power_of_two(Ints x) {

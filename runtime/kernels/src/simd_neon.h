@@ -62,6 +62,9 @@ struct Floats {
     void store(float* p) const {
         for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, v[i]);
     }
+    void store_half(uint16_t* p) const {
+        for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(v[i])));
+    }
     Ints nearest() const {
         Ints y;
         for (int i = 0; i < 4; ++i) y.v[i] = vcvtnq_s32_f32(v[i]);
