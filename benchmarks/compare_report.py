@@ -65,7 +65,10 @@ def ratio(row: Data, name: str) -> float | None:
 
 def names_of(rows: list[Data]) -> list[str]:
     """Returns the engines of cells, in the order of their first turns."""
-    return list(dict.fromkeys(each["engine"] for row in rows for each in row["engines"]))
+    found = (
+        name for row in rows for name in (*(e["engine"] for e in row["engines"]), *row["failed"])
+    )
+    return list(dict.fromkeys(found))
 
 
 def heading(name: str) -> str:
@@ -85,7 +88,8 @@ def speed_table(rows: list[Data]) -> Iterator[list[str]]:
         for row in rows:
             found, times = best(row).get(name), ratio(row, name)
             shown = f", {times:.2f} x" if times is not None and name != PEER else ""
-            cells.append(f"{middle(found):.2f} s{shown}" if found else "")
+            failed = "failed" if name in row["failed"] else ""
+            cells.append(f"{middle(found):.2f} s{shown}" if found else failed)
         yield [name, *cells]
     if any(PEER in best(row) for row in rows):
         settings = [best(row).get(PEER, {}).get("setting", "") for row in rows]
