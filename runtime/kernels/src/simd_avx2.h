@@ -150,7 +150,9 @@ struct Four {
     }
 };
 inline Ints dot(Ints sums, Quads w, Four x) {
-    return {_mm256_dpbusd_avx_epi32(sums.a, w.a, x.v), _mm256_dpbusd_avx_epi32(sums.b, w.b, x.v)};
+    sums = {_mm256_dpbusd_avx_epi32(sums.a, w.a, x.v), _mm256_dpbusd_avx_epi32(sums.b, w.b, x.v)};
+    asm("" : "+x"(sums.a), "+x"(sums.b));  // GCC would move sums between registers
+    return sums;
 }
 inline __m256i stored(__m256i bytes) {
     return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
@@ -180,7 +182,9 @@ struct Four {
 // w * x is |w| * (x with the sign of w). Two such products are at most 2 * 128 * 127, less than 2^15.
 inline __m256i dot(__m256i sums, __m256i w, __m256i magnitude, __m256i x) {
     const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    asm("" : "+x"(sums));  // GCC would keep sums on the stack
+    return sums;
 }
 inline Ints dot(Ints sums, Quads w, Four x) {
     return {dot(sums.a, w.a, w.a_magnitude, x.v), dot(sums.b, w.b, w.b_magnitude, x.v)};
