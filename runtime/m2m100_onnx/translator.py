@@ -66,6 +66,7 @@ class Translator(Face[Bundle]):
         providers: Sequence[Provider] | None = None,
         session_options: Mapping[str, str] | None = None,
         fused: bool | None = None,
+        kernels: bool | None = None,
         sp_model_kwargs: Mapping[str, object] | None = None,
         cache_dir: str | os.PathLike[str] | Literal[False] | None = None,
         lazy: bool = False,
@@ -84,6 +85,8 @@ class Translator(Face[Bundle]):
                 `{"session.intra_op.allow_spinning": "0"}`.
             fused: whether to use the bundle's fused graphs. By default they are used wherever they
                 run, which is on a CPU.
+            kernels: whether to use the operators of the package `m2m100-onnx-kernels`, for bundles
+                of eight and four bits on a CPU. By default they are used wherever they run.
             sp_model_kwargs: SentencePiece options, such as subword sampling.
             cache_dir: folder of the weights cache; False for no cache. By default
                 `M2M100_ONNX_CACHE` decides (a folder, or `off`), else int8 and four-bit bundles use
@@ -93,8 +96,8 @@ class Translator(Face[Bundle]):
         Raises:
             BundleError: the bundle is incomplete, damaged, or of a newer format, or the hub has no
                 such bundle.
-            DependencyError: onnxruntime lacks what `device` or `providers` need, or a name on the
-                hub needs the extra `hub`.
+            DependencyError: onnxruntime lacks what `device` or `providers` need, `kernels` is True
+                and the package is not installed, or a name on the hub needs the extra `hub`.
             InvalidInputError: an argument is out of range.
             OSError: a download cannot be stored.
         """
@@ -107,6 +110,7 @@ class Translator(Face[Bundle]):
             "intra_op_num_threads": intra_op_num_threads,
             "session_options": session_options,
             "fused": fused,
+            "kernels": kernels,
             "cache_dir": cache_dir,
         }
         self._arguments = {**arguments, "sp_model_kwargs": sp_model_kwargs}
@@ -357,7 +361,7 @@ class Translator(Face[Bundle]):
         return self._worker.stream(texts, source_lang, target_lang, call, read_ahead)
 
     def __repr__(self) -> str:
-        kind = "fused" if self.model.fused else "portable"
+        kind = "native" if self.model.native else "fused" if self.model.fused else "portable"
         threads = self.model.threads
         closed = ", closed" if self._gate.closed else ""
         return (

@@ -72,9 +72,7 @@ class NativeGraphs:
             y = self._linear(x, f"{layer}.self_attn.qkv", f"{layer}.self_attn_layer_norm")
             y = self._attend_to_past(y, index)
             x = self._linear(y, f"{layer}.self_attn.out_proj", residual=x)
-            y = self._linear(
-                x, f"{layer}.encoder_attn.q_proj", f"{layer}.encoder_attn_layer_norm"
-            )
+            y = self._linear(x, f"{layer}.encoder_attn.q_proj", f"{layer}.encoder_attn_layer_norm")
             source = (f"past_key_values.{index}.encoder.{kind}" for kind in ("key", "value"))
             y = self._op("CrossAttention", y, *source, "encoder_attention_mask", num_heads=heads)
             x = self._linear(y, f"{layer}.encoder_attn.out_proj", residual=x)
@@ -149,6 +147,6 @@ class NativeGraphs:
         )
 
     def _op(self, kind: str, *inputs: str, **attributes: object) -> str:
-        return self.g.op(
-            kind, *inputs, domain=NATIVE_DOMAIN, version=OPERATORS_VERSION, **attributes
-        )
+        """Adds a node of this project's operators with one output."""
+        facts = {"domain": NATIVE_DOMAIN, "version": OPERATORS_VERSION, **attributes}
+        return self.g.ops(kind, *inputs, outputs=[None], **facts)[0]

@@ -32,6 +32,10 @@ struct Floats {
         return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
     }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
+    void store_half(uint16_t* p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                            _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
     Ints nearest() const { return {_mm512_cvtps_epi32(v)}; }
     // 2 ** x for whole numbers x between -126 and 127.
     static Floats power_of_two(Ints x) {
@@ -116,7 +120,7 @@ inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
     for (int g = 0; g < 4; ++g) _mm512_storeu_si512(out + 64 * g, quads[g].v);
 }
 // Unpacking stays within each quarter of a register, so group g has columns 4g ... 4g + 3 of each
-// quarter. This is the transpose of 4 x 4 quarters.
+// quarter. This is the transpose of 4 x 4 quarters, which undoes itself.
 inline void settle(Ints (&x)[4]) {
     const __m512i a = _mm512_shuffle_i32x4(x[0].v, x[1].v, 0x44);
     const __m512i b = _mm512_shuffle_i32x4(x[0].v, x[1].v, 0xEE);
@@ -126,6 +130,12 @@ inline void settle(Ints (&x)[4]) {
     x[1].v = _mm512_shuffle_i32x4(a, c, 0xDD);
     x[2].v = _mm512_shuffle_i32x4(b, d, 0x88);
     x[3].v = _mm512_shuffle_i32x4(b, d, 0xDD);
+}
+inline void settle(Floats (&x)[4]) {
+    Ints bits[4];
+    for (int g = 0; g < 4; ++g) bits[g].v = _mm512_castps_si512(x[g].v);
+    settle(bits);
+    for (int g = 0; g < 4; ++g) x[g].v = _mm512_castsi512_ps(bits[g].v);
 }
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {

@@ -44,10 +44,10 @@ struct Rounded {
         : stride((width + 255) / 256 * 256),
           bytes(rows * stride),
           steps(rows),
-          sums(rows * (stride / 128 + 1)) {
+          sums(rows * (stride / kBlock + 1)) {
         for (int64_t r = 0; r < rows; ++r)
-            k.round(x.data() + r * width, width, stride, relu, bytes.data() + r * stride,
-                    steps.data() + r, sums.data() + r * (stride / 128 + 1));
+            k.round(x.data() + r * width, width, stride, relu, true, bytes.data() + r * stride,
+                    steps.data() + r, sums.data() + r * (stride / kBlock + 1));
     }
     Rows rows() const {
         return {static_cast<int64_t>(steps.size()), stride, bytes.data(), steps.data(), sums.data()};
@@ -60,7 +60,7 @@ struct Weights {
     std::vector<uint16_t> scales;
     Matrix matrix;
     Weights(Numbers& n, int64_t inputs, int64_t outputs, bool transposed, int bits)
-        : bytes((inputs * outputs * bits + 7) / 8), scales((inputs + 127) / 128 * outputs) {
+        : bytes((inputs * outputs * bits + 7) / 8), scales((inputs + kBlock - 1) / kBlock * outputs) {
         for (uint8_t& x : bytes) x = static_cast<uint8_t>(n.next());
         scale = n.reals(outputs);
         for (uint16_t& x : scales) x = static_cast<uint16_t>(n.next() % 0x3800);  // subnormals, too

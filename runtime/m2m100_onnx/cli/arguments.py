@@ -20,6 +20,7 @@ __all__ = [
     "add_call_options",
     "add_command",
     "add_device",
+    "add_kernels",
     "add_languages",
     "add_model",
     "add_revision",
@@ -40,6 +41,7 @@ _FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in OPTIONS},
     "cache_dir": "--cache-dir",
     "device": "--device",
+    "kernels": "--kernels",
     "intra_op_num_threads": "--threads",
     "on_error": "--on-error",
     "read_ahead": "--read-ahead",
@@ -110,6 +112,12 @@ def add_threads(add: Add) -> None:
     """Adds --threads."""
     about = "Threads inside an operator. (default: all cores)"
     add("--threads", type=int, metavar="N", help=about)
+
+
+def add_kernels(add: Add) -> None:
+    """Adds --kernels and --no-kernels."""
+    about = "Use the operators of m2m100-onnx-kernels, or not. (default: where they run)"
+    add("--kernels", action=argparse.BooleanOptionalAction, help=about)
 
 
 def opening(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def _facts(bundle: Bundle | LanguageModelBundle, *, verified: bool) -> dict[str,
         for file in sorted(bundle.directory.iterdir())
         if file.is_file()
     }
-    names = (*bundle.portable_files, *(bundle.fused_files if bundle.has_fused_graphs else ()))
+    fused = bundle.fused_files if bundle.has_fused_graphs else ()
+    native = bundle.native_files if bundle.has_native_graphs else ()
+    names = (*bundle.portable_files, *fused, *native)
     return {
         "bundle": os.fspath(bundle.directory),
         "kind": bundle.manifest.kind if bundle.manifest else "translation",

@@ -19,6 +19,7 @@ from m2m100_onnx.cli.arguments import (
     add_call_options,
     add_command,
     add_device,
+    add_kernels,
     add_languages,
     add_model,
     add_threads,
@@ -54,6 +55,7 @@ def _add_arguments(add: Add) -> None:
     add("--json", action="store_true", help="Write a JSON object a line, with scores and tokens.")
     add_device(add)
     add_threads(add)
+    add_kernels(add)
     add_cache_options(add)
     add(
         "--on-error",
@@ -76,7 +78,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.on_error == "return" and not arguments.json:
         raise InvalidInputError("on_error: expected --json with return, found none")
     languages = {"source_lang": arguments.source_lang, "target_lang": arguments.target_lang}
-    translator = Translator(arguments.model, **opening(arguments))
+    translator = Translator(arguments.model, kernels=arguments.kernels, **opening(arguments))
     for code in languages.values():
         translator.tokenizer.language_id(code)
     with open_input(arguments) as source, open_output(arguments.output) as output:

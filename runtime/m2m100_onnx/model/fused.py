@@ -1,7 +1,7 @@
 """The fused and the native graphs at work, on a CPU: the twin of `portable.py`.
 
-Knows the graphs' inputs, which both sets share; knows no text and no search. Shapes: B sentences, K beams,
-R = B * K rows, S source length, M capacity of the buffers, L layers, H heads, E head size.
+Knows the graphs' inputs, which both sets share; knows no text and no search. Shapes: B sentences,
+K beams, R = B * K rows, S source length, M capacity of the buffers, L layers, H heads, E head size.
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ class Graphs(Generic[_B]):
         if not isinstance(wanted, (bool, NoneType)):
             raise InvalidInputError(f"kernels: expected True, False or None, found {wanted!r}")
         if wanted and fused is False:
-            raise InvalidInputError("kernels: expected fused to be True or None with it, found False")
+            raise InvalidInputError(
+                "kernels: expected fused to be True or None with it, found False"
+            )
         if wanted is False or fused is False:
             return False
         refusal = check_native(self.bundle, cpu_only=self.sessions.factory.cpu_only)

@@ -48,8 +48,8 @@ def check_native(bundle: BundleFolder, *, cpu_only: bool) -> M2M100Error | None:
     if not bundle.has_native_graphs or not cpu_only:
         return InvalidInputError(
             "kernels: expected a bundle of precision int8, int4 or int4-int8 with "
-            f"{' and '.join(bundle.native_files) or 'native graphs'} and no provider but the CPU's, "
-            f"found {bundle.directory} of precision {bundle.precision}"
+            f"{' and '.join(bundle.native_files) or 'native graphs'} and no provider but the "
+            f"CPU's, found {bundle.directory} of precision {bundle.precision}"
             + ("" if cpu_only else " and other providers")
         )
     try:
