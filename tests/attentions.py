@@ -28,19 +28,32 @@ RANKS = {"past_length": 1, "beam_size": 1, "mask": 2, "past_key": 4, "past_value
 RANKS |= {"key": 4, "value": 4}
 
 
-def session(op: str, heads: int, *, threads: int = 1, version: int = 1) -> ort.InferenceSession:
-    """Returns a session of one operator, whose inputs may have any shape."""
+def session(
+    op: str, heads: int, *, threads: int = 1, version: int = 1, half: bool = False
+) -> ort.InferenceSession:
+    """Returns a session of one operator, whose inputs may have any shape.
+
+    Args:
+        op: the operator's name.
+        heads: H.
+        threads: of the session.
+        version: of the operator.
+        half: whether keys and values are of half precision.
+    """
     from m2m100_onnx_kernels import library_path
 
+    outputs = OUTPUTS.get(op, ("attended",))
     integers = {"past_length", "beam_size", "cache_indirection"}
 
     def value(name: str) -> Any:
         kind = TensorProto.INT32 if name in integers else TensorProto.FLOAT
         kind = TensorProto.INT64 if name == "mask" else kind
+        kind = TensorProto.FLOAT16 if half and name.endswith(("key", "value")) else kind
+        if name in outputs:
+            return helper.make_tensor_value_info(name, kind, None)
         shape = [f"{name}_{axis}" for axis in range(RANKS.get(name, 3))]
         return helper.make_tensor_value_info(name, kind, shape)
 
-    outputs = OUTPUTS.get(op, ("attended",))
     node = helper.make_node(
         op, INPUTS[op], outputs, domain="m2m100", num_heads=heads, version=version
     )
@@ -48,7 +61,7 @@ def session(op: str, heads: int, *, threads: int = 1, version: int = 1) -> ort.I
         [node],
         op,
         [value(name) for name in INPUTS[op]],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [value(name) for name in outputs],
     )
     domains = [helper.make_opsetid("", 17), helper.make_opsetid("m2m100", 1)]
     model = helper.make_model(graph, opset_imports=domains, ir_version=9)
@@ -61,7 +74,8 @@ def session(op: str, heads: int, *, threads: int = 1, version: int = 1) -> ort.I
 
 def attend(op: str, heads: int, inputs: Mapping[str, Array], *, threads: int = 1) -> Array:
     """Returns what the operator attends to; present keys and values are written over the past."""
-    run = session(op, heads, threads=threads)
+    half = any(array.dtype == np.float16 for array in inputs.values())
+    run = session(op, heads, threads=threads, half=half)
     binding = run.io_binding()
     # A binding keeps no reference to what it binds.
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
@@ -112,6 +126,13 @@ class Beams:
 
     def run(self, *, threads: int = 1) -> Array:
         return attend("BeamAttention", self.heads, self.inputs, threads=threads)
+
+    def halved(self) -> Beams:
+        """Returns the same with a past of half precision."""
+        other = self.copied()
+        for name in ("past_key", "past_value"):
+            other.inputs[name] = other.inputs[name].astype(np.float16)
+        return other
 
     def copied(self) -> Beams:
         other = object.__new__(Beams)
@@ -174,6 +195,12 @@ def cross(sentences: int, beams: int, heads: int, size: int, length: int) -> dic
     }
 
 
+def halved(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns the same with keys and values of half precision."""
+    names = ("key", "value")
+    return {k: v.astype(np.float16) if k in names else v for k, v in inputs.items()}
+
+
 CROSS = {
     "beams": (3, 5, 4, 64, 21),
     "one_row": (1, 1, 2, 64, 1),
@@ -198,9 +225,14 @@ SELF |= {"long": (1, 200, 2, 32)}
 
 def outputs_of_all() -> dict[str, Array]:
     """Returns every case's output on the instruction set of this process."""
-    outputs = {f"beam_{name}": beams_of(name).run() for name in BEAMS}
+    outputs = {}
+    for name in BEAMS:
+        case, half = beams_of(name), beams_of(name).halved()
+        outputs |= {f"beam_{name}": case.run(), f"half_beam_{name}": half.run()}
+        outputs[f"half_keys_{name}"] = half.inputs["past_key"]
     for name, sizes in CROSS.items():
         outputs[f"cross_{name}"] = attend("CrossAttention", sizes[2], cross(*sizes))
+        outputs[f"half_cross_{name}"] = attend("CrossAttention", sizes[2], halved(cross(*sizes)))
     for name, sizes in SELF.items():
         outputs[f"self_{name}"] = attend("SelfAttention", sizes[2], self_inputs(*sizes))
     return outputs

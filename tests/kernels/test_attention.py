@@ -22,6 +22,7 @@ from attentions import (
     attend,
     beams_of,
     cross,
+    halved,
     self_inputs,
     session,
     softmax_sum,
@@ -31,12 +32,13 @@ pytest.importorskip(
     "m2m100_onnx_kernels", reason="m2m100-onnx-kernels is not installed", exc_type=ImportError
 )
 
-INSTRUCTIONS = ("avx2", "avxvnni", "avx512", "neon_dot", "neon_i8mm")
+INSTRUCTIONS = ("avx2", "avxvnni", "avx512", "neon")
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["float", "half"])
 @pytest.mark.parametrize("name", BEAMS)
-def test_beam_attention_is_numpys(name: str) -> None:
-    case = beams_of(name)
+def test_beam_attention_is_numpys(name: str, half: bool) -> None:
+    case = beams_of(name).halved() if half else beams_of(name)
     expected = case.expected()
     found = case.run()
     np.testing.assert_allclose(found, expected["attended"], rtol=2e-5, atol=2e-6)
@@ -88,9 +90,11 @@ def cross_expected(inputs: Mapping[str, Array]) -> Array:
     return out.reshape(inputs["query"].shape)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["float", "half"])
 @pytest.mark.parametrize("name", CROSS)
-def test_cross_attention_is_numpys(name: str) -> None:
+def test_cross_attention_is_numpys(name: str, half: bool) -> None:
     inputs, heads = cross(*CROSS[name]), CROSS[name][2]
+    inputs = halved(inputs) if half else inputs
     found = attend("CrossAttention", heads, inputs)
     np.testing.assert_allclose(found, cross_expected(inputs), rtol=2e-5, atol=2e-6)
     assert np.array_equal(found, attend("CrossAttention", heads, inputs, threads=2))
@@ -235,6 +239,26 @@ def test_present_must_be_past() -> None:
     case = beams_of("beams")
     with pytest.raises(Exception, match="bound to the buffers of the past"):
         session("BeamAttention", 4).run(None, case.inputs)
+    with pytest.raises(Exception, match="bound to the buffers of the past"):
+        session("BeamAttention", 4, half=True).run(None, case.halved().inputs)
+
+
+def test_new_keys_are_rounded_to_half_precision() -> None:
+    """To the nearest and even number, whatever the magnitude."""
+    finite = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (finite[1:] + finite[:-1]) / 2
+    others = [np.inf, -np.inf, np.nan, -0.0, 65504, 65519.99, 65520, -65520, -3.5]
+    numbers = np.concatenate([finite, between, -between, np.array(others, np.float32)])
+    keys = np.resize(numbers, (len(numbers) // 16 + 1, 16))
+    case = Beams(len(keys), 1, 1, 16, [0], 1).halved()
+    case.inputs["qkv"][:, 0, 16:32] = keys
+    with np.errstate(over="ignore"):
+        expected = keys.astype(np.float16)
+    case.run()
+    found = case.inputs["past_key"].reshape(keys.shape)
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+    real = ~np.isnan(expected)
+    assert np.array_equal(found.view(np.uint16)[real], expected.view(np.uint16)[real])
 
 
 def test_wrong_inputs_of_the_others() -> None:

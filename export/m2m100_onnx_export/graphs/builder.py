@@ -130,7 +130,7 @@ class GraphBuilder:
         return name
 
     def stored_matrix(self, name: str) -> StoredMatrix:
-        """Adds a quantized matrix for operators that read it as it lies, four bits as bytes."""
+        """Adds a quantized matrix for operators that read it as it lies; four bits as bytes."""
         stored = self._weights.tensors[name]
         rows, columns = stored.shape
         if stored.dtype == "int4":

@@ -13,15 +13,31 @@ constexpr int64_t kWide = 2048;  // columns of a block of (K, N): its rows are r
 constexpr int64_t kHeight = 16;   // inputs of a block: 32 KB of eight bits
 constexpr int64_t kColumnsAhead = 8;  // of (N, K)
 
-// Adds a block (inputs, 64) of a matrix (K, N) to the sums of kRows rows.
+// A strip's sums of some rows, and what four bits need beside them.
+struct Few {
+    const int8_t* x;         // of the first row and input
+    int64_t x_stride;
+    int32_t* sums;           // eight bits: of the first row
+    float* totals;           // four bits
+    int64_t stride;          // of both
+    bool first;              // whether the block is the first of its columns
+    const int32_t* of_bytes;  // four bits: the sum of the block's bytes of the first row
+    int64_t of_bytes_stride;
+    const Floats* scales;    // four bits: 4 registers
+};
+
+// Adds a block (inputs, 64) of a matrix (K, N) to the sums of kRows rows; of four bits to the totals.
 template <int kRows, int kBits>
-inline void direct_rows(const uint8_t* p, int64_t stride, int64_t inputs, const int8_t* x,
-                        int64_t x_stride, int32_t* sums, int64_t sums_stride, bool first,
-                        int64_t ahead) {
+inline void direct_rows(const uint8_t* p, int64_t stride, int64_t inputs, const Few& few, int64_t ahead) {
     Ints acc[kRows][4];
     for (int r = 0; r < kRows; ++r)
-        for (int g = 0; g < 4; ++g)
-            acc[r][g] = first ? Ints::zero() : Ints::load(sums + r * sums_stride + 16 * g);
+        for (int g = 0; g < 4; ++g) {
+            if constexpr (kBits == 8) {
+                acc[r][g] = few.first ? Ints::zero() : Ints::load(few.sums + r * few.stride + 16 * g);
+            } else {
+                acc[r][g] = Ints::splat(-Quads::kOffset * few.of_bytes[r * few.of_bytes_stride]);
+            }
+        }
     for (int64_t k = 0; k < inputs; k += 4, p += 4 * stride) {
         if (ahead)
             for (int i = 0; i < 4; ++i) prefetch(p + i * stride + ahead);
@@ -32,12 +48,20 @@ inline void direct_rows(const uint8_t* p, int64_t stride, int64_t inputs, const 
             interleave_halves(p, static_cast<size_t>(stride), w);
         }
         for (int r = 0; r < kRows; ++r) {
-            const Four four = Four::load(x + r * x_stride + k);
+            const Four four = Four::load(few.x + r * few.x_stride + k);
             for (int g = 0; g < 4; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
         }
     }
     for (int r = 0; r < kRows; ++r)
-        for (int g = 0; g < 4; ++g) acc[r][g].store(sums + r * sums_stride + 16 * g);
+        for (int g = 0; g < 4; ++g) {
+            if constexpr (kBits == 8) {
+                acc[r][g].store(few.sums + r * few.stride + 16 * g);
+            } else {
+                float* total = few.totals + r * few.stride + 16 * g;
+                const Floats before = few.first ? Floats::splat(0) : Floats::load(total);
+                fma(Floats::of(acc[r][g]), few.scales[g], before).store(total);
+            }
+        }
 }
 
 // Sums of kRows rows and the 4 columns of (N, K) from p on, with all their inputs.
@@ -70,53 +94,61 @@ inline void in_passes(int64_t rows, Pass pass) {
 }
 
 template <int kBits>
-inline void direct_rows(int64_t rows, const uint8_t* p, int64_t stride, int64_t inputs,
-                        const int8_t* x, int64_t x_stride, int32_t* sums, int64_t sums_stride,
-                        bool first, int64_t ahead) {
+inline void direct_rows(int64_t rows, const uint8_t* p, int64_t stride, int64_t inputs, const Few& few,
+                        int64_t ahead) {
     switch (rows) {
-        case 4: direct_rows<4, kBits>(p, stride, inputs, x, x_stride, sums, sums_stride, first, ahead); break;
-        case 3: direct_rows<3, kBits>(p, stride, inputs, x, x_stride, sums, sums_stride, first, ahead); break;
-        case 2: direct_rows<2, kBits>(p, stride, inputs, x, x_stride, sums, sums_stride, first, ahead); break;
-        default: direct_rows<1, kBits>(p, stride, inputs, x, x_stride, sums, sums_stride, first, ahead);
+        case 4: direct_rows<4, kBits>(p, stride, inputs, few, ahead); break;
+        case 3: direct_rows<3, kBits>(p, stride, inputs, few, ahead); break;
+        case 2: direct_rows<2, kBits>(p, stride, inputs, few, ahead); break;
+        default: direct_rows<1, kBits>(p, stride, inputs, few, ahead);
+    }
+}
+
+// A strip's block where the matrix ends, or where rows begin in the middle of a byte.
+inline void few_at_edge(const Product& p, int64_t k, int64_t inputs, int64_t column, int64_t strip,
+                        int64_t stride) {
+    const int64_t rows = p.rows.count, padded = (inputs + 3) / 4 * 4;
+    interleave_block(p.matrix, k, padded, column, room.block);
+    if (p.matrix.bits == 8) {
+        multiply_block(room.block, padded, p.rows.bytes + k, p.rows.stride, rows,
+                       room.sums + strip * kStrip, stride, k == 0);
+    } else {
+        multiply_scaled_block(p, 0, rows, k, padded, column, room.block, room.totals + strip * kStrip,
+                              stride, {});
     }
 }
 
 // Columns [begin, end) of a matrix (K, N).
 inline void few_rows(const Product& p, int64_t begin, int64_t end) {
     const Matrix& m = p.matrix;
-    const int64_t rows = p.rows.count, x_stride = p.rows.stride;
-    const int64_t height = m.bits == 4 ? kBlock4 : kHeight, bytes = m.outputs * m.bits / 8;
+    const int64_t rows = p.rows.count, x_stride = p.rows.stride, blocks = x_stride / kBlock + 1;
+    const int64_t height = m.bits == 4 ? kBlock : kHeight, bytes = m.outputs * m.bits / 8;
     const bool aligned = m.bits == 8 || m.outputs % 2 == 0;
     for (int64_t column = begin; column < end; column += kWide) {
         const int64_t strips = (smaller(kWide, end - column) + kStrip - 1) / kStrip;
         const int64_t stride = strips * kStrip;
         for (int64_t k = 0; k < m.inputs; k += height) {
             const int64_t inputs = smaller(height, m.inputs - k);
-            const bool first = k == 0 || m.bits == 4;
             for (int64_t s = 0; s < strips; ++s) {
                 const int64_t c = column + s * kStrip;
-                int32_t* sums = room.sums + s * kStrip;
-                const int8_t* x = p.rows.bytes + k;
-                if (aligned && inputs % 4 == 0 && c + kStrip <= m.outputs) {
-                    const uint8_t* w = m.data + k * bytes + c * m.bits / 8;
-                    in_passes(rows, [&](int64_t row, int64_t n) {
-                        const int64_t ahead = row ? 0 : kAhead * bytes;
-                        if (m.bits == 8) {
-                            direct_rows<8>(n, w, bytes, inputs, x + row * x_stride, x_stride,
-                                           sums + row * stride, stride, first, ahead);
-                        } else {
-                            direct_rows<4>(n, w, bytes, inputs, x + row * x_stride, x_stride,
-                                           sums + row * stride, stride, first, ahead);
-                        }
-                    });
-                } else {
-                    for (int64_t i = 0; i < inputs; i += 4)
-                        interleave_at(m, k + i, c, room.block + i * kStrip);
-                    multiply_block(room.block, (inputs + 3) / 4 * 4, x, x_stride, rows, sums, stride,
-                                   first);
+                if (!aligned || inputs % 4 != 0 || c + kStrip > m.outputs) {
+                    few_at_edge(p, k, inputs, c, s, stride);
+                    continue;
                 }
-                if (m.bits == 4)
-                    add_scaled(p, 0, rows, k / kBlock4, c, sums, stride, room.totals + s * kStrip);
+                const uint8_t* w = m.data + k * bytes + c * m.bits / 8;
+                Floats scales[4];
+                if (m.bits == 4) scales_at(m, k / kBlock, c, scales);
+                in_passes(rows, [&](int64_t row, int64_t n) {
+                    const int64_t ahead = row ? 0 : kAhead * bytes, at = row * stride + s * kStrip;
+                    const Few few{p.rows.bytes + row * x_stride + k, x_stride, room.sums + at,
+                                  room.totals + at, stride, k == 0,
+                                  p.rows.sums + row * blocks + k / kBlock, blocks, scales};
+                    if (m.bits == 8) {
+                        direct_rows<8>(n, w, bytes, inputs, few, ahead);
+                    } else {
+                        direct_rows<4>(n, w, bytes, inputs, few, ahead);
+                    }
+                });
             }
         }
         for (int64_t s = 0; s < strips; ++s)

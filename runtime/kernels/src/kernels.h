@@ -18,8 +18,10 @@ struct Matrix {
     bool transposed;         // (N, K) as an embedding lies, not (K, N)
     int bits;                // 8 or 4; four bits are never transposed
     const float* scale;      // (N) of eight bits
-    const uint16_t* scales;  // (ceil(K / 128), N) in half precision, of four bits
+    const uint16_t* scales;  // (ceil(K / kBlock), N) in half precision, of four bits
 };
+
+constexpr int64_t kBlock = 32;  // inputs that share a scale in four bits
 
 // Rows rounded to signed bytes: x is about `bytes * step`.
 struct Rows {
@@ -27,7 +29,7 @@ struct Rows {
     int64_t stride;       // bytes from one row to the next: K rounded up to 256, zeros at the end
     const int8_t* bytes;  // (R, stride)
     const float* step;    // (R)
-    const int32_t* sums;  // (R, stride / 128 + 1) of each 128 bytes, and last of all
+    const int32_t* sums;  // (R, stride / kBlock + 1) of each block, of four bits alone, and last of all
 };
 
 struct Product {
@@ -67,7 +69,7 @@ struct Attention {
     int64_t query_row;
     // Position t of head h at `place * row + h * head + t * position`. The place is the number of
     // the sentence; with a table, it is that of the row `sentence * group + table[r * table_row + t]`.
-    const float *key, *value;
+    const void *key, *value;
     int64_t row, head, position;
     const int32_t* table;        // or null
     int64_t table_row;
@@ -75,6 +77,12 @@ struct Attention {
     int64_t positions;           // without: of every sentence,
     const int64_t* mask;         // (sentences, positions), 0 at those that do not exist
     float* out;                  // (R, H * E)
+    bool half;                   // whether keys and values are of half precision
+    // With a table, or null: the key of every row's last position, row r, head h at
+    // `fresh + r * query_row + h * size`, and its value H * E numbers later. Both are written to
+    // `new_key` and `new_value` first, which are `key` and `value`.
+    const float* fresh;
+    void *new_key, *new_value;
 };
 
 constexpr int64_t kMostQueries = 16;  // rows of a sentence that are computed together
@@ -86,6 +94,8 @@ struct AttentionRoom {
     float* weights;     // (kMostQueries, stride)
     int64_t* offsets;   // (kMostQueries, stride)
     uint16_t* first;    // (kMostQueries, stride / 16)
+    // (stride, E) each, of a head whose positions lie far apart and have no table; or null.
+    void *keys, *values;
 };
 
 struct Kernels {
@@ -93,8 +103,9 @@ struct Kernels {
     // y = (x - mean) / sqrt(variance + epsilon) * weight + bias of a row of `width` numbers.
     void (*normalize)(const float* x, const float* weight, const float* bias, float epsilon,
                       int64_t width, float* y);
-    // Rounds a row to 127ths of its largest magnitude; of ReLU of it if asked.
-    void (*round)(const float* x, int64_t width, int64_t stride, bool relu, int8_t* bytes,
+    // Rounds a row to 127ths of its largest magnitude, of ReLU of it if asked, and adds up its bytes, in
+    // blocks too if asked.
+    void (*round)(const float* x, int64_t width, int64_t stride, bool relu, bool blocks, int8_t* bytes,
                   float* step, int32_t* sums);
     // Columns [begin, end) of a product; `begin` is a multiple of 64.
     void (*multiply)(const Product&, int64_t begin, int64_t end);

@@ -42,7 +42,7 @@ inline Matrix matrix_of(const Info& info, const Slot* slots, size_t index) {
         scale.expect_type(kHalf, "16-bit floats");
         weight.expect(!m.transposed, "rows of inputs: four bits are not transposed");
         weight.expect_shape({(m.inputs * m.outputs + 1) / 2});
-        scale.expect_shape({(m.inputs + 127) / 128, m.outputs});
+        scale.expect_shape({(m.inputs + kBlock - 1) / kBlock, m.outputs});
         m.scales = scale.as<uint16_t>();
     }
     m.data = weight.as<uint8_t>();
@@ -63,9 +63,9 @@ struct Norm {
 
 // Normalizes rows if asked, and rounds them; the rows lie in the workspace of the calling thread.
 inline Rows rounded(const Context& context, const float* x, int64_t rows, int64_t width, bool relu,
-                    const Norm& norm) {
+                    bool blocks, const Norm& norm) {
     static thread_local Workspace space;
-    const int64_t stride = (width + 255) / 256 * 256, sums = stride / 128 + 1;
+    const int64_t stride = (width + 255) / 256 * 256, sums = stride / kBlock + 1;
     const auto grow = [](auto& vector, int64_t size) {
         if (vector.size() < static_cast<size_t>(size)) vector.resize(static_cast<size_t>(size));
     };
@@ -83,7 +83,7 @@ inline Rows rounded(const Context& context, const float* x, int64_t rows, int64_
                 k.normalize(row, norm.weight, norm.bias, norm.epsilon, width, y);
                 row = y;
             }
-            k.round(row, width, stride, relu, of->bytes.data() + r * stride, of->steps.data() + r,
+            k.round(row, width, stride, relu, blocks, of->bytes.data() + r * stride, of->steps.data() + r,
                     of->sums.data() + r * sums);
         }
     };

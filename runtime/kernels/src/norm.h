@@ -47,8 +47,8 @@ void normalize(const float* x, const float* weight, const float* bias, float eps
     }
 }
 
-void round_row(const float* x, int64_t width, int64_t stride, bool relu, int8_t* bytes, float* step,
-               int32_t* sums) {
+void round_row(const float* x, int64_t width, int64_t stride, bool relu, bool blocks, int8_t* bytes,
+               float* step, int32_t* sums) {
     // ReLU is the larger of 0 and a number, and all of them are then their own magnitude. The second
     // operand of `larger` wins where one is NaN, so a row with NaN stays one.
     const Floats zero = Floats::splat(0);
@@ -64,10 +64,10 @@ void round_row(const float* x, int64_t width, int64_t stride, bool relu, int8_t*
     // Of a row whose numbers are tiny the scale is infinite; such numbers count as 0.
     const Floats factor = Floats::splat(scale <= 3.0e38f ? scale : 0.0f);
     *step = poison == 0 ? top / 127.0f : poison;
-    int32_t all = 0;
-    for (int64_t block = 0; block < stride; block += 128) {
+    Ints all = Ints::zero();
+    for (int64_t block = 0; block < stride; block += m2m100::kBlock) {
         Ints total = Ints::zero();
-        for (int64_t k = block; k < block + 128; k += 16) {
+        for (int64_t k = block; k < block + m2m100::kBlock; k += 16) {
             Ints n = Ints::zero();
             if (k < width && poison == 0) {
                 Floats v = load_some(x + k, width - k);
@@ -77,9 +77,11 @@ void round_row(const float* x, int64_t width, int64_t stride, bool relu, int8_t*
             n.store_bytes(bytes + k);
             total = total + n;
         }
-        all += *sums++ = sum(total);
+        all = all + total;
+        if (blocks) *sums = sum(total);
+        ++sums;
     }
-    *sums = all;
+    *sums = sum(all);
 }
 
 }  // namespace

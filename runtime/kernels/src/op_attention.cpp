@@ -17,13 +17,19 @@ constexpr int64_t kMostPositions = 1 << 24;
 class Room {
 public:
     // For rows of up to `positions` positions and heads of `size` numbers.
-    AttentionRoom of(int64_t positions, int64_t size) {
+    AttentionRoom of(int64_t positions, int64_t size, bool scattered) {
         const int64_t stride = (positions + 15) / 16 * 16, width = (size + 15) / 16 * 16;
-        grow(numbers_, kMostQueries * (stride + width));
+        const int64_t queries = kMostQueries * width, weights = kMostQueries * stride;
+        const int64_t keys = scattered ? stride * size : 0;
+        grow(numbers_, queries + weights + 2 * keys + 16);
         grow(offsets_, kMostQueries * stride);
         grow(first_, kMostQueries * stride / 16);
-        return {stride, numbers_.data(), numbers_.data() + kMostQueries * width, offsets_.data(),
-                first_.data()};
+        // From a cache line on: a load that spans two lines takes twice as long.
+        const auto address = reinterpret_cast<uintptr_t>(numbers_.data());
+        float* numbers = numbers_.data() + (64 - address % 64) % 64 / sizeof(float);
+        float* copies = scattered ? numbers + queries + weights : nullptr;
+        return {stride,        numbers, numbers + queries, offsets_.data(),
+                first_.data(), copies,  copies + keys};
     }
 
 private:
@@ -37,22 +43,20 @@ private:
 };
 thread_local Room room_of_thread;
 
-// Attends for all pairs of sentence and head. Before that, `prepare(begin, end)` runs for each part.
-template <class Prepare>
+// Attends for all pairs of sentence and head, which read some `numbers` of keys.
 void attend(const Context& context, const Attention& job, int64_t sentences, int64_t longest,
-            int64_t numbers, Prepare prepare) {
+            int64_t numbers) {
     const Kernels& k = kernels();
     const int64_t pairs = sentences * job.heads;
     // To wake another thread takes as long as reading some 8,000 numbers of keys, and one that gets no
     // part of this node is asleep at the next.
     const int64_t parts = numbers < 8000 ? std::min<int64_t>(pairs, 1) : std::min(pairs, 4 * threads());
+    const bool scattered = !job.table && job.position > job.size;
     std::atomic<bool> no_memory{false};  // a part must not throw
     context.parallel(parts, [&, parts, pairs](int64_t p) {
         try {
-            const AttentionRoom room = room_of_thread.of(longest, job.size);
-            const int64_t begin = pairs * p / parts, end = pairs * (p + 1) / parts;
-            prepare(begin, end);
-            k.attend(job, room, begin, end);
+            const AttentionRoom room = room_of_thread.of(longest, job.size, scattered);
+            k.attend(job, room, pairs * p / parts, pairs * (p + 1) / parts);
         } catch (const std::bad_alloc&) {
             no_memory = true;
         }
@@ -60,16 +64,21 @@ void attend(const Context& context, const Attention& job, int64_t sentences, int
     if (no_memory) throw std::bad_alloc();
 }
 
-void nothing(int64_t, int64_t) {}
+void expect_size(const Tensor& tensor, int64_t positions, int64_t size) {
+    tensor.expect(size >= 1 && positions <= kMostPositions,
+                  "at most " + std::to_string(kMostPositions) + " positions and a head_size");
+}
 
-class BeamAttention : public Runs<BeamAttention> {
+// kType: of past and present keys and values.
+template <Element kType>
+class BeamAttention : public Runs<BeamAttention<kType>> {
 public:
     static constexpr const char* kName = "BeamAttention";
     static constexpr Slot kInputs[] = {
-        {"qkv", kFloat},         {"past_key", kFloat},  {"past_value", kFloat},
+        {"qkv", kFloat},         {"past_key", kType},   {"past_value", kType},
         {"past_length", kInt32}, {"beam_size", kInt32}, {"cache_indirection", kInt32},
     };
-    static constexpr Element kOutputs[] = {kFloat, kFloat, kFloat};
+    static constexpr Element kOutputs[] = {kFloat, kType, kType};
 
     explicit BeamAttention(const Info& info) : heads_(info.attribute("num_heads", 1, 4096)) {}
 
@@ -80,8 +89,7 @@ public:
                    "shape (rows, " + std::to_string(heads_) + ", max_length, head_size)");
         const int64_t rows = key.shape[0], capacity = key.shape[2], size = key.shape[3];
         const int64_t width = heads_ * size;
-        key.expect(size >= 1 && capacity >= 1 && capacity <= kMostPositions,
-                   "a max_length of 1 to " + std::to_string(kMostPositions) + " and a head_size");
+        expect_size(key, capacity, size);
         value.expect_shape(key.shape);
         qkv.expect_shape({rows, 1, 3 * width});
         beam_size.expect_shape({1});
@@ -92,31 +100,33 @@ public:
         const std::vector<int32_t> lengths = lengths_of(past, rows, capacity);
         check_table(table, lengths, beams, capacity);
         float* out = context.output<float>(0, {rows, 1, width});
-        float* new_key = context.output<float>(1, key.shape);
-        float* new_value = context.output<float>(2, key.shape);
+        void* new_key = context.output<char>(1, key.shape);
+        void* new_value = context.output<char>(2, key.shape);
         if (rows == 0) return;
         if (new_key != key.data || new_value != value.data)
             refuse("m2m100.BeamAttention: expected present keys and values bound to the buffers of the "
                    "past ones");
-        const float* x = qkv.as<float>();
-        const int64_t row = heads_ * capacity * size, head = capacity * size, heads = heads_;
-        const Attention job{heads,          size,    beams,   x,       3 * width,
-                            new_key,        new_value, row,   head,    size,
-                            table.as<int32_t>(), capacity, lengths.data(), 0, nullptr, out};
+        Attention job{};
+        job.heads = heads_;
+        job.size = size;
+        job.group = beams;
+        job.query = qkv.as<float>();
+        job.query_row = 3 * width;
+        job.key = new_key;
+        job.value = new_value;
+        job.half = kType == kHalf;
+        job.row = heads_ * capacity * size;
+        job.head = capacity * size;
+        job.position = size;
+        job.table = table.as<int32_t>();
+        job.table_row = capacity;
+        job.lengths = lengths.data();
+        job.fresh = job.query + width;
+        job.new_key = new_key;
+        job.new_value = new_value;
+        job.out = out;
         const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-        // A row's new key and value are read by the rows of the same sentence and head only.
-        const auto append = [&](int64_t begin, int64_t end) {
-            for (int64_t pair = begin; pair < end; ++pair) {
-                const int64_t first = pair / heads * beams, h = pair % heads;
-                for (int64_t r = first; r < first + beams; ++r) {
-                    const float* fresh = x + r * 3 * width + h * size;
-                    const int64_t place = r * row + h * head + (lengths[r] - 1) * size;
-                    std::memcpy(new_key + place, fresh + width, sizeof(float) * size);
-                    std::memcpy(new_value + place, fresh + 2 * width, sizeof(float) * size);
-                }
-            }
-        };
-        attend(context, job, rows / beams, longest, rows * longest * width, append);
+        attend(context, job, rows / beams, longest, rows * longest * width);
     }
 
 private:
@@ -153,7 +163,7 @@ class CrossAttention : public Runs<CrossAttention> {
 public:
     static constexpr const char* kName = "CrossAttention";
     static constexpr Slot kInputs[] = {
-        {"query", kFloat}, {"key", kFloat}, {"value", kFloat}, {"mask", kInt64}};
+        {"query", kFloat}, {"key", kAny}, {"value", kAny}, {"mask", kInt64}};
     static constexpr Element kOutputs[] = {kFloat};
 
     explicit CrossAttention(const Info& info) : heads_(info.attribute("num_heads", 1, 4096)) {}
@@ -165,8 +175,9 @@ public:
                    "shape (sentences, " + std::to_string(heads_) + ", length, head_size)");
         const int64_t sentences = key.shape[0], length = key.shape[2], size = key.shape[3];
         const int64_t width = heads_ * size;
-        key.expect(size >= 1 && length <= kMostPositions,
-                   "at most " + std::to_string(kMostPositions) + " positions and a head_size");
+        key.expect(key.type == kFloat || key.type == kHalf, "floats of 32 or 16 bits");
+        value.expect_type(key.type, "the type of the keys");
+        expect_size(key, length, size);
         value.expect_shape(key.shape);
         mask.expect_shape({sentences, length});
         query.expect(query.rank() == 3 && query.shape[1] == 1 && query.shape[2] == width,
@@ -176,23 +187,22 @@ public:
                      "as many rows for each of " + std::to_string(sentences) + " sentences");
         float* out = context.output<float>(0, query.shape);
         if (rows == 0) return;
-        const Attention job{heads_,
-                            size,
-                            rows / sentences,
-                            query.as<float>(),
-                            width,
-                            key.as<float>(),
-                            value.as<float>(),
-                            heads_ * length * size,
-                            length * size,
-                            size,
-                            nullptr,
-                            0,
-                            nullptr,
-                            length,
-                            mask.as<int64_t>(),
-                            out};
-        attend(context, job, sentences, length, rows * length * width, nothing);
+        Attention job{};
+        job.heads = heads_;
+        job.size = size;
+        job.group = rows / sentences;
+        job.query = query.as<float>();
+        job.query_row = width;
+        job.key = key.data;
+        job.value = value.data;
+        job.half = key.type == kHalf;
+        job.row = heads_ * length * size;
+        job.head = length * size;
+        job.position = size;
+        job.positions = length;
+        job.mask = mask.as<int64_t>();
+        job.out = out;
+        attend(context, job, sentences, length, rows * length * width);
     }
 
 private:
@@ -213,16 +223,26 @@ public:
                    "shape (sentences, length, 3 * " + std::to_string(heads_) + " * head_size)");
         const int64_t sentences = qkv.shape[0], length = qkv.shape[1], width = qkv.shape[2] / 3;
         const int64_t size = width / heads_;
-        qkv.expect(size >= 1 && length <= kMostPositions,
-                   "at most " + std::to_string(kMostPositions) + " positions and a head_size");
+        expect_size(qkv, length, size);
         mask.expect_shape({sentences, length});
         float* out = context.output<float>(0, {sentences, length, width});
         if (sentences * length == 0) return;
         const float* x = qkv.as<float>();
-        const Attention job{heads_, size,    length, x,       3 * width, x + width,
-                            x + 2 * width, length * 3 * width, size, 3 * width, nullptr, 0,
-                            nullptr, length, mask.as<int64_t>(), out};
-        attend(context, job, sentences, length, sentences * length * length * width, nothing);
+        Attention job{};
+        job.heads = heads_;
+        job.size = size;
+        job.group = length;
+        job.query = x;
+        job.query_row = 3 * width;
+        job.key = x + width;
+        job.value = x + 2 * width;
+        job.row = length * 3 * width;
+        job.head = size;
+        job.position = 3 * width;
+        job.positions = length;
+        job.mask = mask.as<int64_t>();
+        job.out = out;
+        attend(context, job, sentences, length, sentences * length * length * width);
     }
 
 private:
@@ -232,10 +252,12 @@ private:
 }  // namespace
 
 void add_attention(Ort::CustomOpDomain& domain) {
-    static const Operator<BeamAttention> beam;
+    static const Operator<BeamAttention<kFloat>> beam;
+    static const Operator<BeamAttention<kHalf>> half_beam;
     static const Operator<CrossAttention> cross;
     static const Operator<SelfAttention> self;
     domain.Add(&beam);
+    domain.Add(&half_beam);
     domain.Add(&cross);
     domain.Add(&self);
 }

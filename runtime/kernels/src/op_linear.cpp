@@ -41,7 +41,7 @@ public:
         float* out = context.output<float>(0, shape);
         const int64_t count = x.rows();
         if (count == 0) return;
-        const Rows rows = rounded(context, x.as<float>(), count, matrix_.inputs, relu_, norm_);
+        const Rows rows = rounded(context, x.as<float>(), count, matrix_.inputs, relu_, matrix_.bits == 4, norm_);
         const Product product{matrix_, rows,
                               bias_,   residual.as<float>(),
                               out,     matrix_.outputs,

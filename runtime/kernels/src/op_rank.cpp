@@ -83,7 +83,7 @@ public:
         const Norm none{nullptr, nullptr, 0};
         const Kernels& k = kernels();
         const Rows rounded_rows =
-            rounded(context, x.as<float>(), rows, matrix_.inputs, false, none);
+            rounded(context, x.as<float>(), rows, matrix_.inputs, false, matrix_.bits == 4, none);
         const Ranking ranking{
             {matrix_, rounded_rows, bias_, nullptr, nullptr, 0, 0},
             count,

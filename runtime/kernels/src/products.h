@@ -20,13 +20,13 @@ constexpr int64_t kStrip = 64;           // columns of a block's strip
 constexpr int64_t kScratch = 64 * 256;   // bytes of an interleaved block: half of a 32 KB L1
 constexpr int64_t kMostRows = 256;       // rows that share an interleaved block
 constexpr int64_t kSums = kMostRows * 64;
-constexpr int64_t kBlock4 = 128;         // inputs that share a scale in four bits
 constexpr int64_t kAhead = 64;           // rows of the matrix that are fetched in advance
 
 struct Room {
     alignas(64) uint8_t block[kScratch];
     alignas(64) int32_t sums[kSums];     // rows x strip columns, or x wide columns with few rows
-    alignas(64) float totals[kSums];     // the same of four bits, over their blocks
+    alignas(64) float totals[kSums];     // the same of four bits, where every block has its scales
+    alignas(64) float scales[kScratch / 64 / kBlock * 64];  // of the blocks of a strip
 };
 thread_local Room room;
 
@@ -78,12 +78,39 @@ inline void transpose_at(const Matrix& m, int64_t k, int64_t column, uint8_t* ou
     transpose(padded, 64, out);
 }
 
+// Interleaves the block of a strip.
+inline void interleave_block(const Matrix& m, int64_t k, int64_t inputs, int64_t column,
+                             uint8_t* block) {
+    if (m.transposed) {
+        for (int64_t i = 0; i < inputs; i += 64)
+            for (int64_t g = 0; g < 4; ++g)
+                transpose_at(m, k + i, column + 16 * g, block + i * kStrip + 64 * g);
+    } else {
+        for (int64_t i = 0; i < inputs; i += 4)
+            interleave_at(m, k + i, column, block + i * kStrip);
+    }
+}
+
 // What a block's tiles fetch while they multiply: the strip's next block, a line for every 4 inputs.
 // Four tiles of 4 rows fetch it all. Memory then works while the processor does.
 struct Next {
     const uint8_t* line;  // null where there is none
     int64_t per_tile, per_quad;
 };
+
+// The block that a strip reads after that at k, in this group of strips or the next.
+inline Next next_of(const Matrix& m, int64_t k, int64_t height, int64_t column, int64_t width,
+                    int64_t end) {
+    k += height;
+    if (k >= m.inputs) {
+        k = 0;
+        column += width;
+    }
+    if (column >= end) return {};
+    if (m.transposed) return {m.data + column * m.inputs + k, 64, m.inputs};
+    const int64_t bytes = m.outputs * m.bits / 8;
+    return {m.data + k * bytes + column * m.bits / 8, bytes, 4 * bytes};
+}
 
 // Adds the products of `kRows` rows and a strip's block of `inputs` inputs to their sums.
 template <int kRows>
@@ -133,33 +160,87 @@ inline void multiply_block(const uint8_t* block, int64_t inputs, const int8_t* x
     }
 }
 
-// The sums of a row and a strip without what shifted weights add, in the order of the columns.
-inline void settled(const Matrix& m, const int32_t* sums, int32_t bytes, Ints (&out)[4]) {
-    for (int g = 0; g < 4; ++g) out[g] = Ints::load(sums + 16 * g);
-    if (!m.transposed) settle(out);
-    const Ints excess = Ints::splat(Quads::kOffset * bytes);
-    for (int g = 0; g < 4; ++g) out[g] = out[g] - excess;
-}
-
-// Adds a block of four bits to the totals: sums times the scales that the block's columns have.
-inline void add_scaled(const Product& p, int64_t first_row, int64_t rows, int64_t block,
-                       int64_t column, const int32_t* sums, int64_t stride, float* totals) {
-    const Matrix& m = p.matrix;
+// The scales of a strip's columns in one block of four bits, in the order of its sums.
+inline void scales_at(const Matrix& m, int64_t block, int64_t column, Floats (&out)[4]) {
     const uint16_t* scales = m.scales + block * m.outputs + column;
     uint16_t padded[64] = {};
     if (column + kStrip > m.outputs) {
         std::memcpy(padded, scales, sizeof(uint16_t) * static_cast<size_t>(m.outputs - column));
         scales = padded;
     }
-    for (int64_t r = 0; r < rows; ++r) {
-        Ints whole[4];
-        const int32_t* of_row = p.rows.sums + (first_row + r) * (p.rows.stride / 128 + 1);
-        settled(m, sums + r * stride, of_row[block], whole);
-        for (int g = 0; g < 4; ++g) {
-            float* total = totals + r * stride + 16 * g;
-            const Floats before = block ? Floats::load(total) : Floats::splat(0);
-            fma(Floats::of(whole[g]), Floats::of_half(scales + 16 * g), before).store(total);
+    for (int g = 0; g < 4; ++g) out[g] = Floats::of_half(scales + 16 * g);
+    settle(out);
+}
+
+// The same as `multiply_tile` of four bits: the sums of every block are scaled and added to totals.
+// Two rows at most: both have 4 sums and 4 totals, beside 4 registers of weights and 4 of scales.
+template <int kRows>
+inline void multiply_scaled(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
+                            const int32_t* sums, int64_t sums_stride, const float* scales,
+                            float* totals, int64_t totals_stride, bool first, const Next& next) {
+    constexpr int kGroups = Quads::kTileGroups;
+    const uint8_t* line = next.line;
+    for (int at = 0; at < 4; at += kGroups, line = nullptr) {
+        Floats total[kRows][kGroups];
+        for (int r = 0; r < kRows; ++r)
+            for (int g = 0; g < kGroups; ++g)
+                total[r][g] = first ? Floats::splat(0)
+                                    : Floats::load(totals + r * totals_stride + 16 * (at + g));
+        for (int64_t begin = 0; begin < inputs; begin += kBlock) {
+            const int64_t end = smaller(inputs, begin + kBlock);
+            Ints acc[kRows][kGroups];
+            for (int r = 0; r < kRows; ++r)
+                for (int g = 0; g < kGroups; ++g)
+                    acc[r][g] = Ints::splat(-Quads::kOffset * sums[r * sums_stride + begin / kBlock]);
+            for (int64_t k = begin; k < end; k += 4) {
+                Quads w[kGroups];
+                for (int g = 0; g < kGroups; ++g)
+                    w[g] = Quads::load(block + k * kStrip + 64 * (at + g));
+                if (line) {
+                    prefetch(line);
+                    line += next.per_quad;
+                }
+                for (int r = 0; r < kRows; ++r) {
+                    const Four four = Four::load(x + r * stride + k);
+                    for (int g = 0; g < kGroups; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
+                }
+            }
+            for (int g = 0; g < kGroups; ++g) {
+                const Floats scale = Floats::load(scales + begin / kBlock * 64 + 16 * (at + g));
+                for (int r = 0; r < kRows; ++r)
+                    total[r][g] = fma(Floats::of(acc[r][g]), scale, total[r][g]);
+            }
         }
+        for (int r = 0; r < kRows; ++r)
+            for (int g = 0; g < kGroups; ++g)
+                total[r][g].store(totals + r * totals_stride + 16 * (at + g));
+    }
+}
+
+// A strip's block of four bits, for all rows.
+inline void multiply_scaled_block(const Product& p, int64_t first_row, int64_t rows, int64_t k,
+                                  int64_t inputs, int64_t column, const uint8_t* block, float* totals,
+                                  int64_t totals_stride, Next next) {
+    Room& here = room;
+    for (int64_t i = 0; i < inputs; i += kBlock) {
+        Floats scales[4];
+        scales_at(p.matrix, (k + i) / kBlock, column, scales);
+        for (int g = 0; g < 4; ++g) scales[g].store(here.scales + i / kBlock * 64 + 16 * g);
+    }
+    const int64_t stride = p.rows.stride, sums_stride = stride / kBlock + 1;
+    for (int64_t r = 0; r < rows; r += 2) {
+        if (r == 8) next.line = nullptr;
+        const int8_t* x = p.rows.bytes + (first_row + r) * stride + k;
+        const int32_t* sums = p.rows.sums + (first_row + r) * sums_stride + k / kBlock;
+        float* to = totals + r * totals_stride;
+        if (r + 1 < rows) {
+            multiply_scaled<2>(block, inputs, x, stride, sums, sums_stride, here.scales, to,
+                               totals_stride, k == 0, next);
+        } else {
+            multiply_scaled<1>(block, inputs, x, stride, sums, sums_stride, here.scales, to,
+                               totals_stride, k == 0, next);
+        }
+        if (next.line) next.line += next.per_tile;
     }
 }
 
@@ -167,24 +248,29 @@ inline void add_scaled(const Product& p, int64_t first_row, int64_t rows, int64_
 inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t column,
                    const int32_t* sums, const float* totals, int64_t stride) {
     const Matrix& m = p.matrix;
-    const int64_t last = p.rows.stride / 128;
+    const int64_t last = p.rows.stride / kBlock;
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = first_row + r;
         const Floats step = Floats::splat(p.rows.step[row]);
-        Ints whole[4];
-        if (m.bits == 8) settled(m, sums + r * stride, p.rows.sums[row * (last + 1) + last], whole);
+        Floats y[4];
+        if (m.bits == 8) {
+            // Shifted weights add their shift times the sum of the row's bytes.
+            const Ints excess = Ints::splat(Quads::kOffset * p.rows.sums[row * (last + 1) + last]);
+            Ints whole[4];
+            for (int g = 0; g < 4; ++g) whole[g] = Ints::load(sums + r * stride + 16 * g) - excess;
+            if (!m.transposed) settle(whole);
+            for (int g = 0; g < 4; ++g) y[g] = Floats::of(whole[g]) * step;
+        } else {
+            for (int g = 0; g < 4; ++g) y[g] = Floats::load(totals + r * stride + 16 * g) * step;
+            settle(y);
+        }
         for (int g = 0; g < 4; ++g) {
             const int64_t c = column + 16 * g, n = m.outputs - c;
             if (n <= 0) break;
-            Floats y;
-            if (m.bits == 8) {
-                y = Floats::of(whole[g]) * step * load_some(m.scale + c, n);
-            } else {
-                y = Floats::load(totals + r * stride + 16 * g) * step;
-            }
-            if (p.bias) y = y + load_some(p.bias + c, n);
-            if (p.residual) y = y + load_some(p.residual + row * m.outputs + c, n);
-            store_some(p.out + row * p.out_stride + c - p.out_first, n, y);
+            if (m.bits == 8) y[g] = y[g] * load_some(m.scale + c, n);
+            if (p.bias) y[g] = y[g] + load_some(p.bias + c, n);
+            if (p.residual) y[g] = y[g] + load_some(p.residual + row * m.outputs + c, n);
+            store_some(p.out + row * p.out_stride + c - p.out_first, n, y[g]);
         }
     }
 }
@@ -200,33 +286,6 @@ inline void multiply_few(const Product&, int64_t, int64_t) {}
 
 namespace {
 
-// Interleaves the block of a strip.
-inline void interleave_block(const Matrix& m, int64_t k, int64_t inputs, int64_t column,
-                             uint8_t* block) {
-    if (m.transposed) {
-        for (int64_t i = 0; i < inputs; i += 64)
-            for (int64_t g = 0; g < 4; ++g)
-                transpose_at(m, k + i, column + 16 * g, block + i * kStrip + 64 * g);
-    } else {
-        for (int64_t i = 0; i < inputs; i += 4)
-            interleave_at(m, k + i, column, block + i * kStrip);
-    }
-}
-
-// The block that a strip reads after that at k, in this group of strips or the next.
-inline Next next_of(const Matrix& m, int64_t k, int64_t height, int64_t column, int64_t width,
-                    int64_t end) {
-    k += height;
-    if (k >= m.inputs) {
-        k = 0;
-        column += width;
-    }
-    if (column >= end) return {};
-    if (m.transposed) return {m.data + column * m.inputs + k, 64, m.inputs};
-    const int64_t bytes = m.outputs * m.bits / 8;
-    return {m.data + k * bytes + column * m.bits / 8, bytes, 4 * bytes};
-}
-
 // Columns [begin, end) for rows [first_row, first_row + rows), all of whose sums fit in the room.
 //
 // A block is wide and low where rows are few, so that bytes that lie side by side in the file are
@@ -235,7 +294,7 @@ void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_r
     const Matrix& m = p.matrix;
     Room& here = room;
     const int8_t* x = p.rows.bytes + first_row * p.rows.stride;
-    const int64_t height = m.bits == 4 ? kBlock4 : rows <= 32 && !m.transposed ? 128 : 256;
+    const int64_t height = rows <= 32 && !m.transposed ? 128 : 256;
     const int64_t width = smaller(kScratch / height, kSums / rows) / kStrip * kStrip;
     for (int64_t column = begin; column < end; column += width) {
         const int64_t strips = (smaller(width, end - column) + kStrip - 1) / kStrip;
@@ -246,12 +305,15 @@ void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_r
             for (int64_t s = 0; s < strips; ++s) {
                 const int64_t c = column + s * kStrip;
                 int32_t* sums = here.sums + s * kStrip;
+                const Next next = next_of(m, k, height, c, width, end);
                 interleave_block(m, k, inputs, c, here.block);
-                multiply_block(here.block, inputs, x + k, p.rows.stride, rows, sums, stride,
-                               k == 0 || m.bits == 4, next_of(m, k, height, c, width, end));
-                if (m.bits == 4)
-                    add_scaled(p, first_row, rows, k / kBlock4, c, sums, stride,
-                               here.totals + s * kStrip);
+                if (m.bits == 8) {
+                    multiply_block(here.block, inputs, x + k, p.rows.stride, rows, sums, stride,
+                                   k == 0, next);
+                } else {
+                    multiply_scaled_block(p, first_row, rows, k, inputs, c, here.block,
+                                          here.totals + s * kStrip, stride, next);
+                }
             }
         }
         for (int64_t s = 0; s < strips; ++s)

@@ -116,7 +116,7 @@ void rank(const Ranking& g, int64_t part, int64_t begin, int64_t end) {
         p.rows.count = count;
         p.rows.bytes += first_row * all.stride;
         p.rows.step += first_row;
-        p.rows.sums += first_row * (all.stride / 128 + 1);
+        p.rows.sums += first_row * (all.stride / kBlock + 1);
         p.out = room_of_logits.rows;
         p.out_stride = kChunk;
         for (int64_t chunk = begin; chunk < end; ++chunk) {

@@ -52,6 +52,11 @@ struct Floats {
         _mm256_storeu_ps(p, a);
         _mm256_storeu_ps(p + 8, b);
     }
+    void store_half(uint16_t* p) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8),
+                         _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT));
+    }
     Ints nearest() const { return {_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b)}; }
     // 2 ** x for whole numbers x between -126 and 127.
     static Floats power_of_two(Ints x) {
@@ -186,6 +191,7 @@ inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
     }
 }
 inline void settle(Ints (&)[4]) {}
+inline void settle(Floats (&)[4]) {}
 
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {

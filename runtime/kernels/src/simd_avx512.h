@@ -32,6 +32,10 @@ struct Floats {
         return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
     }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
+    void store_half(uint16_t* p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                            _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
     Ints nearest() const { return {_mm512_cvtps_epi32(v)}; }
     // 2 ** x for whole numbers x between -126 and 127.
     static Floats power_of_two(Ints x) {
@@ -55,6 +59,13 @@ inline float sum(Floats x) {
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
+// In the order of `sum`, too: with NaN it matters.
+inline float largest(Floats x) {
+    __m256 a = _mm256_max_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
 // Lane i is sum(x[i]), added in the order of `sum`. Each step adds the halves of two vectors' lanes and
 // puts both results into one vector: 15 additions for 16 sums.
 #define M2M100_TOTALS
@@ -75,7 +86,6 @@ inline Floats totals(const Floats (&x)[16]) {
     const __m512 a = pairs(quarters[0], quarters[1]), b = pairs(quarters[2], quarters[3]);
     return {_mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xDD))};
 }
-inline float largest(Floats x) { return _mm512_reduce_max_ps(x.v); }
 inline int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x.v); }
 
 // Four inputs of 16 columns, column by column; weights plus 128, as the instruction wants them.
@@ -116,7 +126,7 @@ inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
     for (int g = 0; g < 4; ++g) _mm512_storeu_si512(out + 64 * g, quads[g].v);
 }
 // Unpacking stays within each quarter of a register, so group g has columns 4g ... 4g + 3 of each
-// quarter. This is the transpose of 4 x 4 quarters.
+// quarter. This is the transpose of 4 x 4 quarters, which undoes itself.
 inline void settle(Ints (&x)[4]) {
     const __m512i a = _mm512_shuffle_i32x4(x[0].v, x[1].v, 0x44);
     const __m512i b = _mm512_shuffle_i32x4(x[0].v, x[1].v, 0xEE);
@@ -126,6 +136,12 @@ inline void settle(Ints (&x)[4]) {
     x[1].v = _mm512_shuffle_i32x4(a, c, 0xDD);
     x[2].v = _mm512_shuffle_i32x4(b, d, 0x88);
     x[3].v = _mm512_shuffle_i32x4(b, d, 0xDD);
+}
+inline void settle(Floats (&x)[4]) {
+    Ints bits[4];
+    for (int g = 0; g < 4; ++g) bits[g].v = _mm512_castps_si512(x[g].v);
+    settle(bits);
+    for (int g = 0; g < 4; ++g) x[g].v = _mm512_castsi512_ps(bits[g].v);
 }
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {

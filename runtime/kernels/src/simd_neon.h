@@ -62,6 +62,9 @@ struct Floats {
     void store(float* p) const {
         for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, v[i]);
     }
+    void store_half(uint16_t* p) const {
+        for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(v[i])));
+    }
     Ints nearest() const {
         Ints y;
         for (int i = 0; i < 4; ++i) y.v[i] = vcvtnq_s32_f32(v[i]);
@@ -156,6 +159,7 @@ inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
     }
 }
 inline void settle(Ints (&)[4]) {}
+inline void settle(Floats (&)[4]) {}
 
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {

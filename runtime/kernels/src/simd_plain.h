@@ -54,6 +54,24 @@ inline float half_to_float(uint16_t half) {
     return value;
 }
 
+// The half-precision number that is nearest, and the even one of two that are as near.
+inline uint16_t float_to_half(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const uint32_t sign = (bits >> 16) & 0x8000u, rest = bits & 0x7FFFFFFFu;
+    uint32_t half;
+    if (rest > 0x7F800000u) {  // no number: it stays so, with the upper part of its bits
+        half = 0x7E00u | ((rest >> 13) & 0x3FFu);
+    } else if (rest >= 0x477FF000u) {  // 65520 is as near to infinity as to the largest number
+        half = 0x7C00u;
+    } else if (rest >= 0x38800000u) {
+        half = (rest - 0x38000000u + 0xFFFu + ((rest >> 13) & 1u)) >> 13;
+    } else {  // below 2 ** -14: a multiple of 2 ** -24
+        half = static_cast<uint32_t>(std::nearbyintf(std::fabs(value) * 16777216.0f));
+    }
+    return static_cast<uint16_t>(sign | half);
+}
+
 struct Floats {
     float v[16];
     static Floats splat(float x) {
@@ -77,6 +95,9 @@ struct Floats {
         return r;
     }
     void store(float* p) const { std::memcpy(p, v, sizeof v); }
+    void store_half(uint16_t* p) const {
+        for (int i = 0; i < 16; ++i) p[i] = float_to_half(v[i]);
+    }
     // The nearest whole numbers, and the even one of two that are as near.
     Ints nearest() const {
         Ints r;
@@ -174,6 +195,7 @@ inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
 }
 // Puts the 64 sums of one row, made of `interleave_rows`, in the order of the columns.
 inline void settle(Ints (&)[4]) {}
+inline void settle(Floats (&)[4]) {}
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {
     for (int c = 0; c < 16; ++c)

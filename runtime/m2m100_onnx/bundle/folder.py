@@ -37,7 +37,7 @@ class BundleFolder(ABC):
         directory: the folder, with symbolic links resolved.
         manifest: the contents of manifest.json, or None.
         fused_files: the graphs in onnxruntime's own operators, whether or not the bundle has them.
-        native_files: the graphs in this project's own operators, as `fused_files`.
+        native_files: the graphs in this project's own operators, whether or not it has them.
         rarely_run: the graphs that run once a batch and have another graph's weights.
     """
 
