@@ -56,9 +56,7 @@ def arm() -> list[str]:
     return ["qemu-aarch64", "-L", f"/usr/{ARM}", "-cpu", "max", str(program)]
 
 
-def run(
-    command: list[str], *arguments: str, wanted: str = ""
-) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], *arguments: str, wanted: str = "") -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "M2M100_KERNELS"}
     if wanted:
         environment["M2M100_KERNELS"] = wanted
@@ -129,7 +127,10 @@ def test_an_unknown_instruction_set_is_refused(native: list[str], name: str) -> 
 
 def test_an_instruction_set_that_is_missing_is_refused(native: list[str]) -> None:
     done = run(emulated("Haswell", native), "chosen", wanted="avx512")
-    assert (done.returncode, "expected one that this processor has: avx2, plain" in done.stderr) == (
+    assert (
+        done.returncode,
+        "expected one that this processor has: avx2, plain" in done.stderr,
+    ) == (
         2,
         True,
     )
