@@ -1,7 +1,7 @@
 """Every instruction set computes the same bits, on processors that this one is not, too.
 
-The program `kernels_check` prints a hash of each function. Processors with other instructions are those
-of QEMU.
+The program `kernels_check` prints a hash of each function. Processors with other instructions are
+those of QEMU.
 """
 
 from __future__ import annotations

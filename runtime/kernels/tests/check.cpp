@@ -118,7 +118,7 @@ int64_t weight_at(const Matrix& m, int64_t k, int64_t c) {
 // One number of a product, in the order that all instruction sets keep.
 float expected(const Product& p, int64_t r, int64_t c) {
     const Matrix& m = p.matrix;
-    const int64_t block = m.bits == 8 ? m.inputs : 128;
+    const int64_t block = m.bits == 8 ? m.inputs : kBlock;
     float total = 0.0f;
     for (int64_t begin = 0; begin < m.inputs; begin += block) {
         int64_t sum = 0;
@@ -128,7 +128,7 @@ float expected(const Product& p, int64_t r, int64_t c) {
         if (m.bits == 8) {
             total = whole * p.rows.step[r] * m.scale[c];
         } else {
-            total = std::fma(whole, of_half(m.scales[begin / 128 * m.outputs + c]), total);
+            total = std::fma(whole, of_half(m.scales[begin / kBlock * m.outputs + c]), total);
         }
     }
     if (m.bits == 4) total *= p.rows.step[r];
@@ -204,56 +204,111 @@ void rank(const Kernels& k, Hash& hash) {
         }
 }
 
-// Keys and values are those of `capacity` positions; rows of a sentence are beams or positions.
+// Memory of a thread, no larger than promised, so that AddressSanitizer sees what lies beyond.
 struct Memory {
-    std::vector<float> queries, weights;
+    std::vector<float> queries, weights, keys, values;
     std::vector<int64_t> offsets;
     std::vector<uint16_t> first;
-    AttentionRoom room;
-    Memory(int64_t longest, int64_t size) {
-        const int64_t stride = (longest + 15) / 16 * 16;
+    AttentionRoom room{};
+    Memory(int64_t longest, int64_t size, bool scattered) {
+        room.stride = (longest + 15) / 16 * 16;
         queries.resize(kMostQueries * ((size + 15) / 16 * 16));
-        weights.resize(kMostQueries * stride);
-        offsets.resize(kMostQueries * stride);
-        first.resize(kMostQueries * stride / 16);
-        room = {stride, queries.data(), weights.data(), offsets.data(), first.data()};
+        weights.resize(kMostQueries * room.stride);
+        offsets.resize(kMostQueries * room.stride);
+        first.resize(kMostQueries * room.stride / 16);
+        room.queries = queries.data();
+        room.weights = weights.data();
+        room.offsets = offsets.data();
+        room.first = first.data();
+        if (!scattered) return;
+        keys.resize(room.stride * size);
+        values.resize(room.stride * size);
+        room.keys = keys.data();
+        room.values = values.data();
     }
 };
 
-template <bool kTable>
+// How keys and values lie: of beams, whose newest are still to be written; of a source; or as a
+// projection of queries, keys and values leaves them, whose rows are the positions.
+enum Layout { kBeams, kSource, kProjection };
+
+template <class Number>
+std::vector<Number> cells(Numbers& n, int64_t count) {
+    std::vector<Number> all(static_cast<size_t>(count));
+    for (Number& x : all) {
+        if constexpr (sizeof(Number) == 2) {
+            x = static_cast<Number>(n.next() % 2 << 15 | n.next() % 0x4400);  // up to 4
+        } else {
+            x = n.real();
+        }
+    }
+    return all;
+}
+
+template <Layout kLayout, class Number>
+void attend_once(const Kernels& k, Hash& hash, Numbers& n, int64_t size, int64_t group, int64_t length) {
+    const int64_t sentences = 2, heads = 3, width = heads * size;
+    if (kLayout == kProjection) group = length;
+    const int64_t rows = sentences * group, places = kLayout == kBeams ? rows : sentences;
+    const std::vector<float> projection = reals(n, rows * 3 * width);
+    std::vector<Number> keys = cells<Number>(n, places * length * width);
+    std::vector<Number> values = cells<Number>(n, places * length * width);
+    std::vector<int32_t> table, lengths;
+    std::vector<int64_t> mask;
+    for (int64_t r = 0; r < rows; ++r) {
+        lengths.push_back(static_cast<int32_t>(1 + n.next() % length));
+        for (int64_t t = 0; t < length; ++t)
+            table.push_back(static_cast<int32_t>(t == lengths.back() - 1 ? r % group : n.next() % group));
+    }
+    // The second sentence of one length has no position at all.
+    for (int64_t t = 0; t < sentences * length; ++t)
+        mask.push_back(t < length ? n.next() % 4 != 0 : length != 16);
+    std::vector<float> out(rows * width);
+    Attention a{};
+    a.heads = heads;
+    a.size = size;
+    a.group = group;
+    a.query = projection.data();
+    a.query_row = 3 * width;
+    a.key = a.new_key = keys.data();
+    a.value = a.new_value = values.data();
+    a.half = sizeof(Number) == 2;
+    a.row = length * width;
+    a.head = length * size;
+    a.position = size;
+    a.positions = length;
+    a.out = out.data();
+    if (kLayout == kBeams) {
+        a.table = table.data();
+        a.table_row = length;
+        a.lengths = lengths.data();
+        a.fresh = projection.data() + width;
+    } else {
+        a.mask = mask.data();
+    }
+    if (kLayout == kProjection) {
+        a.key = projection.data() + width;
+        a.value = projection.data() + 2 * width;
+        a.row = 3 * length * width;
+        a.head = size;
+        a.position = 3 * width;
+    }
+    const Memory memory(length, size, kLayout == kProjection);
+    // Two parts, as two threads have: the first ends within a sentence.
+    k.attend(a, memory.room, 0, 4);
+    k.attend(a, memory.room, 4, sentences * heads);
+    add(hash, out);
+    add(hash, keys);
+    add(hash, values);
+}
+
+template <Layout kLayout, class Number>
 void attend(const Kernels& k, Hash& hash) {
     Numbers n;
-    const int64_t sentences = 2, heads = 3;
     for (int64_t size : {7, 20, 48, 64, 128, 144})
         for (int64_t group : {1, 5, 19})
-            for (int64_t capacity : {1, 16, 37}) {
-                const int64_t rows = sentences * group, width = heads * size;
-                const int64_t places = kTable ? rows : sentences;
-                const std::vector<float> queries = reals(n, rows * width);
-                const std::vector<float> keys = reals(n, places * heads * capacity * size);
-                const std::vector<float> values = reals(n, places * heads * capacity * size);
-                std::vector<int32_t> table, lengths;
-                std::vector<int64_t> mask;
-                for (int64_t r = 0; r < rows; ++r) {
-                    lengths.push_back(static_cast<int32_t>(1 + n.next() % capacity));
-                    for (int64_t t = 0; t < capacity; ++t)
-                        table.push_back(static_cast<int32_t>(n.next() % group));
-                }
-                // The second sentence of one length has no position at all.
-                for (int64_t t = 0; t < sentences * capacity; ++t)
-                    mask.push_back(t < capacity ? n.next() % 4 != 0 : capacity != 16);
-                std::vector<float> out(rows * width);
-                const Attention a{heads, size, group, queries.data(), width, keys.data(), values.data(),
-                                  heads * capacity * size, capacity * size, size,
-                                  kTable ? table.data() : nullptr, capacity,
-                                  kTable ? lengths.data() : nullptr, capacity,
-                                  kTable ? nullptr : mask.data(), out.data()};
-                const Memory memory(capacity, size);
-                // Two parts, as two threads have: the first ends within a sentence.
-                k.attend(a, memory.room, 0, 4);
-                k.attend(a, memory.room, 4, sentences * heads);
-                add(hash, out);
-            }
+            for (int64_t length : {1, 16, 37})
+                attend_once<kLayout, Number>(k, hash, n, size, group, length);
 }
 
 struct InstructionSet {
@@ -309,8 +364,11 @@ int main(int count, char** arguments) {
                   {"multiply_rows", multiply<8, false>},
                   {"multiply_columns", multiply<8, true>},
                   {"multiply_four_bits", multiply<4, false>},
-                  {"attend_by_table", attend<true>},
-                  {"attend_by_mask", attend<false>},
+                  {"attend_to_beams", attend<kBeams, float>},
+                  {"attend_to_half_beams", attend<kBeams, uint16_t>},
+                  {"attend_to_source", attend<kSource, float>},
+                  {"attend_to_half_source", attend<kSource, uint16_t>},
+                  {"attend_within", attend<kProjection, float>},
                   {"rank", rank}};
     for (const InstructionSet& one : instruction_sets()) {
         one.check(report);

@@ -102,6 +102,24 @@ void check_halves(Hash& hash) {
         for (uint32_t i = 0; i < 16; ++i) all[i] = static_cast<uint16_t>(first + i);
         add(hash, Floats::of_half(all));
     }
+    Numbers n;
+    for (int round = 0; round < 4000; ++round) {
+        // Numbers that round to one, and those half way between two.
+        float all[16];
+        uint16_t found[16];
+        for (float& x : all) {
+            x = n.any();
+            uint32_t bits;
+            std::memcpy(&bits, &x, 4);
+            if (round % 4 < 2) bits &= round % 4 ? 0xFFFFF000u : 0xFFFFFFFFu;
+            if (round % 2) bits = (bits & 0x8FFFFFFFu) | 0x30000000u;  // near 2 ** -14
+            std::memcpy(&x, &bits, 4);
+        }
+        Floats::load(all).store_half(found);
+        for (int i = 0; i < 16; ++i)
+            if (all[i] != all[i]) found[i] = 0x7E00;
+        hash.add(found, 16);
+    }
     for (int byte = 0; byte < 256; ++byte) {
         uint8_t packed[32];
         int8_t wide[64];
