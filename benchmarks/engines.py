@@ -107,21 +107,34 @@ def optimum(folder: str, threads: int) -> Any:
     return ORTModelForSeq2SeqLM.from_pretrained(folder, session_options=options)
 
 
-def ctranslate2(compute_type: str) -> Open:
-    """Returns CTranslate2's Translator on a converted model."""
+def openvino(folder: str, threads: int) -> Any:
+    """Opens a model that optimum-intel has converted, tuned for one call at a time."""
+    from optimum.intel import OVModelForSeq2SeqLM
 
-    def open_model(folder: str, threads: int | None) -> Translate:
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
+    return OVModelForSeq2SeqLM.from_pretrained(folder, ov_config=config)
+
+
+def ctranslate2(compute_type: str) -> Open:
+    """Returns CTranslate2's Translator on a converted model.
+
+    `workers` translate parts of a batch side by side, each with `threads`. Parts have at most
+    `max_batch_size` sentences; 0 leaves the batch whole.
+    """
+
+    def open_model(folder: str, threads: int | None, workers: int = 1) -> Translate:
         import ctranslate2
 
         translator = ctranslate2.Translator(
             folder,
             device="cpu",
             compute_type=compute_type,
+            inter_threads=workers,
             intra_threads=threads or os.cpu_count() or 1,
         )
         vocabulary = json.loads((Path(folder) / "shared_vocabulary.json").read_text())
 
-        def translate(source: Ids, beam_size: int, tokens: int) -> int:
+        def translate(source: Ids, beam_size: int, tokens: int, max_batch_size: int = 0) -> int:
             found = translator.translate_batch(
                 [[vocabulary[i] for i in row] for row in source],
                 target_prefix=[[vocabulary[LANGUAGE]]] * len(source),
@@ -129,7 +142,7 @@ def ctranslate2(compute_type: str) -> Open:
                 # The language token counts.
                 max_decoding_length=tokens + 1,
                 min_decoding_length=tokens + 1,
-                max_batch_size=0,
+                max_batch_size=max_batch_size,
             )
             return sum(len(row.hypotheses[0]) - 1 for row in found)
 
@@ -144,6 +157,8 @@ ENGINES: dict[str, Open] = {
     "ours int8": ours(),
     "ours int4": ours(),
     "ours int4-int8": ours(),
+    "ours int8 without kernels": ours(kernels=False),
+    "ours int4 without kernels": ours(kernels=False),
     "ours fp32": ours(cache_dir=False),
     "ours fp32 mapped": ours(cache_dir=False, session_options={"session.disable_prepacking": "1"}),
     "ours fp16": ours(cache_dir=False),
@@ -153,6 +168,7 @@ ENGINES: dict[str, Open] = {
     "transformers bf16": generate(pytorch("bfloat16")),
     "optimum fp32": generate(optimum),
     "optimum int8": generate(optimum),
+    "openvino int8": generate(openvino),
 }
 
 

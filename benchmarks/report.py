@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from compare_report import conditions as compared_conditions
+from compare_report import parts as compared_parts
 from plots import drawn_from, line_chart
 from targets import PEER, Data, bandwidth_share, cell_of, slowdown, speed_ratio, targets
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 NAMES = (
-    *("speed", "speed_fp32", "load", "memory", "workers", "busy", "bandwidth", "curves"),
+    *("compare", "speed", "speed_fp32", "load", "memory", "workers", "busy", "bandwidth", "curves"),
     *("export", "quality"),
 )
 # The label of each curve's axis.
@@ -306,9 +308,22 @@ PARTS = {
 }
 
 
+def compared(data: Data) -> Iterator[str]:
+    """Yields the comparison with peers at their best settings."""
+    for title, text, rows in compared_parts(data):
+        yield from (f"### {title}", "")
+        if text:
+            yield from (text, "")
+        yield from table(*rows[:1], rows[1:])
+        yield ""
+    yield from (compared_conditions(data), "")
+
+
 def tables(results: Results) -> list[str]:
-    """Returns all tables, the targets first."""
-    lines = list(target_table(results))
+    """Returns all tables, the comparison and the targets first."""
+    data = results["compare"]
+    lines = list(compared(data)) if data and data["rows"] else []
+    lines += target_table(results)
     for name, part in PARTS.items():
         data = results[name]
         if data and data["rows"]:

@@ -10,9 +10,9 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -25,12 +25,17 @@ from m2m100_onnx.cli.benchmark.measure import environment
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-PACKAGES = ("onnxruntime", "numpy", "torch", "transformers", "ctranslate2", "optimum-onnx")
+PACKAGES = (
+    *("onnxruntime", "m2m100-onnx-kernels", "numpy", "torch", "transformers", "ctranslate2"),
+    *("optimum-onnx", "optimum-intel", "openvino"),
+)
 # Engine to the precision of the bundle it opens.
 BUNDLES = {
     "ours int8": "int8",
     "ours int4": "int4",
     "ours int4-int8": "int4-int8",
+    "ours int8 without kernels": "int8",
+    "ours int4 without kernels": "int4",
     "ours fp32": "fp32",
     "ours fp32 mapped": "fp32",
     "ours fp16": "fp16",
@@ -39,6 +44,7 @@ BUNDLES = {
 }
 # Engine to CTranslate2's compute type.
 CONVERTED = {"ctranslate2 int8": "int8", "ctranslate2 float32": "float32"}
+OPENVINO = "openvino int8"
 QUANTIZED = ("ours int8", "ours int4", "ours int4-int8", "ctranslate2 int8")
 CORE = (*QUANTIZED, "ours fp32")
 # One call of these takes up to half a minute, so they have fewer repetitions.
@@ -117,6 +123,7 @@ class Suite:
     Attributes:
         work: gets checkpoints, bundles and the weights cache as they are needed.
         peers: the Python of the environment with the other engines, if there is one.
+        environments: the Python of an engine's own environment, by the first word of its name.
         shape: of the checkpoint.
         engines: which may take part, or None for all.
         repetitions: after one warm-up; the slow engines' are fewer.
@@ -129,6 +136,7 @@ class Suite:
     engines: tuple[str, ...] | None = None
     repetitions: int = 5
     results: Path = RESULTS
+    environments: Mapping[str, str] = field(default_factory=dict)
 
     def chosen(self, names: tuple[str, ...]) -> list[str]:
         """Returns those of the engines that may take part and can run here."""
@@ -141,13 +149,20 @@ class Suite:
 
     def python(self, name: str) -> str:
         """Returns the interpreter that an engine runs in."""
-        return sys.executable if name.startswith("ours") or not self.peers else self.peers
+        if name.startswith("ours"):
+            return sys.executable
+        return self.environments.get(name.split()[0]) or self.peers or sys.executable
 
     def folder(self, name: str) -> Path:
         """Returns the model that an engine opens; makes it if it is missing."""
         if name in BUNDLES:
             return self.bundle(BUNDLES[name])
         source = self.checkpoint(self.shape)
+        if name == OPENVINO:
+            folder = self.work / f"openvino-{self.shape}"
+            if not (folder / "config.json").exists():
+                convert_for_openvino(self.python(name), source, folder)
+            return folder
         if name not in CONVERTED:
             return source
         folder = self.work / f"ctranslate2-{CONVERTED[name]}"
@@ -180,10 +195,18 @@ class Suite:
         return found
 
     @contextmanager
-    def start(self, name: str) -> Iterator[Worker]:
-        """Starts an engine's process with nothing loaded; it is gone afterwards."""
-        command = [self.python(name), str(HERE / "engines.py"), name]
-        with Worker(name, command, variables(self.work / "cache")) as engine:
+    def start(
+        self, name: str, more: Mapping[str, str] | None = None, script: str = "engines.py"
+    ) -> Iterator[Worker]:
+        """Starts an engine's process with nothing loaded; it is gone afterwards.
+
+        Args:
+            name: of the engine.
+            more: variables of the process beside the usual ones.
+            script: serves the engine.
+        """
+        command = [self.python(name), str(HERE / script), name]
+        with Worker(name, command, variables(self.work / "cache") | {**(more or {})}) as engine:
             yield engine
 
     def load(self, name: str, engine: Worker, threads: int | None = None) -> float:
@@ -241,7 +264,10 @@ class Suite:
 
     def versions(self) -> dict[str, dict[str, str]]:
         """Returns the package versions of each environment that takes part."""
-        return all_versions(self.peers)
+        found = all_versions(self.peers)
+        for name, python in self.environments.items():
+            found[name] = versions(python)
+        return found
 
 
 @cache
@@ -277,6 +303,22 @@ def convert_for_ctranslate2(python: str, source: Path, folder: Path, compute_typ
     command = [str(Path(python).with_name("ct2-transformers-converter")), "--model", str(source)]
     command += ["--output_dir", str(folder), "--quantization", compute_type]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def convert_for_openvino(python: str, source: Path, folder: Path) -> None:
+    """Converts the checkpoint to weights of eight bits with optimum-intel."""
+    code = (
+        "import sys; from optimum.intel import OVModelForSeq2SeqLM, OVWeightQuantizationConfig\n"
+        "source, folder = sys.argv[1:]\n"
+        "eight = OVWeightQuantizationConfig(bits=8)\n"
+        "model = OVModelForSeq2SeqLM.from_pretrained(\n"
+        "    source, export=True, quantization_config=eight, compile=False)\n"
+        "model.save_pretrained(folder)"
+    )
+    made = folder.with_name(f"{folder.name}.part")
+    subprocess.run([python, "-c", code, str(source), str(made)], check=True, capture_output=True)
+    # A folder that is there is whole.
+    made.rename(folder)
 
 
 def size_of(folder: Path) -> int:

@@ -1,6 +1,6 @@
 // AVX2: 16 numbers are two registers. With AVX-VNNI one instruction multiplies 32 pairs of bytes; without
-// it bytes become 16-bit numbers first, whose products are added in 32 bits. (AVX2 also multiplies
-// bytes, but adds two products in 16 bits, which overflow.)
+// it three do. The first of them adds two products in 16 bits, which must not overflow: it wants bytes
+// without a sign on one side, and a magnitude of 128 there with numbers up to 127 on the other is safe.
 #pragma once
 
 #include <immintrin.h>
@@ -97,6 +97,24 @@ inline float sum(Floats x) {
     y = _mm_add_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
 }
+// Lane i is sum(x[i]), added in the order of `sum`. Each step adds the halves of two vectors' lanes and
+// puts both results into one vector.
+#define M2M100_TOTALS
+inline __m256 totals_of_eight(const Floats* x) {
+    __m256 halves[4];  // of x[j], and then of x[4 + j]: the four partial sums
+    for (int j = 0; j < 4; ++j) {
+        const __m256 a = _mm256_add_ps(x[j].a, x[j].b), b = _mm256_add_ps(x[4 + j].a, x[4 + j].b);
+        halves[j] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    }
+    const auto pairs = [](__m256 a, __m256 b) {
+        const __m256d x = _mm256_castps_pd(a), y = _mm256_castps_pd(b);
+        return _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(x, y)),
+                             _mm256_castpd_ps(_mm256_unpackhi_pd(x, y)));
+    };
+    const __m256 a = pairs(halves[0], halves[1]), b = pairs(halves[2], halves[3]);
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xDD));
+}
+inline Floats totals(const Floats (&x)[16]) { return {totals_of_eight(x), totals_of_eight(x + 8)}; }
 inline float largest(Floats x) {
     const __m256 eight = _mm256_max_ps(x.a, x.b);
     __m128 y = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -140,32 +158,32 @@ inline __m256i stored(__m256i bytes) {
 
 #else
 
-inline __m256i even_bytes(__m256i x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
-inline __m256i odd_bytes(__m256i x) { return _mm256_srai_epi16(x, 8); }
-
-// Four inputs of 16 columns, column by column, as 16-bit numbers: inputs 0 and 2, and 1 and 3.
+// Four inputs of 16 columns, column by column, and their magnitudes.
 struct Quads {
     static constexpr int kOffset = 0;
-    static constexpr int kTileRows = 4, kTileGroups = 1;  // 8 sums, 4 of weights, 2 of a row
-    __m256i a_even, a_odd, b_even, b_odd;
+    static constexpr int kTileRows = 4, kTileGroups = 1;  // 8 sums, 4 of weights, 1 row, ones and 2 more
+    __m256i a, b, a_magnitude, b_magnitude;
     static Quads load(const uint8_t* p) {
         const __m256i a = bytes_at(p), b = bytes_at(p + 32);
-        return {even_bytes(a), odd_bytes(a), even_bytes(b), odd_bytes(b)};
+        return {a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)};
     }
 };
+// Numbers lie between -127 and 127: the sign of -128 cannot change.
 struct Four {
-    __m256i even, odd;
+    __m256i v;
     static Four load(const int8_t* p) {
         int32_t four;
         std::memcpy(&four, p, 4);
-        const __m256i v = _mm256_set1_epi32(four);
-        return {even_bytes(v), odd_bytes(v)};
+        return {_mm256_set1_epi32(four)};
     }
 };
+// w * x is |w| * (x with the sign of w). Two such products are at most 2 * 128 * 127, less than 2^15.
+inline __m256i dot(__m256i sums, __m256i w, __m256i magnitude, __m256i x) {
+    const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
 inline Ints dot(Ints sums, Quads w, Four x) {
-    const __m256i a = _mm256_add_epi32(_mm256_madd_epi16(w.a_even, x.even), _mm256_madd_epi16(w.a_odd, x.odd));
-    const __m256i b = _mm256_add_epi32(_mm256_madd_epi16(w.b_even, x.even), _mm256_madd_epi16(w.b_odd, x.odd));
-    return {_mm256_add_epi32(sums.a, a), _mm256_add_epi32(sums.b, b)};
+    return {dot(sums.a, w.a, w.a_magnitude, x.v), dot(sums.b, w.b, w.b_magnitude, x.v)};
 }
 inline __m256i stored(__m256i bytes) { return bytes; }
 
