@@ -32,7 +32,7 @@ pytest.importorskip(
     "m2m100_onnx_kernels", reason="m2m100-onnx-kernels is not installed", exc_type=ImportError
 )
 
-INSTRUCTIONS = ("avx2", "avxvnni", "avx512", "neon_dot", "neon_i8mm")
+INSTRUCTIONS = ("avx2", "avxvnni", "avx512", "neon")
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float", "half"])

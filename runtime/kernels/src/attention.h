@@ -273,7 +273,7 @@ template <class Number, class Rows>
 void attend_by_table(const Attention& a, const AttentionRoom& room, int64_t sentence, int64_t head,
                      int64_t last, Rows rows) {
     const Number *keys = static_cast<const Number*>(a.key), *values = static_cast<const Number*>(a.value);
-    for (int64_t h = head; h < last; ++h) append<Number>(a, sentence, h);
+    for (int64_t h = head; h < last && a.fresh; ++h) append<Number>(a, sentence, h);
     Queries q{};
     const int64_t end = (sentence + 1) * a.group;
     for (q.first = sentence * a.group; q.first < end; q.first += kMostQueries) {

@@ -27,7 +27,12 @@ bool has_avx_vnni() {
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+// F16C, the conversions of half precision, came before AVX2 but is a feature of its own.
+bool has_avx2() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+}
 #endif
 
 const Kernels& choose() {
@@ -50,8 +55,7 @@ std::vector<const Kernels*> available() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    // Whoever has AVX2 has the conversion of half precision (F16C), which older compilers do not test.
-    if (has_avx512()) found.push_back(kAvx512);
+    if (has_avx2() && has_avx512()) found.push_back(kAvx512);
     if (has_avx2() && has_avx_vnni()) found.push_back(kAvxVnni);
     if (has_avx2()) found.push_back(kAvx2);
 #elif defined(__aarch64__)

@@ -70,16 +70,19 @@ struct Attention {
     // Position t of head h at `place * row + h * head + t * position`. The place is the number of
     // the sentence; with a table, it is that of the row `sentence * group + table[r * table_row + t]`.
     const void *key, *value;
-    bool half;                   // whether they are numbers of half precision
     int64_t row, head, position;
     const int32_t* table;        // or null
     int64_t table_row;
-    const int32_t* lengths;      // with a table: positions of every row, at least 1. The last one's
-    const float* fresh;          // key lies at `fresh + r * query_row + h * size` and its value H * E
-    void *new_key, *new_value;   // numbers later; they are written here, which is `key` and `value`
+    const int32_t* lengths;      // with a table: positions of every row, at least 1
     int64_t positions;           // without: of every sentence,
     const int64_t* mask;         // (sentences, positions), 0 at those that do not exist
     float* out;                  // (R, H * E)
+    bool half;                   // whether keys and values are of half precision
+    // With a table, or null: the key of every row's last position, row r, head h at
+    // `fresh + r * query_row + h * size`, and its value H * E numbers later. Both are written to
+    // `new_key` and `new_value` first, which are `key` and `value`.
+    const float* fresh;
+    void *new_key, *new_value;
 };
 
 constexpr int64_t kMostQueries = 16;  // rows of a sentence that are computed together

@@ -26,8 +26,10 @@ inline Matrix matrix_of(const Info& info, const Slot* slots, size_t index) {
     m.inputs = info.attribute("in_features", 1, kMostInputs);
     m.outputs = info.attribute("out_features", 1, kMostOutputs);
     m.transposed = info.attribute("transposed", 0, 1) == 1;
-    m.bits = info.attribute("bits", 4, 8) == 8 ? 8 : 4;
     const Tensor weight = info.constant(index, slots[index]);
+    m.bits = static_cast<int>(info.attribute("bits", 4, 8));
+    if (m.bits != 8 && m.bits != 4)
+        refuse("m2m100.", weight.op, ": attribute bits: expected 4 or 8, found ", m.bits);
     const Tensor scale = info.constant(index + 1, slots[index + 1]);
     if (m.bits == 8) {
         weight.expect_type(kInt8, "signed bytes");

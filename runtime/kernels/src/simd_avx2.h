@@ -1,6 +1,6 @@
 // AVX2: 16 numbers are two registers. With AVX-VNNI one instruction multiplies 32 pairs of bytes; without
-// it bytes become 16-bit numbers first, whose products are added in 32 bits. (AVX2 also multiplies
-// bytes, but adds two products in 16 bits, which overflow.)
+// it three do. The first of them adds two products in 16 bits, which must not overflow: it wants bytes
+// without a sign on one side, and a magnitude of 128 there with numbers up to 127 on the other is safe.
 #pragma once
 
 #include <immintrin.h>
@@ -97,6 +97,24 @@ inline float sum(Floats x) {
     y = _mm_add_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
 }
+// Lane i is sum(x[i]), added in the order of `sum`. Each step adds the halves of two vectors' lanes and
+// puts both results into one vector.
+#define M2M100_TOTALS
+inline __m256 totals_of_eight(const Floats* x) {
+    __m256 halves[4];  // of x[j], and then of x[4 + j]: the four partial sums
+    for (int j = 0; j < 4; ++j) {
+        const __m256 a = _mm256_add_ps(x[j].a, x[j].b), b = _mm256_add_ps(x[4 + j].a, x[4 + j].b);
+        halves[j] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    }
+    const auto pairs = [](__m256 a, __m256 b) {
+        const __m256d x = _mm256_castps_pd(a), y = _mm256_castps_pd(b);
+        return _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(x, y)),
+                             _mm256_castpd_ps(_mm256_unpackhi_pd(x, y)));
+    };
+    const __m256 a = pairs(halves[0], halves[1]), b = pairs(halves[2], halves[3]);
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xDD));
+}
+inline Floats totals(const Floats (&x)[16]) { return {totals_of_eight(x), totals_of_eight(x + 8)}; }
 inline float largest(Floats x) {
     const __m256 eight = _mm256_max_ps(x.a, x.b);
     __m128 y = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -132,7 +150,9 @@ struct Four {
     }
 };
 inline Ints dot(Ints sums, Quads w, Four x) {
-    return {_mm256_dpbusd_avx_epi32(sums.a, w.a, x.v), _mm256_dpbusd_avx_epi32(sums.b, w.b, x.v)};
+    sums = {_mm256_dpbusd_avx_epi32(sums.a, w.a, x.v), _mm256_dpbusd_avx_epi32(sums.b, w.b, x.v)};
+    asm("" : "+x"(sums.a), "+x"(sums.b));  // GCC would move sums between registers
+    return sums;
 }
 inline __m256i stored(__m256i bytes) {
     return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
@@ -140,32 +160,34 @@ inline __m256i stored(__m256i bytes) {
 
 #else
 
-inline __m256i even_bytes(__m256i x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
-inline __m256i odd_bytes(__m256i x) { return _mm256_srai_epi16(x, 8); }
-
-// Four inputs of 16 columns, column by column, as 16-bit numbers: inputs 0 and 2, and 1 and 3.
+// Four inputs of 16 columns, column by column, and their magnitudes.
 struct Quads {
     static constexpr int kOffset = 0;
-    static constexpr int kTileRows = 4, kTileGroups = 1;  // 8 sums, 4 of weights, 2 of a row
-    __m256i a_even, a_odd, b_even, b_odd;
+    static constexpr int kTileRows = 4, kTileGroups = 1;  // 8 sums, 4 of weights, 1 row, ones and 2 more
+    __m256i a, b, a_magnitude, b_magnitude;
     static Quads load(const uint8_t* p) {
         const __m256i a = bytes_at(p), b = bytes_at(p + 32);
-        return {even_bytes(a), odd_bytes(a), even_bytes(b), odd_bytes(b)};
+        return {a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)};
     }
 };
+// Numbers lie between -127 and 127: the sign of -128 cannot change.
 struct Four {
-    __m256i even, odd;
+    __m256i v;
     static Four load(const int8_t* p) {
         int32_t four;
         std::memcpy(&four, p, 4);
-        const __m256i v = _mm256_set1_epi32(four);
-        return {even_bytes(v), odd_bytes(v)};
+        return {_mm256_set1_epi32(four)};
     }
 };
+// w * x is |w| * (x with the sign of w). Two such products are at most 2 * 128 * 127, less than 2^15.
+inline __m256i dot(__m256i sums, __m256i w, __m256i magnitude, __m256i x) {
+    const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
+    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    asm("" : "+x"(sums));  // GCC would keep sums on the stack
+    return sums;
+}
 inline Ints dot(Ints sums, Quads w, Four x) {
-    const __m256i a = _mm256_add_epi32(_mm256_madd_epi16(w.a_even, x.even), _mm256_madd_epi16(w.a_odd, x.odd));
-    const __m256i b = _mm256_add_epi32(_mm256_madd_epi16(w.b_even, x.even), _mm256_madd_epi16(w.b_odd, x.odd));
-    return {_mm256_add_epi32(sums.a, a), _mm256_add_epi32(sums.b, b)};
+    return {dot(sums.a, w.a, w.a_magnitude, x.v), dot(sums.b, w.b, w.b_magnitude, x.v)};
 }
 inline __m256i stored(__m256i bytes) { return bytes; }
 
@@ -173,7 +195,7 @@ inline __m256i stored(__m256i bytes) { return bytes; }
 
 inline void store(uint8_t* p, __m256i x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 
-// Four rows of 64 columns become the `Quads` of 4 groups of 16 columns, `out + 64 * group`.
+// Four rows of 64 columns become the `Quads` of 4 groups of 16 columns, in the order of `settle`.
 inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
     for (int half = 0; half < 64; half += 32, out += 128) {
         const __m256i a = stored(bytes_at(p + half)), b = stored(bytes_at(p + stride + half));
@@ -181,17 +203,32 @@ inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
         const __m256i d = stored(bytes_at(p + 3 * stride + half));
         const __m256i ab = _mm256_unpacklo_epi8(a, b), AB = _mm256_unpackhi_epi8(a, b);
         const __m256i cd = _mm256_unpacklo_epi8(c, d), CD = _mm256_unpackhi_epi8(c, d);
-        // Columns 0-3 and 16-19, 4-7 and 20-23, ...: unpacking works within each half of a register.
-        const __m256i w = _mm256_unpacklo_epi16(ab, cd), x = _mm256_unpackhi_epi16(ab, cd);
-        const __m256i y = _mm256_unpacklo_epi16(AB, CD), z = _mm256_unpackhi_epi16(AB, CD);
-        store(out, _mm256_permute2x128_si256(w, x, 0x20));
-        store(out + 32, _mm256_permute2x128_si256(y, z, 0x20));
-        store(out + 64, _mm256_permute2x128_si256(w, x, 0x31));
-        store(out + 96, _mm256_permute2x128_si256(y, z, 0x31));
+        // Unpacking stays within each half of a register.
+        store(out, _mm256_unpacklo_epi16(ab, cd));       // columns 0 ... 3 and 16 ... 19
+        store(out + 32, _mm256_unpacklo_epi16(AB, CD));  // columns 8 ... 11 and 24 ... 27
+        store(out + 64, _mm256_unpackhi_epi16(ab, cd));  // columns 4 ... 7 and 20 ... 23
+        store(out + 96, _mm256_unpackhi_epi16(AB, CD));  // columns 12 ... 15 and 28 ... 31
     }
 }
-inline void settle(Ints (&)[4]) {}
-inline void settle(Floats (&)[4]) {}
+// Exchanges the upper half of one register and the lower half of the other, which undoes itself.
+inline void exchange(__m256i& x, __m256i& y) {
+    const __m256i low = _mm256_permute2x128_si256(x, y, 0x20);
+    y = _mm256_permute2x128_si256(x, y, 0x31);
+    x = low;
+}
+inline void settle(Ints (&x)[4]) {
+    for (int g = 0; g < 4; g += 2) {
+        exchange(x[g].a, x[g + 1].a);
+        exchange(x[g].b, x[g + 1].b);
+    }
+}
+inline void settle(Floats (&x)[4]) {
+    Ints bits[4];
+    for (int g = 0; g < 4; ++g) bits[g] = {_mm256_castps_si256(x[g].a), _mm256_castps_si256(x[g].b)};
+    settle(bits);
+    for (int g = 0; g < 4; ++g)
+        x[g] = {_mm256_castsi256_ps(bits[g].a), _mm256_castsi256_ps(bits[g].b)};
+}
 
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {

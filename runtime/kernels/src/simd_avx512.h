@@ -59,6 +59,13 @@ inline float sum(Floats x) {
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
+// In the order of `sum`, too: with NaN it matters.
+inline float largest(Floats x) {
+    __m256 a = _mm256_max_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
 // Lane i is sum(x[i]), added in the order of `sum`. Each step adds the halves of two vectors' lanes and
 // puts both results into one vector: 15 additions for 16 sums.
 #define M2M100_TOTALS
@@ -79,7 +86,6 @@ inline Floats totals(const Floats (&x)[16]) {
     const __m512 a = pairs(quarters[0], quarters[1]), b = pairs(quarters[2], quarters[3]);
     return {_mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xDD))};
 }
-inline float largest(Floats x) { return _mm512_reduce_max_ps(x.v); }
 inline int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x.v); }
 
 // Four inputs of 16 columns, column by column; weights plus 128, as the instruction wants them.
@@ -97,7 +103,11 @@ struct Four {
         return {_mm512_set1_epi32(four)};
     }
 };
-inline Ints dot(Ints sums, Quads w, Four x) { return {_mm512_dpbusd_epi32(sums.v, w.v, x.v)}; }
+inline Ints dot(Ints sums, Quads w, Four x) {
+    sums.v = _mm512_dpbusd_epi32(sums.v, w.v, x.v);
+    asm("" : "+v"(sums.v));  // GCC would move sums between registers
+    return sums;
+}
 
 inline __m512i shifted(const void* p) {
     return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(0x80)));

@@ -115,6 +115,25 @@ inline float sum(Floats x) {
     const float32x2_t z = vadd_f32(vget_low_f32(y), vget_high_f32(y));
     return vget_lane_f32(z, 0) + vget_lane_f32(z, 1);
 }
+// Lane i is sum(x[i]), added in the order of `sum`.
+#define M2M100_TOTALS
+inline Floats totals(const Floats (&x)[16]) {
+    Floats all;
+    for (int i = 0; i < 4; ++i) {
+        float32x4_t four[4];
+        for (int j = 0; j < 4; ++j) {
+            const float32x4_t* v = x[4 * i + j].v;
+            four[j] = vaddq_f32(vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3]));
+        }
+        const auto pairs = [](float32x4_t a, float32x4_t b) {
+            const float64x2_t x = vreinterpretq_f64_f32(a), y = vreinterpretq_f64_f32(b);
+            return vaddq_f32(vreinterpretq_f32_f64(vtrn1q_f64(x, y)),
+                             vreinterpretq_f32_f64(vtrn2q_f64(x, y)));
+        };
+        all.v[i] = vpaddq_f32(pairs(four[0], four[1]), pairs(four[2], four[3]));
+    }
+    return all;
+}
 inline float largest(Floats x) {
     float all[16];
     x.store(all);
@@ -145,7 +164,10 @@ struct Four {
     }
 };
 inline Ints dot(Ints sums, Quads w, Four x) {
-    for (int i = 0; i < 4; ++i) sums.v[i] = vdotq_s32(sums.v[i], w.v[i], x.v);
+    for (int i = 0; i < 4; ++i) {
+        sums.v[i] = vdotq_s32(sums.v[i], w.v[i], x.v);
+        asm("" : "+w"(sums.v[i]));  // GCC would move sums between registers
+    }
     return sums;
 }
 
