@@ -158,7 +158,7 @@ def compared_targets(data: Data) -> Iterator[Target]:
             yield _ratio_target(rows, cell, name, "ours int8", TEXT_TARGET)
     for count, what, least in SHARES:
         name, bound = (
-            f"share of the limit ({what}), {count} rows: ours int8",
+            f"share of the limit ({what}), B x beam {count}: ours int8",
             f"{least * 100:.0f} %",
         )
         if found := share(rows, "ours int8", count):
@@ -264,7 +264,11 @@ def parts(data: Data) -> Iterator[tuple[str, str, list[list[str]]]]:
         )
         spread = list(spread_table(speeds))
         if len(spread) > 1:
-            yield "What CTranslate2's settings take", "Tried once for each cell.", spread
+            yield (
+                "What CTranslate2's settings take",
+                "Tried once for each cell, or twice where that takes less than three seconds.",
+                spread,
+            )
     if texts:
         yield (
             "Real text at natural lengths",

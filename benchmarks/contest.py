@@ -17,6 +17,8 @@ from m2m100_onnx.errors import InferenceError
 from suite import Row, Suite
 
 PEER = "ctranslate2 int8"
+# A setting of CTranslate2 that takes fewer seconds is tried twice.
+TWICE = 3.0
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,16 @@ def _turns(
 def _probe(arena: Arena, task: Task) -> dict[Setting, float]:
     """Returns the seconds of CTranslate2's settings for a cell, the fastest first.
 
-    A setting that fails, such as an instruction set that its build lacks, is left out.
+    A setting that fails, such as an instruction set that its build lacks, is left out. The first
+    call of a process has costs of its own, which count where calls are short.
     """
 
     def measure(setting: Setting) -> float:
-        found = _attempt(arena, Contestant(PEER, setting), task, {})
-        return found[0] if found else math.inf
+        first = _attempt(arena, Contestant(PEER, setting), task, {})
+        if not first or first[0] > TWICE:
+            return first[0] if first else math.inf
+        again = _attempt(arena, Contestant(PEER, setting), task, {})
+        return min(first[0], again[0]) if again else math.inf
 
     found = search(task.settings, measure, wide=has_avx512())
     return {setting: seconds for setting, seconds in found.items() if seconds < math.inf}
