@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -42,7 +43,8 @@ def results(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempP
     flat = [word for pair in settings.items() for word in pair]
     done = run("run.py", work, *flat, "--curves", "batch=1,2,3", "threads=1,2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [path.name for path in work.glob("cache/*")]
+    # The operators of the kernels' package need no cache.
+    assert find_spec("m2m100_onnx_kernels") or [path.name for path in work.glob("cache/*")]
     return found
 
 
