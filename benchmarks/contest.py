@@ -72,12 +72,14 @@ class Arena:
     Attributes:
         suite: has the models.
         script: serves the engines.
-        opening: further arguments of `load`, by the first word of an engine's name.
+        opening: returns further arguments of an engine's `load`.
+        hopeless: products of CTranslate2 that are not tried any more.
     """
 
     suite: Suite
     script: str = "engines.py"
     opening: Callable[[str], Mapping[str, Any]] = lambda _: {}
+    hopeless: set[str] = field(default_factory=set)
     _running: dict[Contestant, Worker] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -190,7 +192,7 @@ def _probe(arena: Arena, task: Task) -> dict[Setting, float]:
         again = _attempt(arena, Contestant(PEER, setting), task, {})
         return min(first[0], again[0]) if again else math.inf
 
-    found = search(task.settings, measure, wide=has_avx512())
+    found = search(task.settings, measure, wide=has_avx512(), hopeless=arena.hopeless)
     return {setting: seconds for setting, seconds in found.items() if seconds < math.inf}
 
 

@@ -23,6 +23,9 @@ PRODUCTS = {
 The default is MKL on Intel's processors, packed since 4.8, and oneDNN on others.
 """
 
+HOPELESS = 3.0
+"""Products that take so many times as long as the best setting are not tried in later cells."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -93,7 +96,11 @@ def has_avx512() -> bool:
 
 
 def search(
-    candidates: Iterable[Setting], measure: Callable[[Setting], float], *, wide: bool
+    candidates: Iterable[Setting],
+    measure: Callable[[Setting], float],
+    *,
+    wide: bool,
+    hopeless: set[str],
 ) -> dict[Setting, float]:
     """Returns the seconds of each setting that was tried, the fastest first.
 
@@ -103,10 +110,17 @@ def search(
         candidates: for the threads.
         measure: returns a setting's seconds.
         wide: whether the processor has AVX-512.
+        hopeless: products that are not tried. It gets those that took several times as long as the
+            best here, since they would take minutes in larger cells.
     """
+    others = [name for name in PRODUCTS if name != "its default" and name not in hopeless]
     found = {setting: measure(setting) for setting in candidates}
-    for name, values in (("products", list(PRODUCTS)[1:]), ("wide", [True] if wide else [])):
+    for name, values in (("products", others), ("wide", [True] if wide else [])):
         best = min(found, key=found.__getitem__)
         varied: list[Any] = [replace(best, **{name: value}) for value in values]
         found.update((setting, measure(setting)) for setting in varied)
+    least = min(found.values())
+    hopeless |= {s.products for s, taken in found.items() if taken > HOPELESS * least}
+    # Its threads made the difference, not its products.
+    hopeless -= {"its default"}
     return dict(sorted(found.items(), key=lambda pair: pair[1]))

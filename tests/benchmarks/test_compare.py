@@ -133,7 +133,7 @@ def test_the_search_varies_one_dimension_of_the_best_after_the_other() -> None:
         slow = {"its default": 1.0, "MKL": 0.5, "MKL packed": 0.25}[setting.products]
         return 10 - setting.parts + slow + setting.wide
 
-    found = search(thread_settings(8, 2), seconds, wide=True)
+    found = search(thread_settings(8, 2), seconds, wide=True, hopeless=set())
     assert list(found.values()) == sorted(found.values())
     best = next(iter(found))
     assert (best.workers, best.parts, best.products, best.wide) == (2, 4, "MKL packed", False)
@@ -142,11 +142,28 @@ def test_the_search_varies_one_dimension_of_the_best_after_the_other() -> None:
     assert len(found) == 3 + 2 + 1
 
 
+def test_products_that_are_far_slower_are_not_tried_again() -> None:
+    from ctranslate2_settings import Setting, search
+
+    hopeless: set[str] = set()
+    tried: list[str] = []
+
+    def seconds(setting: Setting) -> float:
+        tried.append(setting.products)
+        return {"its default": 1.0, "MKL": 3.5, "MKL packed": 2.5}[setting.products]
+
+    for _ in range(2):
+        search([Setting(1, 2)], seconds, wide=False, hopeless=hopeless)
+    assert hopeless == {"MKL"}
+    assert tried == ["its default", "MKL", "MKL packed", "its default", "MKL packed"]
+
+
 class ScriptedArena:
     """Takes the place of processes; CTranslate2 is twice as fast with two workers."""
 
     def __init__(self) -> None:
         self.turns: list[str] = []
+        self.hopeless: set[str] = set()
 
     def ask(self, one: Any, request: Any, _: int) -> tuple[float, int]:
         if request == "wake":
