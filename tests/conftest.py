@@ -25,6 +25,7 @@ from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export import export
 from shell import Shell, arguments
 from tokenization import DEMO, FILES, MODEL
+from translations import GRAPHS, need_kernels
 
 # Tests write nothing to the user's home. Tests of the cache name a folder.
 os.environ["M2M100_ONNX_CACHE"] = "off"
@@ -70,6 +71,15 @@ def precision(request: pytest.FixtureRequest) -> Precision:
 def demo(precision: Precision, demo_bundle: Path, demo_bundle_fp16: Path) -> Path:
     """The demo bundle of the test's precision. int8 and int4 have tests of their own."""
     return demo_bundle if precision == "fp32" else demo_bundle_fp16
+
+
+@pytest.fixture(params=GRAPHS)
+def graphs(request: pytest.FixtureRequest) -> dict[str, bool]:
+    """The arguments that choose a set of graphs, for bundles of eight and four bits."""
+    name: str = request.param
+    if name == "native":
+        need_kernels()
+    return GRAPHS[name]
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from m2m100_onnx import ClosedError, M2M100Error, Translator
-from translations import GREEDY
+from translations import GREEDY, need_kernels
 
 TEXTS = ["Quit", "Open the file.", "Save a copy before you close the window."]
 
@@ -170,10 +170,11 @@ def private():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) >> 10 for line in status if line.startswith("RssAnon"))
 
-bundle, cache, way = sys.argv[1:]
+bundle, cache, way, kernels = sys.argv[1:]
 en_de = {"source_lang": "en", "target_lang": "de"}
 texts = [f"Select the files number {n} that you want to delete." for n in range(192)]
-translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=1)
+kernels = kernels == "native weights"
+translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=1, kernels=kernels)
 translator.translate("Quit", **en_de)
 before = private()
 translator.translate(texts, **en_de, beam_size=5, max_length=24, max_batch_tokens=1 << 20)
@@ -185,14 +186,15 @@ print(before, large, private())
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("way", ["close", "release_memory"])
-@pytest.mark.parametrize("kind", ["private weights", "mapped weights"])
+@pytest.mark.parametrize("kind", ["private weights", "mapped weights", "native weights"])
 def test_the_memory_of_a_big_batch_goes_back_to_the_system(
     request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path, kind: str, way: str
 ) -> None:
-    name = {"private weights": "demo_bundle", "mapped weights": "packed_bundle"}[kind]
-    bundle = request.getfixturevalue(name)
+    if kind == "native weights":
+        need_kernels()
+    bundle = request.getfixturevalue("demo_bundle" if kind[0] == "p" else "packed_bundle")
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(bundle), str(tmp_path / "cache"), way],
+        [sys.executable, "-c", MEMORY, str(bundle), str(tmp_path / "cache"), way, kind],
         env=environment,
         capture_output=True,
         encoding="utf-8",

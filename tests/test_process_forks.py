@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from m2m100_onnx import Translator
 from packing import TEXTS
 from shell import run
+from translations import need_kernels
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -20,8 +22,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 PARENT = """
 import json, os, signal, sys
 from m2m100_onnx import Translator
-bundle, cache, mode, *texts = sys.argv[1:]
-translator = Translator(bundle, lazy=mode == "lazy", cache_dir=cache or False)
+bundle, cache, mode, kernels, *texts = sys.argv[1:]
+translator = Translator(
+    bundle, lazy=mode == "lazy", cache_dir=cache or False, kernels=kernels == "native"
+)
 
 def translate():
     found = translator.translate_batch(texts, source_lang="en", target_lang="de", beam_size=2)
@@ -58,19 +62,23 @@ def output_of(code: str, environment: dict[str, str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("mode", ["lazy", "opened", "used"])
-@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("weights", ["mapped", "private", "native"])
 def test_children_translate_and_end(
     packed_bundle: Path,
     filled_cache: Path,
     environment: dict[str, str],
     mode: str,
-    mapped: bool,
+    weights: str,
 ) -> None:
-    plain = Translator(packed_bundle, cache_dir=False, intra_op_num_threads=1)
+    native = weights == "native"
+    if native:
+        need_kernels()
+    options: Any = {"cache_dir": False, "intra_op_num_threads": 1, "kernels": native}
+    plain = Translator(packed_bundle, **options)
     results = plain.translate_batch(TEXTS, source_lang="en", target_lang="de", beam_size=2)
     expected = [[list(result.tokens), result.score] for result in results]
-    cache = str(filled_cache) if mapped else ""
-    arguments = (str(packed_bundle), cache, mode, *TEXTS)
+    cache = str(filled_cache) if weights == "mapped" else ""
+    arguments = (str(packed_bundle), cache, mode, weights, *TEXTS)
     found = json.loads(output_of(PARENT, environment, *arguments))
     child, grandchild, *ended, parent = found[1:] if mode == "used" else found
     assert ended == [0, 0]

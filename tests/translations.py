@@ -11,8 +11,20 @@ from m2m100_onnx import Translation, Translator
 
 EN_DE: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
 GREEDY: dict[str, Any] = {**EN_DE, "beam_size": 1}
+GRAPHS: dict[str, dict[str, bool]] = {
+    "native": {"kernels": True},
+    "fused": {"fused": True, "kernels": False},
+    "portable": {"fused": False},
+}
+"""The sets of graphs, and the arguments that choose them."""
 LIMIT = 256
 """Number of positions of the demo model."""
+
+
+def need_kernels() -> None:
+    """Skips a test, or a file of tests, where the operators are not installed."""
+    reason = "m2m100-onnx-kernels is not installed"
+    pytest.importorskip("m2m100_onnx_kernels", reason=reason, exc_type=ImportError)
 
 
 def assert_same(found: list[Translation], expected: list[Translation]) -> None:

@@ -361,11 +361,10 @@ class Translator(Face[Bundle]):
         return self._worker.stream(texts, source_lang, target_lang, call, read_ahead)
 
     def __repr__(self) -> str:
-        kind = "native" if self.model.native else "fused" if self.model.fused else "portable"
         threads = self.model.threads
         closed = ", closed" if self._gate.closed else ""
         return (
             f"<{type(self).__name__} of {str(self.bundle.directory)!r}: {self.bundle.precision}, "
-            f"{len(self.languages)} languages, {kind} graphs on {self.model.device}, "
+            f"{len(self.languages)} languages, {self.model.kind} graphs on {self.model.device}, "
             f"{threads} thread{'s' if threads > 1 else ''}{closed}>"
         )

@@ -11,7 +11,6 @@ import pytest
 
 import golden
 from m2m100_onnx import Translation, Translator
-from m2m100_onnx.bundle.graphs import FUSED_FILES
 from m2m100_onnx.errors import InferenceError
 from m2m100_onnx.model import in_place
 from m2m100_onnx.model.support import ort
@@ -73,7 +72,8 @@ def test_no_second_copy_of_the_weights(
     packed_bundle: Path, texts: list[str], fused: bool | None
 ) -> None:
     """Without the weights cache, a session for each thread would have weights of its own."""
-    translator = Watched(packed_bundle, cache_dir=False, intra_op_num_threads=2, fused=fused)
+    options: Any = {"fused": fused, "kernels": False}
+    translator = Watched(packed_bundle, cache_dir=False, intra_op_num_threads=2, **options)
     translated(translator, texts, **MANY)
     assert translator.begun == [(15, False)]
     assert not translator.model.can_run_serially
@@ -187,7 +187,7 @@ def test_sessions_are_opened_when_they_are_needed(
 ) -> None:
     translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     translated(translator, texts[:1])
-    assert set(translator.model.sessions._sessions) == set(FUSED_FILES)
+    assert set(translator.model.sessions._sessions) == set(translator.model.files)
     translated(translator, texts, **MANY)
     threads = [threads_of(session) for session in translator.model.sessions._sessions.values()]
     assert sorted(threads) == [1, 1, 1, 2, 2, 2]

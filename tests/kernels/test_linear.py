@@ -10,10 +10,9 @@ import torch
 
 import operators
 from operators import INSTRUCTIONS, LINEAR, Array, Linear, Weights, layer_norm, outputs_on
+from translations import need_kernels
 
-pytest.importorskip(
-    "m2m100_onnx_kernels", reason="m2m100-onnx-kernels is not installed", exc_type=ImportError
-)
+need_kernels()
 
 PLAIN = Linear(Weights(100, 77), (5,), residual=True)
 FOUR_BITS = Linear(Weights(100, 77, 4), (5,), residual=True)

@@ -9,10 +9,9 @@ import pytest
 
 import operators
 from operators import DEMO, RANK, Array, Rank, Weights
+from translations import need_kernels
 
-pytest.importorskip(
-    "m2m100_onnx_kernels", reason="m2m100-onnx-kernels is not installed", exc_type=ImportError
-)
+need_kernels()
 
 NO_CELLS = np.empty((0, 2), np.int64)
 SMALL = Rank(Weights(64, 700, transposed=True), 3, 5, penalty=1.3)

@@ -85,9 +85,10 @@ def test_quality(int8: Translator) -> None:
     assert max(losses.values()) <= WORST_LOSS, losses
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_sentence_does_not_depend_on_its_neighbours(bundle: Path, fused: bool) -> None:
-    assert_independent(Translator(bundle, fused=fused, intra_op_num_threads=1))
+def test_a_sentence_does_not_depend_on_its_neighbours(
+    bundle: Path, graphs: dict[str, bool]
+) -> None:
+    assert_independent(Translator(bundle, intra_op_num_threads=1, **graphs))
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -101,9 +101,9 @@ def test_weights_that_change_while_a_graph_is_opened(
     model = Model(Bundle.open(bundle), cache_dir=False)
     open_session = model.sessions.factory.open
 
-    def slow(*arguments: Any) -> Any:
+    def slow(*arguments: Any, **options: Any) -> Any:
         os.utime(bundle / WEIGHTS_FILE, ns=(1, 1))
-        return open_session(*arguments)
+        return open_session(*arguments, **options)
 
     monkeypatch.setattr(model.sessions.factory, "open", slow)
     with pytest.raises(BundleError, match=rf"removed since: {WEIGHTS_FILE}; open"):

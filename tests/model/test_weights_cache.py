@@ -53,7 +53,7 @@ def test_weights_are_packed_and_mapped(bundle: Path, filled: Path) -> None:
     entry = entries(filled)[FUSED_SOURCE_FILE].directory
     # onnxruntime's own mark of a weight that is stored packed.
     assert (entry / GRAPH).read_bytes().count(b"prepacked_0") >= 3
-    translator = Translator(bundle, cache_dir=filled, intra_op_num_threads=1)
+    translator = Translator(bundle, cache_dir=filled, kernels=False, intra_op_num_threads=1)
     if sys.platform == "linux":
         assert str(entry / WEIGHTS) in Path("/proc/self/maps").read_text()
     del translator
@@ -145,7 +145,9 @@ def test_other_circumstances_have_other_entries(
     elif other == "processor":
         monkeypatch.setattr(weights_cache, "processor", lambda: "another kind")
     options = {"session.disable_quant_qdq": "1"} if other == "options" else {}
-    Translator(bundle, cache_dir=cache, session_options=options, intra_op_num_threads=1)
+    Translator(
+        bundle, cache_dir=cache, kernels=False, session_options=options, intra_op_num_threads=1
+    )
     assert len(set(cache.iterdir()) - names) == len(names)
     assert before.items() <= written(cache).items()
 
@@ -153,7 +155,9 @@ def test_other_circumstances_have_other_entries(
 def test_threads_do_not_matter(bundle: Path, cache: Path) -> None:
     before = written(cache)
     options = {"session.intra_op.allow_spinning": "0", "session.dynamic_block_base": "4"}
-    Translator(bundle, cache_dir=cache, session_options=options, intra_op_num_threads=2)
+    Translator(
+        bundle, cache_dir=cache, kernels=False, session_options=options, intra_op_num_threads=2
+    )
     assert written(cache) == before
 
 
@@ -168,7 +172,11 @@ def test_entries_long_unused_go(bundle: Path, cache: Path) -> None:
     keep = cache / "somebody's notes"
     keep.write_text("not ours")
     Translator(
-        bundle, cache_dir=cache, session_options={"session.disable_quant_qdq": "1"}, lazy=True
+        bundle,
+        cache_dir=cache,
+        session_options={"session.disable_quant_qdq": "1"},
+        kernels=False,
+        lazy=True,
     ).model.sessions.get(FUSED_SOURCE_FILE)
     assert not old.directory.exists()
     assert not killed.exists()
@@ -302,7 +310,7 @@ def test_fp32_is_packed_where_a_folder_is_named(
 
 def test_other_providers_and_unpacked_sessions_have_no_cache(bundle: Path, tmp_path: Path) -> None:
     unpacked = {"session.disable_prepacking": "1"}
-    Translator(bundle, cache_dir=tmp_path / "cache", session_options=unpacked)
+    Translator(bundle, cache_dir=tmp_path / "cache", session_options=unpacked, kernels=False)
     others = [name for name in support.ort.get_available_providers() if "CPU" not in name]
     for name in others[:1]:
         Translator(bundle, cache_dir=tmp_path / "cache", providers=[name, "CPUExecutionProvider"])

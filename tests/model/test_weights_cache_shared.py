@@ -28,7 +28,7 @@ import logging, sys
 logging.basicConfig(level=logging.INFO)
 from m2m100_onnx import Translator
 bundle, cache, *texts = sys.argv[1:]
-translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=1)
+translator = Translator(bundle, cache_dir=cache, intra_op_num_threads=1, kernels=False)
 found = translator.translate_batch(texts, source_lang="en", target_lang="de", beam_size=2)
 print([result.tokens for result in found])
 """

@@ -121,11 +121,21 @@ class Graphs(Generic[_B]):
         return refusal is None
 
     @property
+    def kind(self) -> Literal["native", "fused", "portable"]:
+        """The set of graphs that runs."""
+        if self.native:
+            return "native"
+        return "fused" if self.fused else "portable"
+
+    @property
     def files(self) -> tuple[str, ...]:
         """The graphs that run."""
-        if self.native:
-            return self.bundle.native_files
-        return self.bundle.fused_files if self.fused else self.bundle.portable_files
+        bundle = self.bundle
+        return {
+            "native": bundle.native_files,
+            "fused": bundle.fused_files,
+            "portable": bundle.portable_files,
+        }[self.kind]
 
     def load(self) -> None:
         """Opens every graph now, so that no later call has to.

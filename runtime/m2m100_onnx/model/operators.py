@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
+import os
 from pathlib import Path
 
 from m2m100_onnx.bundle.folder import BundleFolder
 from m2m100_onnx.bundle.graphs import OPERATORS_VERSION
 from m2m100_onnx.errors import DependencyError, InvalidInputError, M2M100Error
+from m2m100_onnx.model.support import ort, raised_by_onnxruntime
 
 __all__ = ["check_native", "library"]
 
 _PACKAGE = "m2m100_onnx_kernels"
+_LOGGER = logging.getLogger("m2m100_onnx")
 
 
 @functools.cache
@@ -23,8 +27,8 @@ def library() -> Path:
     """Returns the path of the library.
 
     Raises:
-        DependencyError: the package is not installed, has no library for this processor, or is
-            older than the operators that this runtime knows.
+        DependencyError: the package is not installed, onnxruntime cannot load its library, or it
+            is older than the operators that this runtime knows.
     """
     try:
         package = importlib.import_module(_PACKAGE)
@@ -40,6 +44,17 @@ def library() -> Path:
             f"kernels: expected operators of version {OPERATORS_VERSION} or newer, found version "
             f"{found}; run `pip install --upgrade m2m100-onnx-kernels`"
         )
+    try:
+        ort.SessionOptions().register_custom_ops_library(os.fspath(path))
+    except Exception as error:
+        if not raised_by_onnxruntime(error):
+            raise
+        refusal = DependencyError(
+            f"kernels: onnxruntime {ort.__version__} cannot load {path}: {error}"
+        )
+        # Whoever has installed the package expects it to run, and may have asked for nothing.
+        _LOGGER.warning("%s", refusal)
+        raise refusal from None
     return path
 
 

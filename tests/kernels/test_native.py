@@ -1,0 +1,541 @@
+"""The native graphs in use: searches, whole translations, and where they are refused."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import M2M100ForConditionalGeneration
+
+import golden
+from conftest import LANGUAGES
+from m2m100_onnx import (
+    Bundle,
+    BundleError,
+    Cancellation,
+    Cancelled,
+    DependencyError,
+    InvalidInputError,
+    LanguageModel,
+    Translator,
+)
+from m2m100_onnx.bundle.folder import WEIGHTS_FILE
+from m2m100_onnx.bundle.graphs import FUSED_FILES, NATIVE_FILES, NATIVE_STEP_FILE, Precision
+from m2m100_onnx.bundle.manifest import MANIFEST_FILE
+from m2m100_onnx.model import operators
+from m2m100_onnx.model.model import Model
+from m2m100_onnx.search.beam import BeamSearch
+from m2m100_onnx.search.ranking import rank
+from m2m100_onnx.search.state import Int64Array, Ranking
+from m2m100_onnx_export import export
+from operators import INSTRUCTIONS
+from shell import Shell, arguments
+from translations import GRAPHS, need_kernels
+
+need_kernels()
+
+PRECISIONS: tuple[Precision, ...] = ("int8", "int4", "int4-int8")
+EN_DE: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
+TEXTS = ["Open the file and save a copy.", "Delete", "", "Do you want to close this window?"] * 3
+
+
+@pytest.fixture(scope="module")
+def bundles(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found = {}
+    for precision in PRECISIONS:
+        found[precision] = tmp_path_factory.mktemp(precision) / "demo"
+        export(
+            demo_checkpoint,
+            found[precision],
+            precision=precision,
+            languages=LANGUAGES,
+            verify_outputs=False,
+        )
+    return found
+
+
+@pytest.fixture(params=PRECISIONS)
+def bundle(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Path:
+    return bundles[request.param]
+
+
+@pytest.fixture
+def again() -> Iterator[None]:
+    """Looks for the package again, now and after the test."""
+    operators.library.cache_clear()
+    yield
+    operators.library.cache_clear()
+
+
+def opened(bundle: Path, **options: Any) -> Translator:
+    return Translator(bundle, **{"kernels": True, "intra_op_num_threads": 1, **options})
+
+
+# --- Searches -------------------------------------------------------------------------------------
+
+
+class Rows:
+    """Rows of a search, each compared with a search of its own that is fed the same tokens."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.model = Model(Bundle.open(bundle), kernels=True, intra_op_num_threads=1)
+        self.random = np.random.default_rng(7)
+        self.sources = [self.random.integers(4, 10000, n) for n in (9, 4, 17)]
+        longest = max(map(len, self.sources))
+        ids = np.stack([np.pad(s, (0, longest - len(s)), constant_values=1) for s in self.sources])
+        prompt = np.array([[2, 10500], [2, 10501], [2, 10502]])
+        self.state = self.model.begin(ids, (ids != 1).astype(np.int64), prompt)
+        self.rows = [(sentence, list(tokens)) for sentence, tokens in enumerate(prompt)]
+
+    def step(self) -> None:
+        tokens = self.random.integers(4, 10000, (len(self.rows), 1))
+        self.state.step(tokens)
+        self.rows = [
+            (sentence, [*before, token])
+            for (sentence, before), token in zip(self.rows, tokens[:, 0], strict=True)
+        ]
+
+    def select(self, rows: list[int]) -> None:
+        self.state.select(np.array(rows))
+        self.rows = [self.rows[row] for row in rows]
+
+    def check(self) -> None:
+        found = self.state.best(Ranking(count=30))
+        scores, tokens = found.scores.copy(), found.tokens.copy()
+        for row, (sentence, before) in enumerate(self.rows):
+            ids = self.sources[sentence][None]
+            alone = self.model.begin(ids, np.ones_like(ids), np.array([before]))
+            expected = alone.best(Ranking(count=30))
+            assert np.array_equal(scores[row], expected.scores[0])
+            assert np.array_equal(tokens[row], expected.tokens[0])
+
+
+def test_rows_are_those_of_searches_of_their_own(packed_bundle: Path) -> None:
+    """To the last bit, whatever beams did: expand, change places, leave."""
+    rows = Rows(packed_bundle)
+    rows.check()
+    selections = [
+        [0, 0, 1, 1, 2, 2],
+        [1, 0, 3, 3, 4, 4],
+        [1, 0, 2, 3, 5, 5],
+        [1, 1, 5, 4],
+        [3, 2],
+        [0, 0, 0, 1, 1],
+    ]
+    for selection in [*selections[:5], [1, 1, 0]]:
+        rows.step()
+        rows.check()
+        rows.select(selection)
+    rows.step()
+    rows.check()
+
+
+def test_buffers_grow(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(max_position_embeddings=200)
+    export(checkpoint, tmp_path / "bundle", precision="int4", verify_outputs=False)
+    rows = Rows(tmp_path / "bundle")
+    rows.state.best(Ranking(count=1))
+    rows.select([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    for number in range(140):
+        rows.step()
+        if number in (60, 130, 139):
+            rows.check()
+        else:
+            rows.state.best(Ranking(count=1))
+        places = rows.random.integers(0, 3, 3)
+        rows.select([*places, *(places + 3), *(places + 6)])
+
+
+CELLS = np.array([[0, 17], [0, 99], [2, 17], [2, 500], [2, 17], [1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("renormalized", "penalty", "seen", "banned"),
+    [
+        (False, 1.4, CELLS, CELLS[:0]),
+        (False, 0.7, CELLS, CELLS[1:3]),
+        (False, 1.0, CELLS[:0], CELLS),
+        # A renormalized penalty acts on logits, which no ranking gives; `test_rank.py` has it.
+        (True, 1.0, CELLS[:0], CELLS),
+    ],
+    ids=["seen", "both", "banned", "renormalized"],
+)
+def test_ranking_is_numpys(
+    packed_bundle: Path,
+    renormalized: bool,
+    penalty: float,
+    seen: Int64Array,
+    banned: Int64Array,
+) -> None:
+    state = Rows(packed_bundle).state
+    vocabulary = state.vocab_size
+    everything = state.best(Ranking(count=vocabulary))
+    logits = np.empty((3, vocabulary), np.float32)
+    np.put_along_axis(logits, everything.tokens, everything.scores, axis=1)
+    best = everything.tokens[:, :2].reshape(-1)
+    best_cells = np.stack([np.repeat(np.arange(3), 2), best], axis=1)
+    for cells in (seen, np.concatenate([seen, best_cells]) if len(seen) else seen):
+        ranking = Ranking(12, renormalized, penalty, cells, banned)
+        found = Rows(packed_bundle).state.best(ranking)
+        expected = rank(logits.copy(), ranking)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+        assert np.array_equal(found.tokens, expected.tokens)
+
+
+# --- Whole translations --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_distributions_are_as_near_to_transformers_as_those_of_fused_graphs(
+    precision: Precision, bundles: dict[str, Path], demo_checkpoint: Path
+) -> None:
+    """What is lost is the rounding's, whichever operators run.
+
+    In eight bits the fused graphs round what ReLU leaves to 255 levels, and the operators to 127.
+    """
+    reference = M2M100ForConditionalGeneration.from_pretrained(demo_checkpoint).eval()
+    translators = {
+        name: Translator(bundles[precision], intra_op_num_threads=1, **GRAPHS[name])
+        for name in ("native", "fused")
+    }
+    tokenizer = translators["native"].tokenizer
+    errors: dict[str, list[float]] = {name: [] for name in translators}
+    case = golden.Case("en-de", 1, {}, every=31)
+    for text in case.texts():
+        ids = np.array([tokenizer.encode(text, "en")])
+        prompt = np.array([[2, tokenizer.language_id("de"), *tokenizer.encode(text, "de")[1:4]]])
+        with torch.inference_mode():
+            out = reference(
+                input_ids=torch.tensor(ids), decoder_input_ids=torch.tensor(prompt)
+            ).logits[0, -1]
+        exact = torch.log_softmax(out, -1).numpy()
+        for name, translator in translators.items():
+            best = translator.model.begin(ids, np.ones_like(ids), prompt).best(Ranking(count=50))
+            errors[name].extend(best.scores[0] - exact[best.tokens[0]])
+    native, fused = (float(np.sqrt(np.square(errors[n]).mean())) for n in ("native", "fused"))
+    assert native < (1.7 if precision == "int8" else 1.1) * fused
+
+
+MORE: tuple[dict[str, Any], ...] = (
+    {"beam_size": 1},
+    {"beam_size": 5, "num_hypotheses": 5},
+    {"beam_size": 4, "no_repeat_ngram_size": 2, "length_penalty": 0.6, "early_stopping": False},
+    {"beam_size": 1, "repetition_penalty": 1.3, "min_length": 12, "no_repeat_ngram_size": 3},
+    {"beam_size": 3, "repetition_penalty": 1.3, "min_length": 12, "suppress_tokens": (5, 17)},
+)
+
+
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [*(("int8", options) for options in MORE), ("int4", MORE[4]), ("int4-int8", MORE[1])],
+    ids=str,
+)
+def test_batches_and_threads_change_nothing(
+    bundles: dict[str, Path], precision: str, options: dict[str, Any]
+) -> None:
+    """Alone, together, in two parts and with two threads: tokens, texts and scores are equal."""
+    bundle, asked = bundles[precision], {**EN_DE, "max_length": 40, **options}
+    translator, parallel = opened(bundle), opened(bundle, intra_op_num_threads=2)
+    together = translator.translate_batch(TEXTS, **asked)
+    assert [translator.translate_batch([text], **asked)[0] for text in TEXTS] == together
+    assert parallel.model.can_run_serially
+    for texts in (TEXTS, TEXTS[:3]):
+        assert parallel.translate_batch(texts, **asked) == together[: len(texts)]
+
+
+@pytest.mark.parametrize("options", MORE, ids=str)
+def test_most_translations_are_those_of_fused_graphs(
+    bundles: dict[str, Path], options: dict[str, Any]
+) -> None:
+    """A rounding may decide for another word; `test_quality` says what that costs."""
+    case = golden.Case("fr-en", 1, {}, every=10)
+    asked = {"source_lang": "fr", "target_lang": "en", "max_length": 40, **options}
+    found, expected = (
+        Translator(bundles["int8"], intra_op_num_threads=1, **GRAPHS[name]).translate_batch(
+            case.texts(), **asked
+        )
+        for name in ("native", "fused")
+    )
+    same = [a.tokens == b.tokens for a, b in zip(found, expected, strict=True)]
+    assert sum(same) >= 0.6 * len(same)
+    for a, b, equal in zip(found, expected, same, strict=True):
+        assert not equal or abs(a.score - b.score) < 0.15
+
+
+# Prints what bundles make of texts.
+WHOLE = """
+import json, sys
+from m2m100_onnx import Translator
+bundles, texts = json.loads(sys.argv[1])
+found = []
+for bundle in bundles:
+    translator = Translator(bundle, kernels=True, intra_op_num_threads=1)
+    for beam_size in (1, 3):
+        found += translator.translate_batch(
+            texts, source_lang="en", target_lang="de", beam_size=beam_size, max_length=24
+        )
+print(json.dumps([[t.tokens, t.score.hex()] for t in found]))
+"""
+
+
+def translated_on(instructions: str, bundles: list[Path], texts: list[str]) -> Any:
+    """Returns what a process with an instruction set prints; None if the processor has it not."""
+    request = json.dumps([list(map(str, bundles)), texts])
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", WHOLE, request],
+        env={**os.environ, "M2M100_KERNELS": instructions, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        assert "M2M100_KERNELS: expected one that this processor has" in done.stderr, done.stderr
+        return None
+    return json.loads(done.stdout)
+
+
+def test_translations_are_equal_on_every_processor(
+    bundles: dict[str, Path], sentences: list[str]
+) -> None:
+    """Tokens and the last bit of every score; other floats than the operators' stay the same."""
+    chosen, texts = [bundles["int8"], bundles["int4"]], sentences[::8]
+    plain = translated_on("plain", chosen, texts)
+    assert len(plain) == 4 * len(texts)
+    for instructions in INSTRUCTIONS:
+        found = translated_on(instructions, chosen, texts)
+        assert found in (None, plain), instructions
+
+
+def test_weights_are_mapped_and_not_cached(packed_bundle: Path, tmp_path: Path) -> None:
+    translator = opened(packed_bundle, cache_dir=tmp_path / "cache")
+    translator.translate_batch(TEXTS, **EN_DE)
+    assert not (tmp_path / "cache").exists()
+    assert set(translator.model.sessions._sessions) == set(NATIVE_FILES)
+    if sys.platform == "linux":
+        assert str(packed_bundle / WEIGHTS_FILE) in Path("/proc/self/maps").read_text()
+
+
+def test_a_cancelled_call_leaves_nothing_behind(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator, cancellation = opened(bundle), Cancellation()
+    expected = translator.translate_batch(TEXTS, **EN_DE)
+    real, steps = BeamSearch.step, iter(range(4))
+
+    def step(self: BeamSearch) -> tuple[int, ...]:
+        if next(steps, None) is None:
+            cancellation.cancel()
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BeamSearch, "step", step)
+        with pytest.raises(Cancelled):
+            translator.translate_batch(TEXTS, **EN_DE, cancellation=cancellation)
+    assert translator.translate_batch(TEXTS, **EN_DE) == expected
+
+
+def test_it_closes_and_opens_again(bundle: Path) -> None:
+    translator = opened(bundle)
+    expected = translator.translate_batch(TEXTS, **EN_DE)
+    translator.release_memory()
+    assert translator.translate_batch(TEXTS, **EN_DE) == expected
+    assert "native graphs on cpu" in repr(translator)
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def test_native_graphs_share_the_weights_file(bundle: Path) -> None:
+    """Bytes of four bits are those of the numbers that other graphs read."""
+
+    def places(names: tuple[str, ...]) -> dict[str, list[str]]:
+        return {
+            tensor.name.removesuffix(".bytes"): [entry.value for entry in tensor.external_data]
+            for name in names
+            for tensor in onnx.load(bundle / name, load_external_data=False).graph.initializer
+            if tensor.external_data
+        }
+
+    fused, native = places(FUSED_FILES), places(NATIVE_FILES)
+    assert {place[0] for place in native.values()} == {WEIGHTS_FILE}
+    for name in fused.keys() & native.keys():
+        assert native[name] == fused[name], name
+    assert len(fused.keys() & native.keys()) > 40
+
+
+def test_where_native_graphs_are(demo_bundle: Path, demo_bundle_fp16: Path, bundle: Path) -> None:
+    assert all((bundle / name).is_file() for name in NATIVE_FILES)
+    assert Translator(bundle, lazy=True).model.native
+    for other in (demo_bundle, demo_bundle_fp16):
+        assert not any((other / name).exists() for name in NATIVE_FILES)
+        assert not Translator(other, lazy=True).model.native
+        with pytest.raises(InvalidInputError, match=r"kernels: expected .*int8.*found .*fp(32|16)"):
+            Translator(other, kernels=True, lazy=True)
+
+
+def without_native_graphs(bundle: Path, target: Path) -> Path:
+    """Returns a bundle as earlier exporters wrote it."""
+    shutil.copytree(bundle, target)
+    manifest = json.loads((target / MANIFEST_FILE).read_text())
+    for name in NATIVE_FILES:
+        (target / name).unlink()
+        del manifest["files"][name], manifest["graphs"][name]
+    (target / MANIFEST_FILE).write_text(json.dumps(manifest))
+    return target
+
+
+def test_a_bundle_without_native_graphs(bundle: Path, tmp_path: Path) -> None:
+    old = without_native_graphs(bundle, tmp_path / "bundle")
+    assert Translator(old, intra_op_num_threads=1).model.kind == "fused"
+    expected = Translator(bundle, kernels=False, intra_op_num_threads=1)
+    asked = {**EN_DE, "beam_size": 2}
+    found = Translator(old, intra_op_num_threads=1).translate_batch(TEXTS, **asked)
+    assert found == expected.translate_batch(TEXTS, **asked)
+    message = r"kernels: expected a bundle .* with native_source\.onnx and .*found .*precision int"
+    with pytest.raises(InvalidInputError, match=message):
+        Translator(old, kernels=True)
+
+
+# --- Refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernels", ["no", 1, 0])
+def test_kernels_is_a_bool(packed_bundle: Path, kernels: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"kernels: expected True.*found {kernels!r}"):
+        Translator(packed_bundle, kernels=kernels)
+
+
+def test_fused_and_kernels(packed_bundle: Path) -> None:
+    assert Translator(packed_bundle, lazy=True, fused=True).model.kind == "native"
+    assert Translator(packed_bundle, lazy=True, kernels=False).model.kind == "fused"
+    assert Translator(packed_bundle, lazy=True, fused=False).model.kind == "portable"
+    with pytest.raises(InvalidInputError, match="kernels: expected fused to be True or None"):
+        Translator(packed_bundle, fused=False, kernels=True)
+
+
+def test_other_providers_are_refused(packed_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(operators.ort, "get_available_providers", lambda: providers)
+    with pytest.raises(InvalidInputError, match=r"kernels: .* no provider but the CPU's"):
+        Translator(packed_bundle, kernels=True, device="cuda", lazy=True)
+
+
+@pytest.mark.usefixtures("again")
+def test_without_the_package(packed_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "m2m100_onnx_kernels", None)
+    assert Translator(packed_bundle, lazy=True).model.kind == "fused"
+    with pytest.raises(DependencyError, match=r"pip install 'm2m100-onnx\[kernels\]'"):
+        Translator(packed_bundle, kernels=True, lazy=True)
+
+
+@pytest.mark.usefixtures("again")
+def test_a_package_without_its_library(
+    packed_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Path:
+        raise ImportError("expected libm2m100_onnx_kernels, found none")
+
+    package = importlib.import_module("m2m100_onnx_kernels")
+    monkeypatch.setattr(package, "library_path", missing)
+    assert Translator(packed_bundle, lazy=True).model.kind == "fused"
+    with pytest.raises(DependencyError, match="expected libm2m100_onnx_kernels, found none"):
+        Translator(packed_bundle, kernels=True, lazy=True)
+
+
+@pytest.mark.usefixtures("again")
+def test_a_library_that_cannot_be_loaded(
+    packed_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Such as one for another processor: all runs as without it, and not in silence."""
+    damaged = tmp_path / "libm2m100_onnx_kernels.so"
+    damaged.write_bytes(b"no library")
+    package = importlib.import_module("m2m100_onnx_kernels")
+    monkeypatch.setattr(package, "library_path", lambda: damaged)
+    assert Translator(packed_bundle, lazy=True).model.kind == "fused"
+    assert f"cannot load {damaged}" in caplog.text
+    with pytest.raises(DependencyError, match=f"kernels: onnxruntime .* cannot load {damaged}"):
+        Translator(packed_bundle, kernels=True, lazy=True)
+
+
+@pytest.mark.usefixtures("again")
+def test_a_package_that_is_too_old(packed_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "OPERATORS_VERSION", 9)
+    assert Translator(packed_bundle, lazy=True).model.kind == "fused"
+    with pytest.raises(DependencyError, match=r"version 9 or newer, found version \d.*--upgrade"):
+        Translator(packed_bundle, kernels=True, lazy=True)
+
+
+def test_an_instruction_set_that_does_not_exist(packed_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WHOLE, json.dumps([[str(packed_bundle)], ["Quit"]])],
+        env={**os.environ, "M2M100_KERNELS": "sse9", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "DependencyError: kernels: " in done.stderr
+    assert "M2M100_KERNELS: expected one that this processor has: " in done.stderr
+    assert "found sse9" in done.stderr
+
+
+@pytest.mark.parametrize("op", ["Linear", "LayerNorm", "BeamAttention", "CrossAttention"])
+def test_a_graph_of_newer_operators(op: str, packed_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(packed_bundle, tmp_path / "bundle"))
+    path = bundle / NATIVE_STEP_FILE
+    model = onnx.load(path, load_external_data=False)
+    node = next(node for node in model.graph.node if node.op_type == op)
+    next(a for a in node.attribute if a.name == "version").i = 7
+    data = model.SerializeToString()
+    assert len(data) == path.stat().st_size
+    path.write_bytes(data)
+    message = f"{NATIVE_STEP_FILE}: .*m2m100.{op}: expected version . or older, found version 7"
+    with pytest.raises(BundleError, match=message):
+        opened(bundle)
+
+
+def test_a_graph_of_unknown_operators(packed_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(packed_bundle, tmp_path / "bundle"))
+    path = bundle / NATIVE_STEP_FILE
+    path.write_bytes(path.read_bytes().replace(b"CrossAttention", b"GlossAttention"))
+    with pytest.raises(BundleError, match=f"{NATIVE_STEP_FILE}.*GlossAttention"):
+        opened(bundle)
+
+
+def test_language_models_have_none(causal_xlm: tuple[Path, Path]) -> None:
+    assert not LanguageModel(causal_xlm[1], lazy=True).model.native
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+def test_flags_of_the_command(bundles: dict[str, Path], demo_bundle: Path, shell: Shell) -> None:
+    asked: dict[str, Any] = {"source_lang": "en", "target_lang": "fr", "beam_size": 1}
+    for flag, kernels in (("--kernels", True), ("--no-kernels", False)):
+        expected = opened(bundles["int8"], kernels=kernels).translate_batch(TEXTS[:2], **asked)
+        text = "".join(f"{line}\n" for line in TEXTS[:2]).encode()
+        status, out, _ = shell(*arguments(bundles["int8"], flag, "--json"), stdin=text)
+        assert status == 0
+        lines = [json.loads(line) for line in out.decode().splitlines()]
+        assert [line["score"] for line in lines] == [t.score for t in expected]
+    status, _, errors = shell(*arguments(demo_bundle, "--kernels"))
+    assert status == 2
+    assert "--kernels: expected a bundle of precision int8" in errors
+
+
+def test_info_names_native_graphs(bundle: Path, shell: Shell) -> None:
+    status, out, _ = shell("info", str(bundle), "--json")
+    assert status == 0
+    assert set(NATIVE_FILES) < set(json.loads(out)["graphs"])
