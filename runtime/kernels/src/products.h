@@ -50,16 +50,22 @@ inline void interleave_at(const Matrix& m, int64_t k, int64_t column, uint8_t* o
         return interleave_rows(edge.bytes, 64, out);
     }
     Edge edge = {};
-    if (whole && m.outputs % 2 == 0) {
-        const uint8_t* p = m.data + (k * m.outputs + column) / 2;
-        for (int64_t i = 0; i < 4; ++i) widen(p + i * m.outputs / 2, edge.bytes + i * 64);
-    } else {  // a row may begin in the middle of a byte
-        for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i)
+    for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i) {
+        const int64_t number = (k + i) * m.outputs + column;
+        const uint8_t* p = m.data + number / 2;
+        uint8_t moved[32];
+        if (!whole) {
             for (int64_t c = 0; c < smaller(kStrip, m.outputs - column); ++c) {
-                const int64_t number = (k + i) * m.outputs + column + c;
-                const int half = m.data[number / 2] >> (number % 2 * 4) & 15;
+                const int half = m.data[(number + c) / 2] >> ((number + c) % 2 * 4) & 15;
                 edge.bytes[i * 64 + c] = static_cast<int8_t>((half ^ 8) - 8);
             }
+            continue;
+        }
+        if (number % 2) {  // with an odd N, every other row begins in the middle of a byte
+            for (int c = 0; c < 32; ++c) moved[c] = static_cast<uint8_t>(p[c] >> 4 | p[c + 1] << 4);
+            p = moved;
+        }
+        widen(p, edge.bytes + i * 64);
     }
     interleave_rows(edge.bytes, 64, out);
 }
