@@ -168,6 +168,7 @@ def _lines(row: Row) -> Iterator[str]:
         if "samples" in each:
             setting = f" ({each['setting']})" if "setting" in each else ""
             yield f"   {each['engine']}{setting}: {statistics.median(each['samples']):.3f} s"
+    yield from (f"   {name} failed: {text}" for name, text in row.get("failed", {}).items())
     yield f"   took {row['took']:.0f} s"
 
 

@@ -65,7 +65,10 @@ def ratio(row: Data, name: str) -> float | None:
 
 def names_of(rows: list[Data]) -> list[str]:
     """Returns the engines of cells, in the order of their first turns."""
-    return list(dict.fromkeys(each["engine"] for row in rows for each in row["engines"]))
+    found = (
+        name for row in rows for name in (*(e["engine"] for e in row["engines"]), *row["failed"])
+    )
+    return list(dict.fromkeys(found))
 
 
 def heading(name: str) -> str:
@@ -85,7 +88,8 @@ def speed_table(rows: list[Data]) -> Iterator[list[str]]:
         for row in rows:
             found, times = best(row).get(name), ratio(row, name)
             shown = f", {times:.2f} x" if times is not None and name != PEER else ""
-            cells.append(f"{middle(found):.2f} s{shown}" if found else "")
+            failed = "failed" if name in row["failed"] else ""
+            cells.append(f"{middle(found):.2f} s{shown}" if found else failed)
         yield [name, *cells]
     if any(PEER in best(row) for row in rows):
         settings = [best(row).get(PEER, {}).get("setting", "") for row in rows]
@@ -154,7 +158,7 @@ def compared_targets(data: Data) -> Iterator[Target]:
             yield _ratio_target(rows, cell, name, "ours int8", TEXT_TARGET)
     for count, what, least in SHARES:
         name, bound = (
-            f"share of the limit ({what}), {count} rows: ours int8",
+            f"share of the limit ({what}), B x beam {count}: ours int8",
             f"{least * 100:.0f} %",
         )
         if found := share(rows, "ours int8", count):
@@ -260,7 +264,11 @@ def parts(data: Data) -> Iterator[tuple[str, str, list[list[str]]]]:
         )
         spread = list(spread_table(speeds))
         if len(spread) > 1:
-            yield "What CTranslate2's settings take", "Tried once for each cell.", spread
+            yield (
+                "What CTranslate2's settings take",
+                "Tried once for each cell, or twice where that takes less than three seconds.",
+                spread,
+            )
     if texts:
         yield (
             "Real text at natural lengths",

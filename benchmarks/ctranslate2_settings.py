@@ -46,7 +46,7 @@ class Setting:
     def label(self) -> str:
         """Returns the setting in words."""
         found = f"{self.workers} x {self.threads}"
-        found += f", {self.parts} parts" if self.parts else ""
+        found += f", {self.parts} part{'s' * (self.parts > 1)}" if self.parts else ""
         found += f", {self.products}" if self.products != "its default" else ""
         return found + (", AVX-512" if self.wide else "")
 

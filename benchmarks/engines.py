@@ -112,6 +112,8 @@ def openvino(folder: str, threads: int) -> Any:
     from optimum.intel import OVModelForSeq2SeqLM
 
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
+    # With beams, keys and values of eight bits at times gave NaN, or equal sentences other scores.
+    config["KV_CACHE_PRECISION"] = "f32"
     return OVModelForSeq2SeqLM.from_pretrained(folder, ov_config=config)
 
 

@@ -187,15 +187,45 @@ def test_turns_are_taken_and_the_slow_have_fewer(contest: Any) -> None:
     assert arena.turns[-2:] == ["ours int8", "ours int8"]
 
 
-def test_an_engine_that_gives_other_tokens_is_refused(contest: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(ScriptedArena, "ask", lambda *_: (1.0, 7))
-    with pytest.raises(RuntimeError, match=r"expected 8 tokens of .*found 7"):
-        contest(repetitions=1, budget=1, finalists=1)
+@pytest.mark.parametrize("name", ["ours int8", "openvino int8"])
+def test_a_peer_that_gives_other_tokens_has_no_samples(
+    contest: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    ask = ScriptedArena.ask
+
+    def fewer(arena: ScriptedArena, one: Any, *request: Any) -> tuple[float, int]:
+        seconds, tokens = ask(arena, one, *request)
+        return seconds, 7 if one.name == name else tokens
+
+    monkeypatch.setattr(ScriptedArena, "ask", fewer)
+    message = f"expected 8 tokens of {name}, found 7"
+    if name.startswith("ours"):
+        with pytest.raises(RuntimeError, match=message):
+            contest(repetitions=1, budget=1, finalists=1)
+        return
+    _, row = contest(repetitions=1, budget=9, finalists=1)
+    assert row["failed"] == {name: message}
+    assert [each["engine"] for each in row["engines"]] == ["ours int8", "ctranslate2 int8"]
+
+
+def test_a_setting_that_fails_is_left_out(contest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = ScriptedArena.ask
+
+    def narrow(arena: ScriptedArena, one: Any, *request: Any) -> tuple[float, int]:
+        if one.setting and one.setting.wide:
+            raise RuntimeError("no AVX-512")
+        return ask(arena, one, *request)
+
+    monkeypatch.setattr(ScriptedArena, "ask", narrow)
+    monkeypatch.setattr("contest.has_avx512", lambda: True)
+    _, row = contest(repetitions=1, budget=9, finalists=2)
+    assert len(row["probes"]) == 5
+    assert not any("AVX-512" in label for label in row["probes"])
 
 
 def cell(name: str, **samples: list[float]) -> dict[str, Any]:
     engines = [{"engine": n.replace("_", " "), "samples": s} for n, s in samples.items()]
-    return {"cell": name, "probes": {}, "engines": engines, "load_average": 0.5}
+    return {"cell": name, "probes": {}, "engines": engines, "failed": {}}
 
 
 def test_ratios_are_to_the_better_setting_of_the_peer() -> None:
