@@ -20,12 +20,12 @@ from attentions import (
     Array,
     Beams,
     attend,
+    attention,
     beams_of,
     cross,
     halved,
     self_inputs,
     session,
-    softmax_sum,
 )
 
 pytest.importorskip(
@@ -81,12 +81,7 @@ def test_a_row_that_is_not_a_number_stays_alone() -> None:
 def cross_expected(inputs: Mapping[str, Array]) -> Array:
     sentences, heads, _, size = inputs["key"].shape
     queries = inputs["query"].reshape(sentences, -1, heads, size)
-    out = np.zeros(queries.shape)
-    for b, k, h in np.ndindex(out.shape[:3]):
-        real = inputs["mask"][b] != 0
-        if real.any():
-            pair = (inputs[name][b, h, real] for name in ("key", "value"))
-            out[b, k, h] = softmax_sum(queries[b, k, h], *pair)
+    out = attention(queries, inputs["key"], inputs["value"], inputs["mask"])
     return out.reshape(inputs["query"].shape)
 
 
@@ -160,12 +155,7 @@ def test_self_attention_is_numpys(name: str) -> None:
     inputs = self_inputs(*SELF[name])
     found = attend("SelfAttention", heads, inputs)
     parts = inputs["qkv"].reshape(sentences, length, 3, heads, size).transpose(2, 0, 3, 1, 4)
-    expected = np.empty((sentences, length, heads, size))
-    for b, t, h in np.ndindex(expected.shape[:3]):
-        real = inputs["mask"][b] != 0
-        expected[b, t, h] = softmax_sum(
-            parts[0, b, h, t], parts[1, b, h, real], parts[2, b, h, real]
-        )
+    expected = attention(parts[0].transpose(0, 2, 1, 3), *parts[1:], inputs["mask"])
     expected = expected.reshape(found.shape)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
     assert np.array_equal(found, attend("SelfAttention", heads, inputs, threads=2))
