@@ -340,6 +340,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL
+    only = tuple(arguments.only.split(",")) if arguments.only else None
+    names = [*plan.speeds, "steps", "limits", "start", *plan.texts]
+    if only and not set(only) <= set(names):
+        parser.error(f"--only: expected some of {', '.join(names)}")
     if arguments.repetitions:
         plan = replace(plan, effort=replace(plan.effort, repetitions=arguments.repetitions))
     pythons = {
@@ -357,12 +361,8 @@ def main() -> None:
     stamp: Row = {"plan": "quick" if arguments.quick else "full", "shape": suite.shape}
     stamp["versions"], stamp["code"] = suite.versions(), code_digest()
     stamp["repetitions"] = plan.effort.repetitions
-    only = tuple(arguments.only.split(",")) if arguments.only else None
     comparison = Comparison(suite.results / "compare.json", stamp, plan.seconds, only)
     comparison.resume(arguments.again)
-    names = [*plan.speeds, "steps", "limits", "start", *plan.texts]
-    if only and not set(only) <= set(names):
-        parser.error(f"--only: expected some of {', '.join(names)}")
     prepare(suite, demo, plan)
     if arguments.prepare:
         return

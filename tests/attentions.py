@@ -98,6 +98,16 @@ def softmax_sum(query: Array, keys: Array, values: Array) -> Array:
     return weights @ values.astype(float) / weights.sum()
 
 
+def attention(query: Array, key: Array, value: Array, mask: Array) -> Array:
+    """Returns `(B, T, H, E)` of such queries, and `(B, H, S, E)` keys and values in numpy."""
+    out = np.zeros(query.shape)
+    for b, t, h in np.ndindex(out.shape[:3]):
+        real = mask[b] != 0
+        if real.any():
+            out[b, t, h] = softmax_sum(query[b, t, h], key[b, h, real], value[b, h, real])
+    return out
+
+
 class Beams:
     """Random inputs of BeamAttention, and the same in numpy."""
 

@@ -34,9 +34,20 @@ def run_operator(
     outputs: tuple[str, ...] = ("y",),
     *,
     constants: frozenset[str] = frozenset(),
+    in_place: Mapping[str, str] | None = None,
     threads: int = 1,
 ) -> list[Array]:
-    """Runs one node, whose inputs may have any shape; None is an input that is left out."""
+    """Runs one node, whose inputs may have any shape; None is an input that is left out.
+
+    Args:
+        op: the operator's name.
+        inputs: by name, in the node's order.
+        attributes: of the node; None is left out.
+        outputs: their names, in the node's order.
+        constants: the inputs that belong to the graph.
+        in_place: outputs that are bound to the buffer of an input.
+        threads: of the session.
+    """
     from m2m100_onnx_kernels import library_path
 
     def value(name: str, array: Array) -> Any:
@@ -52,7 +63,8 @@ def run_operator(
         domain="m2m100",
         **{"version": 1, **attributes},
     )
-    kinds = {"tokens": np.dtype(np.int64)}
+    in_place = {name: of for name, of in (in_place or {}).items() if of in given}
+    kinds = {"tokens": np.dtype(np.int64)} | {n: given[of].dtype for n, of in in_place.items()}
     graph = helper.make_graph(
         [node],
         op,
@@ -75,11 +87,26 @@ def run_operator(
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.register_custom_ops_library(str(library_path()))
+    # Buffers of their own, so that AddressSanitizer sees their ends.
+    options.enable_cpu_mem_arena = False
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    found: list[Array] = session.run(
-        None, {name: array for name, array in given.items() if name not in constants}
-    )
-    return found
+    binding = session.io_binding()
+    # A binding keeps no reference to what it binds.
+    values = {
+        name: ort.OrtValue.ortvalue_from_numpy(array)
+        for name, array in given.items()
+        if name not in constants
+    }
+    for name, bound in values.items():
+        binding.bind_ortvalue_input(name, bound)
+    for name in outputs:
+        if name in in_place:
+            binding.bind_ortvalue_output(name, values[in_place[name]])
+        else:
+            binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    # Copies, because the memory is that of the session.
+    return [np.array(one.numpy()) for one in binding.get_outputs()]
 
 
 @dataclass(frozen=True)

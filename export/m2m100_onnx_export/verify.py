@@ -6,6 +6,7 @@ runs it. Refuses to know how graphs are built.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from m2m100_onnx.bundle.graphs import (
     DECODER_FILE,
     DECODER_WITH_PAST_FILE,
     ENCODER_FILE,
+    FUSED_FILES,
     FUSED_RANK_FILE,
     FUSED_SOURCE_FILE,
     FUSED_STEP_FILE,
+    NATIVE_FILES,
     Precision,
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError
@@ -142,12 +145,16 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
         model = model.half()
     model = model.float()
     # Without sampling, which is random, and without entries of a folder that is gone soon.
-    translator = Translator(bundle, sp_model_kwargs={}, cache_dir=False)
+    given: dict[str, Any] = {"sp_model_kwargs": {}, "cache_dir": False}
+    translator = Translator(bundle, kernels=False, **given)
     reference = reference_tokenizer(checkpoint.directory, translator.tokenizer.family)
     samples = _samples(translator)
     if tokens := tuple(reference.differences(translator.tokenizer, samples)):
         return Report({}, {}, (), tokens, merged_by)
-    differences, tolerances = _compare_graphs(model, translator, TOLERANCE[precision])
+    # Native graphs run where the package of operators is installed.
+    others = [Translator(bundle, lazy=True, **given)] if translator.bundle.has_native_graphs else []
+    opened = [translator, *(other for other in others if other.model.native)]
+    differences, tolerances = _compare_graphs(model, opened, TOLERANCE[precision])
     if any(not differences[name] <= limit for name, limit in tolerances.items()):
         # Translations of wrong graphs tell no more, and a search refuses NaN.
         return Report(differences, tolerances, (), merged_by=merged_by)
@@ -164,14 +171,18 @@ def _samples(translator: Translator) -> dict[str, str]:
 
 
 def _compare_graphs(
-    model: M2M100ForConditionalGeneration, translator: Translator, tolerance: float
+    model: M2M100ForConditionalGeneration, opened: Sequence[Translator], tolerance: float
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Returns each graph's largest difference from PyTorch, and the largest accepted one."""
-    batch = _make_batch(translator)
+    batch = _make_batch(opened[0])
     expected = _run_pytorch(model, batch)
-    found = _run_portable(translator, batch)
-    if translator.model.fused:
-        found |= _run_fused(translator, batch)
+    found = _run_portable(opened[0], batch)
+    for translator in opened:
+        if translator.model.fused:
+            found |= _run_fused(translator, batch)
+    expected |= {
+        native: expected[fused] for native, fused in zip(NATIVE_FILES, FUSED_FILES, strict=True)
+    }
     differences = {
         file: float(np.abs(ours.astype(np.float32) - expected[file]).max())
         for file, ours in found.items()
@@ -250,15 +261,11 @@ def _run_portable(translator: Translator, batch: _Batch) -> dict[str, _Floats]:
 
 
 def _run_fused(translator: Translator, batch: _Batch) -> dict[str, _Floats]:
-    """Runs the fused graphs: a prefix, then one token at a time."""
-    found = _run(translator, FUSED_SOURCE_FILE, input_ids=batch.ids, attention_mask=batch.mask)
+    """Runs the fused or the native graphs: a prefix, then one token at a time."""
+    files = translator.model.files
+    found = _run(translator, files[0], input_ids=batch.ids, attention_mask=batch.mask)
     source = np.stack(list(found.values())) * batch.mask[:, None, :, None]
-    hidden_states, log_probs = _fused_steps(translator, batch)
-    return {
-        FUSED_SOURCE_FILE: source,
-        FUSED_STEP_FILE: hidden_states,
-        FUSED_RANK_FILE: log_probs,
-    }
+    return dict(zip(files, (source, *_fused_steps(translator, batch)), strict=True))
 
 
 def _fused_steps(translator: Translator, batch: _Batch) -> tuple[_Floats, _Floats]:

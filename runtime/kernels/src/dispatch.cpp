@@ -55,8 +55,7 @@ std::vector<const Kernels*> available() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    // Whoever has AVX2 has the conversion of half precision (F16C), which older compilers do not test.
-    if (has_avx512()) found.push_back(kAvx512);
+    if (has_avx2() && has_avx512()) found.push_back(kAvx512);
     if (has_avx2() && has_avx_vnni()) found.push_back(kAvxVnni);
     if (has_avx2()) found.push_back(kAvx2);
 #elif defined(__aarch64__)

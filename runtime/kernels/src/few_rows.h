@@ -157,12 +157,15 @@ inline void few_rows(const Product& p, int64_t begin, int64_t end) {
     }
 }
 
+void multiply_rows(const Product&, int64_t, int64_t, int64_t, int64_t);
+
 // Columns [begin, end) of a matrix (N, K) with K a multiple of 64.
 inline void few_columns(const Product& p, int64_t begin, int64_t end) {
     const Matrix& m = p.matrix;
     const int64_t x_stride = p.rows.stride, last = m.outputs - kColumnsAhead - 4;
     for (int64_t column = begin; column < end; column += kStrip) {
         const int64_t columns = smaller(kStrip, end - column);
+        if (columns < 4) return multiply_rows(p, column, end, 0, p.rows.count);
         for (int64_t c = 0; c < columns; c += 4) {
             // The last columns may be fewer than 4; those before them are then computed again.
             const int64_t at = smaller(column + c, m.outputs - 4);
@@ -183,12 +186,9 @@ inline void few_columns(const Product& p, int64_t begin, int64_t end) {
     }
 }
 
-void multiply_rows(const Product&, int64_t, int64_t, int64_t, int64_t);
-
 void multiply_few(const Product& p, int64_t begin, int64_t end) {
     if (!p.matrix.transposed) return few_rows(p, begin, end);
-    // Room for at least one group of 4 columns in the first strip, and whole registers of inputs.
-    if (p.matrix.inputs % 64 == 0 && p.matrix.outputs >= kStrip && (p.matrix.outputs - begin) >= 4)
+    if (p.matrix.inputs % 64 == 0)  // whole registers of inputs
         return few_columns(p, begin, end);
     multiply_rows(p, begin, end, 0, p.rows.count);
 }

@@ -150,7 +150,9 @@ struct Four {
     }
 };
 inline Ints dot(Ints sums, Quads w, Four x) {
-    return {_mm256_dpbusd_avx_epi32(sums.a, w.a, x.v), _mm256_dpbusd_avx_epi32(sums.b, w.b, x.v)};
+    sums = {_mm256_dpbusd_avx_epi32(sums.a, w.a, x.v), _mm256_dpbusd_avx_epi32(sums.b, w.b, x.v)};
+    asm("" : "+x"(sums.a), "+x"(sums.b));  // GCC would move sums between registers
+    return sums;
 }
 inline __m256i stored(__m256i bytes) {
     return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
@@ -180,7 +182,9 @@ struct Four {
 // w * x is |w| * (x with the sign of w). Two such products are at most 2 * 128 * 127, less than 2^15.
 inline __m256i dot(__m256i sums, __m256i w, __m256i magnitude, __m256i x) {
     const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    asm("" : "+x"(sums));  // GCC would keep sums on the stack
+    return sums;
 }
 inline Ints dot(Ints sums, Quads w, Four x) {
     return {dot(sums.a, w.a, w.a_magnitude, x.v), dot(sums.b, w.b, w.b_magnitude, x.v)};
@@ -191,7 +195,7 @@ inline __m256i stored(__m256i bytes) { return bytes; }
 
 inline void store(uint8_t* p, __m256i x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 
-// Four rows of 64 columns become the `Quads` of 4 groups of 16 columns, `out + 64 * group`.
+// Four rows of 64 columns become the `Quads` of 4 groups of 16 columns, in the order of `settle`.
 inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
     for (int half = 0; half < 64; half += 32, out += 128) {
         const __m256i a = stored(bytes_at(p + half)), b = stored(bytes_at(p + stride + half));
@@ -199,17 +203,32 @@ inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
         const __m256i d = stored(bytes_at(p + 3 * stride + half));
         const __m256i ab = _mm256_unpacklo_epi8(a, b), AB = _mm256_unpackhi_epi8(a, b);
         const __m256i cd = _mm256_unpacklo_epi8(c, d), CD = _mm256_unpackhi_epi8(c, d);
-        // Columns 0-3 and 16-19, 4-7 and 20-23, ...: unpacking works within each half of a register.
-        const __m256i w = _mm256_unpacklo_epi16(ab, cd), x = _mm256_unpackhi_epi16(ab, cd);
-        const __m256i y = _mm256_unpacklo_epi16(AB, CD), z = _mm256_unpackhi_epi16(AB, CD);
-        store(out, _mm256_permute2x128_si256(w, x, 0x20));
-        store(out + 32, _mm256_permute2x128_si256(y, z, 0x20));
-        store(out + 64, _mm256_permute2x128_si256(w, x, 0x31));
-        store(out + 96, _mm256_permute2x128_si256(y, z, 0x31));
+        // Unpacking stays within each half of a register.
+        store(out, _mm256_unpacklo_epi16(ab, cd));       // columns 0 ... 3 and 16 ... 19
+        store(out + 32, _mm256_unpacklo_epi16(AB, CD));  // columns 8 ... 11 and 24 ... 27
+        store(out + 64, _mm256_unpackhi_epi16(ab, cd));  // columns 4 ... 7 and 20 ... 23
+        store(out + 96, _mm256_unpackhi_epi16(AB, CD));  // columns 12 ... 15 and 28 ... 31
     }
 }
-inline void settle(Ints (&)[4]) {}
-inline void settle(Floats (&)[4]) {}
+// Exchanges the upper half of one register and the lower half of the other, which undoes itself.
+inline void exchange(__m256i& x, __m256i& y) {
+    const __m256i low = _mm256_permute2x128_si256(x, y, 0x20);
+    y = _mm256_permute2x128_si256(x, y, 0x31);
+    x = low;
+}
+inline void settle(Ints (&x)[4]) {
+    for (int g = 0; g < 4; g += 2) {
+        exchange(x[g].a, x[g + 1].a);
+        exchange(x[g].b, x[g + 1].b);
+    }
+}
+inline void settle(Floats (&x)[4]) {
+    Ints bits[4];
+    for (int g = 0; g < 4; ++g) bits[g] = {_mm256_castps_si256(x[g].a), _mm256_castps_si256(x[g].b)};
+    settle(bits);
+    for (int g = 0; g < 4; ++g)
+        x[g] = {_mm256_castsi256_ps(bits[g].a), _mm256_castsi256_ps(bits[g].b)};
+}
 
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {

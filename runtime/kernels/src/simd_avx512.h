@@ -103,7 +103,11 @@ struct Four {
         return {_mm512_set1_epi32(four)};
     }
 };
-inline Ints dot(Ints sums, Quads w, Four x) { return {_mm512_dpbusd_epi32(sums.v, w.v, x.v)}; }
+inline Ints dot(Ints sums, Quads w, Four x) {
+    sums.v = _mm512_dpbusd_epi32(sums.v, w.v, x.v);
+    asm("" : "+v"(sums.v));  // GCC would move sums between registers
+    return sums;
+}
 
 inline __m512i shifted(const void* p) {
     return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(0x80)));

@@ -164,7 +164,10 @@ struct Four {
     }
 };
 inline Ints dot(Ints sums, Quads w, Four x) {
-    for (int i = 0; i < 4; ++i) sums.v[i] = vdotq_s32(sums.v[i], w.v[i], x.v);
+    for (int i = 0; i < 4; ++i) {
+        sums.v[i] = vdotq_s32(sums.v[i], w.v[i], x.v);
+        asm("" : "+w"(sums.v[i]));  // GCC would move sums between registers
+    }
     return sums;
 }
 

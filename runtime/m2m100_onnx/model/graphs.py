@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 
 from m2m100_onnx.bundle.folder import BundleFolder
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.model.operators import check_native
+from m2m100_onnx.model.operators import are_fast, check_native
 from m2m100_onnx.model.sessions import SessionFactory, Sessions
 from m2m100_onnx.model.support import (
     Provider,
@@ -118,7 +118,7 @@ class Graphs(Generic[_B]):
         refusal = check_native(self.bundle, cpu_only=self.sessions.factory.cpu_only)
         if refusal is not None and wanted:
             raise refusal
-        return refusal is None
+        return refusal is None and (bool(wanted) or are_fast())
 
     @property
     def kind(self) -> Literal["native", "fused", "portable"]:

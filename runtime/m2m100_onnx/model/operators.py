@@ -5,6 +5,7 @@ The package `m2m100-onnx-kernels` has it, and is optional. Refuses to know graph
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import logging
@@ -16,7 +17,7 @@ from m2m100_onnx.bundle.graphs import OPERATORS_VERSION
 from m2m100_onnx.errors import DependencyError, InvalidInputError, M2M100Error
 from m2m100_onnx.model.support import ort, raised_by_onnxruntime
 
-__all__ = ["check_native", "library"]
+__all__ = ["are_fast", "check_native", "library"]
 
 _PACKAGE = "m2m100_onnx_kernels"
 _LOGGER = logging.getLogger("m2m100_onnx")
@@ -56,6 +57,18 @@ def library() -> Path:
         _LOGGER.warning("%s", refusal)
         raise refusal from None
     return path
+
+
+def are_fast() -> bool:
+    """Says whether the operators are faster here than onnxruntime's; `library` has found them.
+
+    Plain C++ is not. It runs where it is asked for.
+    """
+    if os.environ.get("M2M100_KERNELS"):
+        return True
+    name = ctypes.CDLL(os.fspath(library())).m2m100_kernels_name
+    name.restype = ctypes.c_char_p
+    return bool(name() != b"plain")
 
 
 def check_native(bundle: BundleFolder, *, cpu_only: bool) -> M2M100Error | None:
