@@ -30,6 +30,7 @@ from translations import GRAPHS, need_kernels
 # Tests write nothing to the user's home. Tests of the cache name a folder.
 os.environ["M2M100_ONNX_CACHE"] = "off"
 
+NATIVE_PRECISIONS: tuple[Precision, ...] = ("int8", "int4", "int4-int8")
 LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")
 
 
@@ -291,3 +292,27 @@ def causal_xlm(make_xlm: Callable[..., tuple[Path, Path]]) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def masked_xlm(make_xlm: Callable[..., tuple[Path, Path]]) -> tuple[Path, Path]:
     return make_xlm(causal=False)
+
+
+@pytest.fixture(scope="session")
+def native_bundles(
+    demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The demo bundles that have native graphs, by precision."""
+    found: dict[str, Path] = {}
+    for precision in NATIVE_PRECISIONS:
+        found[precision] = tmp_path_factory.mktemp(precision) / "demo"
+        export(
+            demo_checkpoint,
+            found[precision],
+            precision=precision,
+            languages=LANGUAGES,
+            verify_outputs=False,
+        )
+    return found
+
+
+@pytest.fixture(params=NATIVE_PRECISIONS)
+def native_bundle(request: pytest.FixtureRequest, native_bundles: dict[str, Path]) -> Path:
+    """Each of the demo bundles that have native graphs."""
+    return native_bundles[request.param]

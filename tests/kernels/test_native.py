@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +17,20 @@ import torch
 from transformers import M2M100ForConditionalGeneration
 
 import golden
-from conftest import LANGUAGES
 from m2m100_onnx import (
     Bundle,
-    BundleError,
     Cancellation,
     Cancelled,
-    DependencyError,
-    InvalidInputError,
-    LanguageModel,
     Translator,
 )
 from m2m100_onnx.bundle.folder import WEIGHTS_FILE
-from m2m100_onnx.bundle.graphs import FUSED_FILES, NATIVE_FILES, NATIVE_STEP_FILE, Precision
-from m2m100_onnx.bundle.manifest import MANIFEST_FILE
-from m2m100_onnx.model import operators
+from m2m100_onnx.bundle.graphs import FUSED_FILES, NATIVE_FILES, Precision
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.ranking import rank
 from m2m100_onnx.search.state import Int64Array, Ranking
 from m2m100_onnx_export import export
 from operators import INSTRUCTIONS
-from shell import Shell, arguments
 from translations import GRAPHS, need_kernels
 
 need_kernels()
@@ -48,34 +38,6 @@ need_kernels()
 PRECISIONS: tuple[Precision, ...] = ("int8", "int4", "int4-int8")
 EN_DE: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
 TEXTS = ["Open the file and save a copy.", "Delete", "", "Do you want to close this window?"] * 3
-
-
-@pytest.fixture(scope="module")
-def bundles(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    found = {}
-    for precision in PRECISIONS:
-        found[precision] = tmp_path_factory.mktemp(precision) / "demo"
-        export(
-            demo_checkpoint,
-            found[precision],
-            precision=precision,
-            languages=LANGUAGES,
-            verify_outputs=False,
-        )
-    return found
-
-
-@pytest.fixture(params=PRECISIONS)
-def bundle(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Path:
-    return bundles[request.param]
-
-
-@pytest.fixture
-def again() -> Iterator[None]:
-    """Looks for the package again, now and after the test."""
-    operators.library.cache_clear()
-    yield
-    operators.library.cache_clear()
 
 
 def opened(bundle: Path, **options: Any) -> Translator:
@@ -198,7 +160,7 @@ def test_ranking_is_numpys(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_distributions_are_as_near_to_transformers_as_those_of_fused_graphs(
-    precision: Precision, bundles: dict[str, Path], demo_checkpoint: Path
+    precision: Precision, native_bundles: dict[str, Path], demo_checkpoint: Path
 ) -> None:
     """What is lost is the rounding's, whichever operators run.
 
@@ -206,7 +168,7 @@ def test_distributions_are_as_near_to_transformers_as_those_of_fused_graphs(
     """
     reference = M2M100ForConditionalGeneration.from_pretrained(demo_checkpoint).eval()
     translators = {
-        name: Translator(bundles[precision], intra_op_num_threads=1, **GRAPHS[name])
+        name: Translator(native_bundles[precision], intra_op_num_threads=1, **GRAPHS[name])
         for name in ("native", "fused")
     }
     tokenizer = translators["native"].tokenizer
@@ -242,10 +204,10 @@ MORE: tuple[dict[str, Any], ...] = (
     ids=str,
 )
 def test_batches_and_threads_change_nothing(
-    bundles: dict[str, Path], precision: str, options: dict[str, Any]
+    native_bundles: dict[str, Path], precision: str, options: dict[str, Any]
 ) -> None:
     """Alone, together, in two parts and with two threads: tokens, texts and scores are equal."""
-    bundle, asked = bundles[precision], {**EN_DE, "max_length": 40, **options}
+    bundle, asked = native_bundles[precision], {**EN_DE, "max_length": 40, **options}
     translator, parallel = opened(bundle), opened(bundle, intra_op_num_threads=2)
     together = translator.translate_batch(TEXTS, **asked)
     assert [translator.translate_batch([text], **asked)[0] for text in TEXTS] == together
@@ -256,13 +218,13 @@ def test_batches_and_threads_change_nothing(
 
 @pytest.mark.parametrize("options", MORE, ids=str)
 def test_most_translations_are_those_of_fused_graphs(
-    bundles: dict[str, Path], options: dict[str, Any]
+    native_bundles: dict[str, Path], options: dict[str, Any]
 ) -> None:
     """A rounding may decide for another word; `test_quality` says what that costs."""
     case = golden.Case("fr-en", 1, {}, every=10)
     asked = {"source_lang": "fr", "target_lang": "en", "max_length": 40, **options}
     found, expected = (
-        Translator(bundles["int8"], intra_op_num_threads=1, **GRAPHS[name]).translate_batch(
+        Translator(native_bundles["int8"], intra_op_num_threads=1, **GRAPHS[name]).translate_batch(
             case.texts(), **asked
         )
         for name in ("native", "fused")
@@ -306,10 +268,10 @@ def translated_on(instructions: str, bundles: list[Path], texts: list[str]) -> A
 
 
 def test_translations_are_equal_on_every_processor(
-    bundles: dict[str, Path], sentences: list[str]
+    native_bundles: dict[str, Path], sentences: list[str]
 ) -> None:
     """Tokens and the last bit of every score; other floats than the operators' stay the same."""
-    chosen, texts = [bundles["int8"], bundles["int4"]], sentences[::8]
+    chosen, texts = [native_bundles["int8"], native_bundles["int4"]], sentences[::8]
     plain = translated_on("plain", chosen, texts)
     assert len(plain) == 4 * len(texts)
     for instructions in INSTRUCTIONS:
@@ -327,9 +289,9 @@ def test_weights_are_mapped_and_not_cached(packed_bundle: Path, tmp_path: Path) 
 
 
 def test_a_cancelled_call_leaves_nothing_behind(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+    native_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    translator, cancellation = opened(bundle), Cancellation()
+    translator, cancellation = opened(native_bundle), Cancellation()
     expected = translator.translate_batch(TEXTS, **EN_DE)
     real, steps = BeamSearch.step, iter(range(4))
 
@@ -345,8 +307,8 @@ def test_a_cancelled_call_leaves_nothing_behind(
     assert translator.translate_batch(TEXTS, **EN_DE) == expected
 
 
-def test_it_closes_and_opens_again(bundle: Path) -> None:
-    translator = opened(bundle)
+def test_it_closes_and_opens_again(native_bundle: Path) -> None:
+    translator = opened(native_bundle)
     expected = translator.translate_batch(TEXTS, **EN_DE)
     translator.release_memory()
     assert translator.translate_batch(TEXTS, **EN_DE) == expected
@@ -356,14 +318,16 @@ def test_it_closes_and_opens_again(bundle: Path) -> None:
 # --- Files ---------------------------------------------------------------------------------------
 
 
-def test_native_graphs_share_the_weights_file(bundle: Path) -> None:
+def test_native_graphs_share_the_weights_file(native_bundle: Path) -> None:
     """Bytes of four bits are those of the numbers that other graphs read."""
 
     def places(names: tuple[str, ...]) -> dict[str, list[str]]:
         return {
             tensor.name.removesuffix(".bytes"): [entry.value for entry in tensor.external_data]
             for name in names
-            for tensor in onnx.load(bundle / name, load_external_data=False).graph.initializer
+            for tensor in onnx.load(
+                native_bundle / name, load_external_data=False
+            ).graph.initializer
             if tensor.external_data
         }
 
@@ -372,170 +336,3 @@ def test_native_graphs_share_the_weights_file(bundle: Path) -> None:
     for name in fused.keys() & native.keys():
         assert native[name] == fused[name], name
     assert len(fused.keys() & native.keys()) > 40
-
-
-def test_where_native_graphs_are(demo_bundle: Path, demo_bundle_fp16: Path, bundle: Path) -> None:
-    assert all((bundle / name).is_file() for name in NATIVE_FILES)
-    assert Translator(bundle, lazy=True).model.native
-    for other in (demo_bundle, demo_bundle_fp16):
-        assert not any((other / name).exists() for name in NATIVE_FILES)
-        assert not Translator(other, lazy=True).model.native
-        with pytest.raises(InvalidInputError, match=r"kernels: expected .*int8.*found .*fp(32|16)"):
-            Translator(other, kernels=True, lazy=True)
-
-
-def without_native_graphs(bundle: Path, target: Path) -> Path:
-    """Returns a bundle as earlier exporters wrote it."""
-    shutil.copytree(bundle, target)
-    manifest = json.loads((target / MANIFEST_FILE).read_text())
-    for name in NATIVE_FILES:
-        (target / name).unlink()
-        del manifest["files"][name], manifest["graphs"][name]
-    (target / MANIFEST_FILE).write_text(json.dumps(manifest))
-    return target
-
-
-def test_a_bundle_without_native_graphs(bundle: Path, tmp_path: Path) -> None:
-    old = without_native_graphs(bundle, tmp_path / "bundle")
-    assert Translator(old, intra_op_num_threads=1).model.kind == "fused"
-    expected = Translator(bundle, kernels=False, intra_op_num_threads=1)
-    asked = {**EN_DE, "beam_size": 2}
-    found = Translator(old, intra_op_num_threads=1).translate_batch(TEXTS, **asked)
-    assert found == expected.translate_batch(TEXTS, **asked)
-    message = r"kernels: expected a bundle .* with native_source\.onnx and .*found .*precision int"
-    with pytest.raises(InvalidInputError, match=message):
-        Translator(old, kernels=True)
-
-
-# --- Refusals ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kernels", ["no", 1, 0])
-def test_kernels_is_a_bool(packed_bundle: Path, kernels: Any) -> None:
-    with pytest.raises(InvalidInputError, match=rf"kernels: expected True.*found {kernels!r}"):
-        Translator(packed_bundle, kernels=kernels)
-
-
-def test_fused_and_kernels(packed_bundle: Path) -> None:
-    assert Translator(packed_bundle, lazy=True, fused=True).model.kind == "native"
-    assert Translator(packed_bundle, lazy=True, kernels=False).model.kind == "fused"
-    assert Translator(packed_bundle, lazy=True, fused=False).model.kind == "portable"
-    with pytest.raises(InvalidInputError, match="kernels: expected fused to be True or None"):
-        Translator(packed_bundle, fused=False, kernels=True)
-
-
-def test_other_providers_are_refused(packed_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(operators.ort, "get_available_providers", lambda: providers)
-    with pytest.raises(InvalidInputError, match=r"kernels: .* no provider but the CPU's"):
-        Translator(packed_bundle, kernels=True, device="cuda", lazy=True)
-
-
-@pytest.mark.usefixtures("again")
-def test_without_the_package(packed_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "m2m100_onnx_kernels", None)
-    assert Translator(packed_bundle, lazy=True).model.kind == "fused"
-    with pytest.raises(DependencyError, match=r"pip install 'm2m100-onnx\[kernels\]'"):
-        Translator(packed_bundle, kernels=True, lazy=True)
-
-
-@pytest.mark.usefixtures("again")
-def test_a_package_without_its_library(
-    packed_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing() -> Path:
-        raise ImportError("expected libm2m100_onnx_kernels, found none")
-
-    package = importlib.import_module("m2m100_onnx_kernels")
-    monkeypatch.setattr(package, "library_path", missing)
-    assert Translator(packed_bundle, lazy=True).model.kind == "fused"
-    with pytest.raises(DependencyError, match="expected libm2m100_onnx_kernels, found none"):
-        Translator(packed_bundle, kernels=True, lazy=True)
-
-
-@pytest.mark.usefixtures("again")
-def test_a_library_that_cannot_be_loaded(
-    packed_bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Such as one for another processor: all runs as without it, and not in silence."""
-    damaged = tmp_path / "libm2m100_onnx_kernels.so"
-    damaged.write_bytes(b"no library")
-    package = importlib.import_module("m2m100_onnx_kernels")
-    monkeypatch.setattr(package, "library_path", lambda: damaged)
-    assert Translator(packed_bundle, lazy=True).model.kind == "fused"
-    assert f"cannot load {damaged}" in caplog.text
-    with pytest.raises(DependencyError, match=f"kernels: onnxruntime .* cannot load {damaged}"):
-        Translator(packed_bundle, kernels=True, lazy=True)
-
-
-@pytest.mark.usefixtures("again")
-def test_a_package_that_is_too_old(packed_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "OPERATORS_VERSION", 9)
-    assert Translator(packed_bundle, lazy=True).model.kind == "fused"
-    with pytest.raises(DependencyError, match=r"version 9 or newer, found version \d.*--upgrade"):
-        Translator(packed_bundle, kernels=True, lazy=True)
-
-
-def test_an_instruction_set_that_does_not_exist(packed_bundle: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WHOLE, json.dumps([[str(packed_bundle)], ["Quit"]])],
-        env={**os.environ, "M2M100_KERNELS": "sse9", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert "DependencyError: kernels: " in done.stderr
-    assert "M2M100_KERNELS: expected one that this processor has: " in done.stderr
-    assert "found sse9" in done.stderr
-
-
-@pytest.mark.parametrize("op", ["Linear", "LayerNorm", "BeamAttention", "CrossAttention"])
-def test_a_graph_of_newer_operators(op: str, packed_bundle: Path, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(packed_bundle, tmp_path / "bundle"))
-    path = bundle / NATIVE_STEP_FILE
-    model = onnx.load(path, load_external_data=False)
-    node = next(node for node in model.graph.node if node.op_type == op)
-    next(a for a in node.attribute if a.name == "version").i = 7
-    data = model.SerializeToString()
-    assert len(data) == path.stat().st_size
-    path.write_bytes(data)
-    message = f"{NATIVE_STEP_FILE}: .*m2m100.{op}: expected version . or older, found version 7"
-    with pytest.raises(BundleError, match=message):
-        opened(bundle)
-
-
-def test_a_graph_of_unknown_operators(packed_bundle: Path, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(packed_bundle, tmp_path / "bundle"))
-    path = bundle / NATIVE_STEP_FILE
-    path.write_bytes(path.read_bytes().replace(b"CrossAttention", b"GlossAttention"))
-    with pytest.raises(BundleError, match=f"{NATIVE_STEP_FILE}.*GlossAttention"):
-        opened(bundle)
-
-
-def test_language_models_have_none(causal_xlm: tuple[Path, Path]) -> None:
-    assert not LanguageModel(causal_xlm[1], lazy=True).model.native
-
-
-# --- The command ---------------------------------------------------------------------------------
-
-
-def test_flags_of_the_command(bundles: dict[str, Path], demo_bundle: Path, shell: Shell) -> None:
-    asked: dict[str, Any] = {"source_lang": "en", "target_lang": "fr", "beam_size": 1}
-    for flag, kernels in (("--kernels", True), ("--no-kernels", False)):
-        expected = opened(bundles["int8"], kernels=kernels).translate_batch(TEXTS[:2], **asked)
-        text = "".join(f"{line}\n" for line in TEXTS[:2]).encode()
-        status, out, _ = shell(*arguments(bundles["int8"], flag, "--json"), stdin=text)
-        assert status == 0
-        lines = [json.loads(line) for line in out.decode().splitlines()]
-        assert [line["score"] for line in lines] == [t.score for t in expected]
-    status, _, errors = shell(*arguments(demo_bundle, "--kernels"))
-    assert status == 2
-    assert "--kernels: expected a bundle of precision int8" in errors
-
-
-def test_info_names_native_graphs(bundle: Path, shell: Shell) -> None:
-    status, out, _ = shell("info", str(bundle), "--json")
-    assert status == 0
-    assert set(NATIVE_FILES) < set(json.loads(out)["graphs"])
