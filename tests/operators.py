@@ -151,14 +151,19 @@ class Weights:
             "transposed": int(self.transposed),
         }
 
-    def product(self, x: Array) -> Array:
-        """Returns rows, rounded to eight bits, times the matrix; every row is finite."""
+    def product(self, x: Array, steps: int = 127) -> Array:
+        """Returns rows, rounded to eight bits, times the matrix; every row is finite.
+
+        Args:
+            x: the rows.
+            steps: those from 0 to the largest magnitude: 254 where no number is negative.
+        """
         top = np.abs(x).max(axis=-1, keepdims=True).astype(np.float32)
         with np.errstate(divide="ignore", over="ignore"):
-            factor = np.where(top > 0, np.float32(127) / top, 0).astype(np.float32)
+            factor = np.where(top > 0, np.float32(steps) / top, 0).astype(np.float32)
         factor[factor > 3e38] = 0
         rounded = np.rint(x * factor).astype(np.int64)
-        step = top / np.float32(127)
+        step = top / np.float32(steps)
         if self.bits == 8:
             # Sums below 2^53 are exact in double precision, which numpy multiplies faster.
             sums = rounded.astype(float) @ self.numbers.astype(float)
@@ -212,7 +217,7 @@ class Linear:
         assert x is not None
         if inputs["norm_weight"] is not None:
             x = layer_norm(x, inputs["norm_weight"], inputs["norm_bias"])
-        y = self.weights.product(np.maximum(x, 0) if self.relu else x)
+        y = self.weights.product(np.maximum(x, 0), 254) if self.relu else self.weights.product(x)
         for more in (bias, residual):
             y = y if more is None else y + more
         return y

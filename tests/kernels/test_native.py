@@ -162,10 +162,7 @@ def test_ranking_is_numpys(
 def test_distributions_are_as_near_to_transformers_as_those_of_fused_graphs(
     precision: Precision, native_bundles: dict[str, Path], demo_checkpoint: Path
 ) -> None:
-    """What is lost is the rounding's, whichever operators run.
-
-    In eight bits the fused graphs round what ReLU leaves to 255 levels, and the operators to 127.
-    """
+    """What is lost is the rounding's, whichever operators run."""
     reference = M2M100ForConditionalGeneration.from_pretrained(demo_checkpoint).eval()
     translators = {
         name: Translator(native_bundles[precision], intra_op_num_threads=1, **GRAPHS[name])
@@ -186,7 +183,8 @@ def test_distributions_are_as_near_to_transformers_as_those_of_fused_graphs(
             best = translator.model.begin(ids, np.ones_like(ids), prompt).best(Ranking(count=50))
             errors[name].extend(best.scores[0] - exact[best.tokens[0]])
     native, fused = (float(np.sqrt(np.square(errors[n]).mean())) for n in ("native", "fused"))
-    assert native < (1.7 if precision == "int8" else 1.1) * fused
+    # Ten texts, whose errors differ by chance: 0.069 and 0.054 in int8.
+    assert native < (1.4 if precision == "int8" else 1.1) * fused
 
 
 MORE: tuple[dict[str, Any], ...] = (

@@ -43,7 +43,7 @@ from translations import assert_independent
 
 # Loss of chrF against fp32 that is accepted, on average and in the worst direction. Found were 0.51
 # and 1.89 with the fused graphs, and 0.59 and 2.18 with the native ones, which run if they can.
-MEAN_LOSS, WORST_LOSS = 1.0, 2.5
+MEAN_LOSS, WORST_LOSS = 1.0, 2.0
 # Every third sentence of the test set; benchmarks/quality.py takes them all.
 EVERY = 3
 

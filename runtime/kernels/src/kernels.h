@@ -23,7 +23,9 @@ struct Matrix {
 
 constexpr int64_t kBlock = 32;  // inputs that share a scale in four bits
 
-// Rows rounded to signed bytes: x is about `bytes * step`.
+// Rows rounded to signed bytes: x is about `bytes * step`, or `(bytes + kReluShift) * step` after ReLU.
+constexpr int kReluShift = 127;
+
 struct Rows {
     int64_t count;        // R
     int64_t stride;       // bytes from one row to the next: K rounded up to 256, zeros at the end
@@ -37,6 +39,8 @@ struct Product {
     Rows rows;
     const float* bias;      // (N) or null
     const float* residual;  // (R, N) or null
+    // After ReLU the scaled sum of every column's weights, (N): what the shift of the rows lacks. Or null.
+    const float* columns;
     float* out;             // row r, column c at `out + r * out_stride + c - out_first`
     int64_t out_stride, out_first;
 };
@@ -103,8 +107,8 @@ struct Kernels {
     // y = (x - mean) / sqrt(variance + epsilon) * weight + bias of a row of `width` numbers.
     void (*normalize)(const float* x, const float* weight, const float* bias, float epsilon,
                       int64_t width, float* y);
-    // Rounds a row to 127ths of its largest magnitude, of ReLU of it if asked, and adds up its bytes, in
-    // blocks too if asked.
+    // Rounds a row to 127ths of its largest magnitude, or ReLU of it to 254ths less `kReluShift`, and adds
+    // up its bytes, in blocks too if asked. Bytes from `width` to `stride` are 0.
     void (*round)(const float* x, int64_t width, int64_t stride, bool relu, bool blocks, int8_t* bytes,
                   float* step, int32_t* sums);
     // Columns [begin, end) of a product; `begin` is a multiple of 64.

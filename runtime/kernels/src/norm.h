@@ -47,6 +47,14 @@ void normalize(const float* x, const float* weight, const float* bias, float eps
     }
 }
 
+// The first `count` numbers; the others are 0.
+inline Ints first_of(Ints x, int64_t count) {
+    int32_t all[16];
+    x.store(all);
+    for (int64_t i = count; i < 16; ++i) all[i] = 0;
+    return Ints::load(all);
+}
+
 void round_row(const float* x, int64_t width, int64_t stride, bool relu, bool blocks, int8_t* bytes,
                float* step, int32_t* sums) {
     // ReLU is the larger of 0 and a number, and all of them are then their own magnitude. The second
@@ -60,10 +68,13 @@ void round_row(const float* x, int64_t width, int64_t stride, bool relu, bool bl
     }
     const float poison = sum(differences);
     const float top = largest(most);
-    const float scale = top > 0 ? 127.0f / top : 0.0f;
+    // Numbers that are not negative have 254 steps, so that bytes are -127 to 127 in both cases.
+    const float steps = relu ? 254.0f : 127.0f;
+    const float scale = top > 0 ? steps / top : 0.0f;
     // Of a row whose numbers are tiny the scale is infinite; such numbers count as 0.
     const Floats factor = Floats::splat(scale <= 3.0e38f ? scale : 0.0f);
-    *step = poison == 0 ? top / 127.0f : poison;
+    const Ints shift = Ints::splat(relu ? m2m100::kReluShift : 0);
+    *step = poison == 0 ? top / steps : poison;
     Ints all = Ints::zero();
     for (int64_t block = 0; block < stride; block += m2m100::kBlock) {
         Ints total = Ints::zero();
@@ -72,7 +83,8 @@ void round_row(const float* x, int64_t width, int64_t stride, bool relu, bool bl
             if (k < width && poison == 0) {
                 Floats v = load_some(x + k, width - k);
                 if (relu) v = larger(v, zero);
-                n = (v * factor).nearest();
+                n = (v * factor).nearest() - shift;
+                if (width - k < 16) n = first_of(n, width - k);
             }
             n.store_bytes(bytes + k);
             total = total + n;

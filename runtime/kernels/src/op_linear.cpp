@@ -1,4 +1,6 @@
 // Linear: layer norm, product of eight or four bits, bias and residual in one node. And LayerNorm.
+#include <mutex>
+
 #include "linear.h"
 
 namespace m2m100 {
@@ -41,12 +43,11 @@ public:
         float* out = context.output<float>(0, shape);
         const int64_t count = x.rows();
         if (count == 0) return;
-        const Rows rows = rounded(context, x.as<float>(), count, matrix_.inputs, relu_, matrix_.bits == 4, norm_);
-        const Product product{matrix_, rows,
-                              bias_,   residual.as<float>(),
-                              out,     matrix_.outputs,
-                              0};
         const Kernels& k = kernels();
+        if (relu_) std::call_once(added_up_, [&] { add_up(context, k); });  // uses the workspace, too
+        const Rows rows = rounded(context, x.as<float>(), count, matrix_.inputs, relu_, matrix_.bits == 4, norm_);
+        const Product product{matrix_, rows, bias_, residual.as<float>(),
+                              relu_ ? columns_.data() : nullptr, out, matrix_.outputs, 0};
         const int64_t strips = (matrix_.outputs + 63) / 64, outputs = matrix_.outputs;
         // With few rows a thread reads long runs of the matrix. With many, threads that are late
         // leave their parts to the others.
@@ -59,8 +60,22 @@ public:
     }
 
 private:
+    // The scaled sums of all columns: the product with a row of ones. They are constants of the node, and
+    // the first run reads all weights anyway.
+    void add_up(const Context& context, const Kernels& k) const {
+        const std::vector<float> ones(matrix_.inputs, 127.0f);
+        Rows row = rounded(context, ones.data(), 1, matrix_.inputs, false, matrix_.bits == 4, {});
+        const float step = 1.0f / 127.0f;
+        row.step = &step;
+        columns_.resize(matrix_.outputs);
+        k.multiply({matrix_, row, nullptr, nullptr, nullptr, columns_.data(), matrix_.outputs, 0}, 0,
+                   matrix_.outputs);
+    }
+
     Matrix matrix_;
     bool relu_;
+    mutable std::once_flag added_up_;
+    mutable std::vector<float> columns_;
     const float* bias_;
     Norm norm_;
 };

@@ -85,7 +85,7 @@ public:
         const Rows rounded_rows =
             rounded(context, x.as<float>(), rows, matrix_.inputs, false, matrix_.bits == 4, none);
         const Ranking ranking{
-            {matrix_, rounded_rows, bias_, nullptr, nullptr, 0, 0},
+            {matrix_, rounded_rows, bias_, nullptr, nullptr, nullptr, 0, 0},
             count,
             *renormalized.as<bool>(),
             *penalty.as<float>(),

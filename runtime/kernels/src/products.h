@@ -258,6 +258,7 @@ inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t co
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = first_row + r;
         const Floats step = Floats::splat(p.rows.step[row]);
+        const Floats shifted_by = step * Floats::splat(static_cast<float>(kReluShift));
         Floats y[4];
         if (m.bits == 8) {
             // Shifted weights add their shift times the sum of the row's bytes.
@@ -274,6 +275,7 @@ inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t co
             const int64_t c = column + 16 * g, n = m.outputs - c;
             if (n <= 0) break;
             if (m.bits == 8) y[g] = y[g] * load_some(m.scale + c, n);
+            if (p.columns) y[g] = fma(load_some(p.columns + c, n), shifted_by, y[g]);
             if (p.bias) y[g] = y[g] + load_some(p.bias + c, n);
             if (p.residual) y[g] = y[g] + load_some(p.residual + row * m.outputs + c, n);
             store_some(p.out + row * p.out_stride + c - p.out_first, n, y[g]);

@@ -132,6 +132,7 @@ float expected(const Product& p, int64_t r, int64_t c) {
         }
     }
     if (m.bits == 4) total *= p.rows.step[r];
+    if (p.columns) total = std::fma(p.columns[c], p.rows.step[r] * 127.0f, total);
     if (p.bias) total += p.bias[c];
     if (p.residual) total += p.residual[r * m.outputs + c];
     return total;
@@ -158,12 +159,15 @@ void multiply(const Kernels& k, Hash& hash) {
             for (int64_t outputs : {1, 3, 64, 77, 200, 640}) {
                 if (rows > 40 && inputs != 130) continue;  // takes long
                 const Weights w(n, inputs, outputs, kTransposed, kBits);
-                const Rounded x(k, reals(n, rows * inputs), rows, inputs, false);
+                const bool relu = rows % 3 == 0;
+                const Rounded x(k, reals(n, rows * inputs), rows, inputs, relu);
+                const std::vector<float> columns = reals(n, outputs);
                 const std::vector<float> bias = reals(n, outputs), residual = reals(n, rows * outputs);
                 std::vector<float> out(rows * outputs);
                 const bool more = rows % 2;
                 const Product p{w.matrix,   x.rows(), more ? bias.data() : nullptr,
-                                more ? residual.data() : nullptr, out.data(), outputs, 0};
+                                more ? residual.data() : nullptr, relu ? columns.data() : nullptr,
+                                out.data(), outputs, 0};
                 // Two parts, as two threads have.
                 const int64_t half = (outputs + 63) / 64 / 2 * 64;
                 k.multiply(p, 0, half);
@@ -189,7 +193,7 @@ void rank(const Kernels& k, Hash& hash) {
             std::vector<float> seen_logits(seen.size()), largest(rows * stride, -1e30f), sums(rows * stride);
             std::vector<float> scores(parts * rows * count), totals;
             std::vector<int64_t> tokens(parts * rows * count), found(parts * rows);
-            const Ranking g{{w.matrix, x.rows(), nullptr, nullptr, nullptr, 0, 0},
+            const Ranking g{{w.matrix, x.rows(), nullptr, nullptr, nullptr, nullptr, 0, 0},
                             count, amended, 1.5f, begins.data(), seen.data(), begins.data(),
                             banned.data(), seen_logits.data(), largest.data(), sums.data(), stride,
                             scores.data(), tokens.data(), found.data()};
