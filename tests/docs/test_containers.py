@@ -23,7 +23,10 @@ from services import EXAMPLES, TEXTS, free_port, post, process
 READ_ONLY = 'mount -o remount,bind,ro / && exec "$@"'
 # As a container sees itself under cgroup version 2.
 FAKE = """
+import sys
 from pathlib import Path
+
+sys.modules["m2m100_onnx_kernels"] = None  # The image has no kernels, and so a weights cache.
 from m2m100_onnx import process
 
 process._PROC = Path({proc!r})
