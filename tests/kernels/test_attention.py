@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,12 +24,10 @@ from attentions import (
     self_inputs,
     session,
 )
+from operators import INSTRUCTIONS, outputs_on
+from translations import need_kernels
 
-pytest.importorskip(
-    "m2m100_onnx_kernels", reason="m2m100-onnx-kernels is not installed", exc_type=ImportError
-)
-
-INSTRUCTIONS = ("avx2", "avxvnni", "avx512", "neon")
+need_kernels()
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float", "half"])
@@ -279,25 +274,11 @@ def test_newer_operators_are_refused(op: str) -> None:
         session(op, 0)
 
 
-def outputs_on(instructions: str, folder: Path) -> dict[str, Array] | None:
-    """Returns `outputs_of_all` of another process, or None if it has no such instructions."""
-    path = folder / f"{instructions}.npz"
-    done = subprocess.run(
-        [sys.executable, attentions.__file__, str(path)],
-        env={**os.environ, "M2M100_KERNELS": instructions, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        assert "M2M100_KERNELS" in done.stderr, done.stderr
-        return None
-    with np.load(path) as arrays:
-        return dict(arrays)
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Array]:
-    outputs = outputs_on("plain", tmp_path_factory.mktemp("plain"))
+    outputs = outputs_on(
+        "plain", attentions.__file__, tmp_path_factory.mktemp("plain") / "plain.npz"
+    )
     assert outputs is not None
     return outputs
 
@@ -306,7 +287,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Array]:
 def test_every_processor_gives_the_same_bits(
     instructions: str, plain: dict[str, Array], tmp_path: Path
 ) -> None:
-    outputs = outputs_on(instructions, tmp_path)
+    outputs = outputs_on(instructions, attentions.__file__, tmp_path / "outputs.npz")
     if outputs is None:
         pytest.skip(f"this processor has no {instructions}")
     for name, array in outputs.items():

@@ -18,8 +18,17 @@ from m2m100_onnx.bundle.graphs import FOUR_BITS, Precision, Signature, TensorSpe
 from m2m100_onnx_export.quantize import INT4_BLOCK, INT8_MAX
 from m2m100_onnx_export.weights import WeightsFile
 
-__all__ = ["FUSED_DOMAIN", "GraphBuilder", "StoredMatrix", "build_gather", "opset_of"]
+__all__ = [
+    "FUSED_DOMAIN",
+    "LAYER_NORM_EPSILON",
+    "GraphBuilder",
+    "StoredMatrix",
+    "build_gather",
+    "opset_of",
+]
 
+LAYER_NORM_EPSILON = 1e-5
+"""PyTorch's default."""
 FUSED_DOMAIN = "com.microsoft"
 """The domain of onnxruntime's own operators, which only fused graphs use."""
 
@@ -261,8 +270,8 @@ class GraphBuilder:
         scaled = self.op("Mul", self.op("Cast", sums, to=TensorProto.FLOAT), scale)
         return self.op("Mul", scaled, self.op("Mul", largest, step))
 
-    def layer_norm(self, x: str, name: str, epsilon: float = 1e-5) -> str:
-        """Adds layer normalization over the last axis; the default epsilon is PyTorch's."""
+    def layer_norm(self, x: str, name: str, epsilon: float = LAYER_NORM_EPSILON) -> str:
+        """Adds layer normalization over the last axis."""
         weight, bias = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
         return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=epsilon)
 

@@ -11,14 +11,12 @@ from onnx import TensorProto
 
 from m2m100_onnx.bundle.config import ModelConfig
 from m2m100_onnx.bundle.graphs import NATIVE_SOURCE_FILE, NATIVE_STEP_FILE, OPERATORS_VERSION
-from m2m100_onnx_export.graphs.builder import GraphBuilder
+from m2m100_onnx_export.graphs.builder import LAYER_NORM_EPSILON, GraphBuilder
 from m2m100_onnx_export.graphs.layers import Layers, embed
 
 __all__ = ["NATIVE_DOMAIN", "NativeGraphs"]
 
 NATIVE_DOMAIN = "m2m100"
-_EPSILON = 1e-5
-"""PyTorch's default for layer norms."""
 
 
 class NativeGraphs:
@@ -79,20 +77,18 @@ class NativeGraphs:
             x = self._feed_forward(x, layer)
         g.enter("decoder")
         norm = (g.parameter(f"decoder.layer_norm.{part}") for part in ("weight", "bias"))
-        y = self._op("LayerNorm", x, *norm, epsilon=_EPSILON)
+        y = self._op("LayerNorm", x, *norm, epsilon=LAYER_NORM_EPSILON)
         g.op("Reshape", y, g.ints(-1, config.d_model), name="hidden_states")
 
     def _attend_to_past(self, qkv: str, index: int) -> str:
         """Adds self-attention, `(R, 1, D)`, which writes keys and values into the cache."""
         own = [f"{index}.decoder.{kind}" for kind in ("key", "value")]
-        return self.g.ops(
+        return self._ops(
             "BeamAttention",
             qkv,
             *(f"past_key_values.{name}" for name in own),
             *("past_length", "beam_size", "cache_indirection"),
             outputs=[None, *(f"present.{name}" for name in own)],
-            domain=NATIVE_DOMAIN,
-            version=OPERATORS_VERSION,
             num_heads=self.config.decoder_attention_heads,
         )[0]
 
@@ -112,13 +108,11 @@ class NativeGraphs:
         matrix = g.stored_matrix(f"{name}.weight")
         eight = matrix.bits == 8  # Eight bits lie `(V, D)`, as embeddings do, four bits `(D, V)`.
         bias = [g.parameter("lm_head.bias")] if g.has("lm_head.bias") else [""]
-        g.ops(
+        self._ops(
             "Rank",
             *("hidden_states", matrix.tensor, g.parameter(f"{name}.scale"), *bias),
             *("count", "repetition_penalty", "seen", "banned", "renormalized"),
             outputs=["scores", "tokens", "seen_scores"],
-            domain=NATIVE_DOMAIN,
-            version=OPERATORS_VERSION,
             in_features=matrix.columns if eight else matrix.rows,
             out_features=matrix.rows if eight else matrix.columns,
             bits=matrix.bits,
@@ -143,10 +137,16 @@ class NativeGraphs:
             bits=matrix.bits,
             transposed=0,
             relu=int(relu),
-            epsilon=_EPSILON,
+            epsilon=LAYER_NORM_EPSILON,
         )
 
     def _op(self, kind: str, *inputs: str, **attributes: object) -> str:
         """Adds a node of this project's operators with one output."""
+        return self._ops(kind, *inputs, outputs=[None], **attributes)[0]
+
+    def _ops(
+        self, kind: str, *inputs: str, outputs: list[str | None], **attributes: object
+    ) -> list[str]:
+        """Adds a node of this project's operators."""
         facts = {"domain": NATIVE_DOMAIN, "version": OPERATORS_VERSION, **attributes}
-        return self.g.ops(kind, *inputs, outputs=[None], **facts)[0]
+        return self.g.ops(kind, *inputs, outputs=outputs, **facts)

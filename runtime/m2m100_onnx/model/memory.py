@@ -1,18 +1,45 @@
-"""Gives the memory of onnxruntime's shared arena back to the system. Knows no model."""
+"""The arena of memory that sessions share, and its return to the system. Knows no model."""
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Mapping
 from importlib import resources
 
 import numpy as np
 
 from m2m100_onnx.model.support import CPU, ort
-from m2m100_onnx.process import native_call
+from m2m100_onnx.process import native_call, raised_by_signal_handler
 
-__all__ = ["shrink_arena"]
+__all__ = ["in_shared_arena", "shrink_arena"]
 
+# One arena serves all sessions with mapped weights, in place of one arena each: a search on two
+# cores and one on one core, of several models, reuse the same memory.
 _SHARED_ARENA = "session.use_env_allocators"
+_registering = threading.Lock()
 _SHRINK = "memory.enable_memory_arena_shrinkage"
+
+
+def in_shared_arena(entries: Mapping[str, str]) -> dict[str, str]:
+    """Returns the config entries of a session that uses the shared arena, which exists then."""
+    with _registering:
+        _register_arena()
+    return {_SHARED_ARENA: "1", **entries}
+
+
+@functools.cache
+def _register_arena() -> None:
+    """Gives onnxruntime one arena to share in this process, unless the program has done so."""
+    info = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    try:
+        ort.create_and_register_allocator(info, ort.OrtArenaCfg({}))
+    except RuntimeError as error:
+        # Old versions refuse a second arena; the program's own serves as well.
+        if raised_by_signal_handler(error):
+            raise
 
 
 def shrink_arena() -> None:

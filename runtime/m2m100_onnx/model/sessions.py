@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 from m2m100_onnx.bundle.folder import BundleFolder
 from m2m100_onnx.bundle.graphs import FOUR_BITS
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
-from m2m100_onnx.model.memory import shrink_arena
+from m2m100_onnx.model.memory import in_shared_arena, shrink_arena
 from m2m100_onnx.model.operators import library
 from m2m100_onnx.model.signatures import check_signature
 from m2m100_onnx.model.support import (
@@ -63,10 +63,6 @@ _UNPACKED = "session.disable_prepacking"
 _THREADS = Option("intra_op_num_threads", "int | None", None, "Threads of an operator.", 1, 1024)
 _SAVE_PACKED = "session.save_external_prepacked_constant_initializers"
 _SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
-# One arena serves all sessions with mapped weights, in place of one arena each: a search on two
-# cores and one on one core, of several models, reuse the same memory.
-_SHARED_ARENA = {"session.use_env_allocators": "1"}
-_registering = threading.Lock()
 finish_at_exit()  # onnxruntime is imported, so its own exit hooks run later.
 
 
@@ -245,9 +241,7 @@ class SessionFactory:
         entries = {**self._defaults, **defaults, **self._options}
         packed = reason = None
         if operators is not None:
-            entries = {**_SHARED_ARENA, **entries}
-            with _registering:
-                _register_arena()
+            entries = in_shared_arena(entries)
             self.mapped.add(name)
         elif self._cache and isinstance(model, str) and entries.get(_UNPACKED) != "1":
             packed = self._packed(self._cache, Path(model), entries, hashes)
@@ -342,9 +336,7 @@ class SessionFactory:
         """Returns a session whose packed weights are pages of the cache."""
         # An arena would keep packed weights, which are private memory, when the session is closed.
         # These weights are mapped, so these sessions need an arena for little.
-        with _registering:
-            _register_arena()
-        options = self._session_options({**_SHARED_ARENA, **entries})
+        options = self._session_options(in_shared_arena(entries))
         # The graph was optimized before it was written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = self._session(str(graph), options)
@@ -377,20 +369,6 @@ def _needed_only() -> ort.RunOptions:
     options = ort.RunOptions()
     options.only_execute_path_to_fetches = True
     return options
-
-
-@functools.cache
-def _register_arena() -> None:
-    """Gives onnxruntime one arena to share in this process, unless the program has done so."""
-    info = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-    )
-    try:
-        ort.create_and_register_allocator(info, ort.OrtArenaCfg({}))
-    except RuntimeError as error:
-        # Old versions refuse a second arena; the program's own serves as well.
-        if raised_by_signal_handler(error):
-            raise
 
 
 def _trim_heap() -> None:
