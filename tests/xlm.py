@@ -7,14 +7,16 @@ are of no use. Here each step sees the text so far and its language, and no cach
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import XLMConfig, XLMModel, XLMTokenizer, XLMWithLMHeadModel
 from transformers.models.xlm.tokenization_xlm import lowercase_and_remove_accent
 
+Pair = tuple[str, str]
 LANGUAGES = {"de": 0, "en": 1, "fr": 2}
 VOCABULARY = 500
 """Tokens of the models that the fixtures make."""
@@ -108,13 +110,51 @@ def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
             reference.moses_tokenize(reference.moses_pipeline(text, lang="en"), lang="en")
         )
     ]
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, end_of_word_suffix="</w>", show_progress=False, special_tokens=SPECIAL
+    vocabulary, merges = _byte_pairs(Counter(words), size)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("".join(f"{a} {b}\n" for a, b in merges), "utf-8")
+
+
+def _byte_pairs(words: Counter[str], size: int) -> tuple[dict[str, int], list[Pair]]:
+    """Returns a vocabulary of `size` entries and the merges that made it, learned from words.
+
+    `tokenizers` breaks ties by chance. The entries would differ from run to run, and with them what
+    a model with set weights finds fluent.
+    """
+    split = {word: (*word[:-1], f"{word[-1]}</w>") for word in words if word}
+    entries = dict.fromkeys(
+        [*SPECIAL, *sorted({part for parts in split.values() for part in parts})]
     )
-    tokenizer.train_from_iterator([" ".join(words)], trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), "utf-8")
-    lines = [" ".join(pair) + "\n" for pair in model["merges"]]
-    (folder / "merges.txt").write_text("".join(lines), "utf-8")
+    counts: Counter[Pair] = Counter()
+    where: dict[Pair, set[str]] = {}
+    for word, parts in split.items():
+        for pair in pairwise(parts):
+            counts[pair] += words[word]
+            where.setdefault(pair, set()).add(word)
+    merges: list[Pair] = []
+    while len(entries) < size:
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        entries["".join(best)] = None
+        for word in where.pop(best):
+            for pair in pairwise(split[word]):
+                counts[pair] -= words[word]
+            split[word] = _merged(split[word], best)
+            for pair in pairwise(split[word]):
+                counts[pair] += words[word]
+                where.setdefault(pair, set()).add(word)
+        del counts[best]
+    return {entry: number for number, entry in enumerate(entries)}, merges
+
+
+def _merged(parts: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
+    found: list[str] = []
+    joined = False  # whether the last one is the pair's, which takes part in no other
+    for part in parts:
+        if found and not joined and (found[-1], part) == pair:
+            found[-1] += part
+            joined = True
+        else:
+            found.append(part)
+            joined = False
+    return tuple(found)
