@@ -54,7 +54,7 @@ def ours(**options: Any) -> Open:
     return open_model
 
 
-def generate(open_generator: Callable[[str, int], Any]) -> Open:
+def generate(open_generator: Callable[[str, int], Any], device: str = "cpu") -> Open:
     """Returns transformers' `generate`, on its own model or on Optimum's."""
 
     def open_model(folder: str, threads: int | None) -> Translate:
@@ -63,7 +63,7 @@ def generate(open_generator: Callable[[str, int], Any]) -> Open:
         model = open_generator(folder, threads or os.cpu_count() or 1)
 
         def translate(source: Ids, beam_size: int, tokens: int) -> int:
-            ids = torch.tensor(source)
+            ids = torch.tensor(source).to(device)
             with torch.inference_mode():
                 found = model.generate(
                     ids,
@@ -117,7 +117,7 @@ def openvino(folder: str, threads: int) -> Any:
     return OVModelForSeq2SeqLM.from_pretrained(folder, ov_config=config)
 
 
-def ctranslate2(compute_type: str) -> Open:
+def ctranslate2(compute_type: str, device: str = "cpu") -> Open:
     """Returns CTranslate2's Translator on a converted model.
 
     `workers` translate parts of a batch side by side, each with `threads`. Parts have at most
@@ -129,7 +129,7 @@ def ctranslate2(compute_type: str) -> Open:
 
         translator = ctranslate2.Translator(
             folder,
-            device="cpu",
+            device=device,
             compute_type=compute_type,
             inter_threads=workers,
             intra_threads=threads or os.cpu_count() or 1,

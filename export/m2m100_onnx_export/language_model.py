@@ -67,7 +67,7 @@ class LanguageModelRecipe:
         weights = write_weights(source.parameters(), source, work / WEIGHTS_FILE, precision)
         tell("writing graphs")
         graphs = {}
-        for name in _graphs(config, precision):
+        for name in _graphs(config):
             graphs[name] = graph_signature(name, config, precision)
             onnx.save_model(_build(name, config, weights, precision), work / name)
         finish(
@@ -94,9 +94,8 @@ def _task(config: LanguageModelConfig) -> Task:
     return "text-generation" if config.causal else "fill-mask"
 
 
-def _graphs(config: LanguageModelConfig, precision: Precision) -> tuple[str, ...]:
-    # onnxruntime's attention operators for the CPU take float32 only.
-    fused = FUSED_FILES if config.can_generate and precision != "fp16" else ()
+def _graphs(config: LanguageModelConfig) -> tuple[str, ...]:
+    fused = FUSED_FILES if config.can_generate else ()
     return (*portable_files(config), *fused)
 
 

@@ -94,9 +94,8 @@ class TranslationRecipe:
         parameters = translation_parameters(source)
         weights = write_weights(parameters, source, work / WEIGHTS_FILE, precision)
         tell("writing graphs")
-        # onnxruntime's attention operators for the CPU take float32 only, and this project's own
-        # multiply quantized matrices.
-        names = GRAPH_FILES if precision == "fp16" else (*GRAPH_FILES, *FUSED_FILES)
+        # This project's own operators multiply quantized matrices.
+        names: tuple[str, ...] = (*GRAPH_FILES, *FUSED_FILES)
         if precision not in ("fp32", "fp16"):
             names = (*names, *NATIVE_FILES)
         graphs = {}

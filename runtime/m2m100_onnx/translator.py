@@ -83,8 +83,8 @@ class Translator(Face[Bundle]):
                 usual ones; the cache still lives on `device`.
             session_options: onnxruntime session config entries, such as
                 `{"session.intra_op.allow_spinning": "0"}`.
-            fused: whether to use the bundle's fused graphs. By default they are used wherever they
-                run, which is on a CPU.
+            fused: whether to use the bundle's fused graphs. By default they are used on a CPU. With
+                True they run on CUDA too, where their translations were not compared yet.
             kernels: whether to use the operators of the package `m2m100-onnx-kernels`, for bundles
                 of eight and four bits on a CPU. By default they are used wherever they run.
             sp_model_kwargs: SentencePiece options, such as subword sampling.

@@ -12,7 +12,7 @@ import pytest
 import golden
 from m2m100_onnx import Translation, Translator
 from m2m100_onnx.errors import InferenceError
-from m2m100_onnx.model import in_place
+from m2m100_onnx.model import blocks, in_place
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.state import DecoderState
@@ -173,7 +173,7 @@ def test_no_memory_is_an_error_of_ours(
     translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     expected = translated(translator, texts[:count], **MANY)
     with monkeypatch.context() as patch:
-        patch.setattr(in_place, "_LARGE", 1)
+        patch.setattr(blocks, "_LARGE", 1)
         # More than any machine has; without it being asked for, the first of these blocks.
         patch.setattr(in_place, "CAPACITY", 1 << 46)
         with pytest.raises(InferenceError, match=r"out of memory: no [\d,]+ bytes for keys"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import golden
 from m2m100_onnx import Bundle, InferenceError, InvalidInputError, Translator
 from m2m100_onnx.bundle.bundle import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_STEP_FILE, GRAPH_FILES
+from m2m100_onnx.model import fused, support
+from m2m100_onnx.model.blocks import DeviceMemory
 from m2m100_onnx.model.fused import FusedState
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.search.ranking import amend, rank
@@ -23,11 +27,17 @@ START, WORDS = 2, (4, 10000)
 LENGTHS = (9, 4, 7)
 
 
-@pytest.fixture(scope="module")
-def models(tiny_bundle: Path) -> tuple[Model, Model]:
-    """The same bundle with fused and with portable graphs."""
+@pytest.fixture(scope="module", params=["host", "device"])
+def models(tiny_bundle: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Model, Model]]:
+    """The same bundle with fused and with portable graphs.
+
+    The fused graphs run in numpy's memory, and in a device's, which is the CPU's here.
+    """
     bundle = Bundle.open(tiny_bundle)
-    return Model(bundle), Model(bundle, fused=False)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "device":
+            patch.setattr(fused, "memory_of", partial(DeviceMemory, packed=bundle.head_size))
+        yield Model(bundle), Model(bundle, fused=False)
 
 
 class Pair:
@@ -187,7 +197,8 @@ def test_rows_where_all_is_banned(models: tuple[Model, Model]) -> None:
 def test_scores_that_are_not_numbers(models: tuple[Model, Model]) -> None:
     state = Pair(models).states[0]
     assert isinstance(state, FusedState)
-    state._source[:] = np.nan
+    for value in state._source.values:
+        value.update_inplace(np.full(value.shape(), np.nan, np.float32))
     state.step(np.full((3, 1), 5))
     # Of a ban's -inf and a NaN neither is the larger, and the first must not hide the second.
     banned = np.stack([np.repeat(np.arange(3), 40), np.tile(np.arange(40), 3)], axis=1)
@@ -288,3 +299,22 @@ def test_portable_graphs_translate_alike(demo_bundle: Path, options: dict[str, A
     # Two beams within rounding of each other may come in either order.
     assert same >= len(texts) - 1
     assert worst < 1e-4
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_float16_graphs_on_a_device(
+    demo_bundle_fp16: Path, repository: Path, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are for CUDA; where a CPU has no operator for float16, onnxruntime casts."""
+    size = Bundle.open(demo_bundle_fp16).head_size
+    monkeypatch.setitem(support._FUSED_PRECISIONS, "cpu", ("fp16",))
+    monkeypatch.setattr(fused, "memory_of", partial(DeviceMemory, packed=size))
+    texts = (repository / "demo" / "heldout" / "dev.en").read_text().splitlines()[:30]
+    found = []
+    for chosen in (True, False):
+        translator = Translator(demo_bundle_fp16, fused=chosen)
+        assert translator.model.fused == chosen
+        options: dict[str, Any] = {"source_lang": "en", "target_lang": "de", "beam_size": beams}
+        found.append(translator.translate(texts, **options))
+    alike = [a == b for a, b in zip(*found, strict=True)]
+    assert np.mean(alike) > 0.9  # Scores differ by float16's rounding.

@@ -96,11 +96,15 @@ class GraphBuilder:
     def ops(
         self, kind: str, *inputs: str, outputs: list[str | None], **attributes: object
     ) -> list[str]:
-        """Adds a node and returns its outputs' names, made from scope and kind where None."""
+        """Adds a node and returns its outputs' names, made from scope and kind where None.
+
+        An output whose name is empty is left out.
+        """
         stem = f"/{self._scope}/{kind}"
         number = self._taken[stem] = self._taken.get(stem, -1) + 1
         node = f"{stem}_{number}" if number else stem
-        names = [given or f"{node}_output_{i}" for i, given in enumerate(outputs)]
+        made = (f"{node}_output_{i}" for i in range(len(outputs)))
+        names = [n if given is None else given for given, n in zip(outputs, made, strict=True)]
         self._nodes.append(helper.make_node(kind, list(inputs), names, node, **attributes))
         return names
 
@@ -115,6 +119,10 @@ class GraphBuilder:
     def number(self, value: float) -> str:
         """Adds a constant scalar of the graph's float type."""
         return self._constant(f"float_{value!r}", np.array(value, self.real))
+
+    def float32(self, value: float) -> str:
+        """Adds a constant float32 scalar, whatever the graph's float type."""
+        return self._constant(f"float32_{value!r}", np.array(value, np.float32))
 
     def _constant(self, name: str, value: np.ndarray) -> str:
         if name not in self._initializers:

@@ -8,11 +8,12 @@ row of the cache moves.
 
 from __future__ import annotations
 
+import numpy as np
 from onnx import TensorProto
 
 from m2m100_onnx.bundle.config import ModelConfig
 from m2m100_onnx.bundle.graphs import FUSED_SOURCE_FILE, FUSED_STEP_FILE
-from m2m100_onnx_export.graphs.builder import FUSED_DOMAIN, GraphBuilder
+from m2m100_onnx_export.graphs.builder import FUSED_DOMAIN, LAYER_NORM_EPSILON, GraphBuilder
 from m2m100_onnx_export.graphs.layers import Layers, embed
 
 __all__ = ["FusedGraphs"]
@@ -28,6 +29,7 @@ class FusedGraphs:
         self.g = graph
         self.config = config
         self.layers = Layers(graph, config)
+        self._relu = config.activation_function == "relu"
 
     def build(self, file: str) -> None:
         """Adds the nodes of one graph."""
@@ -45,12 +47,12 @@ class FusedGraphs:
             g.enter(layer.replace(".", "/"))
             q, k, v = self.layers.split(g.linear(y, f"{layer}.self_attn.qkv"), 3)
             y = self._attend(q, k, v, mask, config.encoder_attention_heads)
-            y = g.linear(y, f"{layer}.self_attn.out_proj")
-            x, y = self._add(x, y, f"{layer}.final_layer_norm")
+            x, y = self._add(x, y, f"{layer}.self_attn.out_proj", f"{layer}.final_layer_norm")
             following = f"encoder.layers.{index + 1}.self_attn_layer_norm"
             last = index + 1 == config.encoder_layers
-            y = self.layers.feed_forward(y, layer)
-            x, y = self._add(x, y, "encoder.layer_norm" if last else following)
+            y = self.layers.hidden(y, layer)
+            norm = "encoder.layer_norm" if last else following
+            x, y = self._add(x, y, f"{layer}.fc2", norm, relu=self._relu)
         heads = config.decoder_attention_heads
         shape = g.ints(0, 0, heads, config.d_model // heads)
         for index in range(config.decoder_layers):
@@ -72,19 +74,21 @@ class FusedGraphs:
         for index in range(config.decoder_layers):
             layer = f"decoder.layers.{index}"
             g.enter(layer.replace(".", "/"))
-            y = g.linear(self._attend_to_past(y, index), f"{layer}.self_attn.out_proj")
-            x, y = self._add(x, y, f"{layer}.encoder_attn_layer_norm")
+            y = self._attend_to_past(y, index)
+            x, y = self._add(
+                x, y, f"{layer}.self_attn.out_proj", f"{layer}.encoder_attn_layer_norm"
+            )
             # The beams of a sentence become query positions of it, so they share keys and values.
             q = g.op("Reshape", g.linear(y, f"{layer}.encoder_attn.q_proj"), by_sentence)
             k, v = (f"past_key_values.{index}.encoder.{kind}" for kind in ("key", "value"))
             y = self._attend(q, k, v, mask, config.decoder_attention_heads)
             y = g.op("Reshape", y, g.ints(-1, 1, config.d_model))
-            y = g.linear(y, f"{layer}.encoder_attn.out_proj")
-            x, y = self._add(x, y, f"{layer}.final_layer_norm")
+            x, y = self._add(x, y, f"{layer}.encoder_attn.out_proj", f"{layer}.final_layer_norm")
             following = f"decoder.layers.{index + 1}.self_attn_layer_norm"
             last = index + 1 == config.decoder_layers
-            y = self.layers.feed_forward(y, layer)
-            x, y = self._add(x, y, "decoder.layer_norm" if last else following)
+            y = self.layers.hidden(y, layer)
+            norm = "decoder.layer_norm" if last else following
+            x, y = self._add(x, y, f"{layer}.fc2", norm, relu=self._relu)
         g.enter("decoder")
         g.op("Reshape", y, g.ints(-1, config.d_model), name="hidden_states")
 
@@ -105,11 +109,31 @@ class FusedGraphs:
             past_present_share_buffer=1,
         )[0]
 
-    def _add(self, x: str, y: str, norm: str) -> tuple[str, str]:
-        """Adds `y` to the residual stream; returns the sum and its normalization."""
-        # SkipLayerNormalization does both, but takes three times as long at 40 rows.
-        x = self.g.op("Add", x, y)
-        return x, self.g.layer_norm(x, norm)
+    def _add(
+        self, x: str, y: str, linear: str, norm: str, *, relu: bool = False
+    ) -> tuple[str, str]:
+        """Adds a linear layer of `y` to the residual stream.
+
+        Returns:
+            The sum and its normalization.
+        """
+        g = self.g
+        if g.real == np.float32:
+            # SkipLayerNormalization does it all, but takes three times as long on a CPU at 40 rows.
+            x = g.op("Add", x, g.linear(y, linear, relu=relu))
+            return x, g.layer_norm(x, norm)
+        # On a GPU a step takes as long as the launches of its kernels.
+        y, _, _, x = g.ops(
+            "SkipLayerNormalization",
+            g.product(y, linear, relu=relu),
+            x,
+            *(g.parameter(f"{norm}.{part}") for part in ("weight", "bias")),
+            g.parameter(f"{linear}.bias"),
+            outputs=[None, "", "", None],
+            domain=FUSED_DOMAIN,
+            epsilon=LAYER_NORM_EPSILON,
+        )
+        return x, y
 
     def _attend(self, q: str, k: str, v: str, mask: str, heads: int) -> str:
         return self.g.op(

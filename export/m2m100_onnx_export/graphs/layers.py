@@ -70,10 +70,13 @@ class Layers:
 
     def feed_forward(self, x: str, layer: str) -> str:
         """Adds a layer's feed-forward network; input and output are `(..., D)`."""
+        relu = self.config.activation_function == "relu"
+        return self.g.linear(self.hidden(x, layer), f"{layer}.fc2", relu=relu)
+
+    def hidden(self, x: str, layer: str) -> str:
+        """Adds what the second product of a feed-forward network takes, but for a ReLU."""
         x = self.g.linear(x, f"{layer}.fc1")
-        if self.config.activation_function == "relu":
-            return self.g.linear(x, f"{layer}.fc2", relu=True)
-        return self.g.linear(self.activate(x), f"{layer}.fc2")
+        return x if self.config.activation_function == "relu" else self.activate(x)
 
     def activate(self, x: str) -> str:
         """Adds an activation function other than ReLU, which products have built in.
@@ -102,6 +105,9 @@ class Layers:
         g = self.g
         g.enter("decoder")
         logits = self.logits("hidden_states")
+        if g.real != np.float32:
+            # Float16 has neither the range nor the digits for log-probabilities of a vocabulary.
+            logits = g.op("Cast", logits, to=TensorProto.FLOAT)
         # ScatterND copies the logits, 20 MB at 40 rows. Without constraints there is no need.
         scores = g.choose(
             "renormalized",
@@ -117,12 +123,12 @@ class Layers:
         old = g.op("GatherND", logits, "seen")
         penalized = g.op(
             "Where",
-            g.op("Less", old, g.number(0.0)),
+            g.op("Less", old, g.float32(0.0)),
             g.op("Mul", old, "repetition_penalty"),
             g.op("Div", old, "repetition_penalty"),
         )
         count = g.op("Shape", "banned", start=0, end=1)
-        forbidden = g.op("Expand", g.number(-np.inf), count)
+        forbidden = g.op("Expand", g.float32(-np.inf), count)
         # One ScatterND for both, since each copies all logits.
         cells = g.op("Concat", "seen", "banned", axis=0)
         return g.op("ScatterND", logits, cells, g.op("Concat", penalized, forbidden, axis=0))

@@ -101,6 +101,11 @@ class Bundle(BundleFolder):
         """The graphs in standard operators."""
         return GRAPH_FILES
 
+    @property
+    def head_size(self) -> int:
+        """E, the numbers of a head of the decoder's attention."""
+        return self.config.d_model // self.config.decoder_attention_heads
+
     def signature(self, file: str) -> Signature:
         """Returns the inputs and outputs that graph `file` must have."""
         return graph_signature(file, self.config, self.precision)

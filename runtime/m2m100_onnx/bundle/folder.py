@@ -59,8 +59,13 @@ class BundleFolder(ABC):
         """The graphs in standard operators."""
 
     @property
+    @abstractmethod
+    def head_size(self) -> int:
+        """E, the numbers of a head of the decoder's attention."""
+
+    @property
     def has_fused_graphs(self) -> bool:
-        """Whether the bundle has the graphs that are fastest on a CPU."""
+        """Whether the bundle has graphs in onnxruntime's own operators."""
         graphs = self.manifest.graphs if self.manifest else {}
         return all(file in graphs for file in self.fused_files)
 

@@ -222,20 +222,20 @@ def rank_signature(d_model: int, real: str) -> Signature:
 
     Args:
         d_model: D, the width.
-        real: the type of activations.
+        real: the type of activations; scores are float32.
     """
     return Signature(
         (
             TensorSpec("hidden_states", real, ("rows", d_model)),
             TensorSpec("count", "int64", (1,)),
-            TensorSpec("repetition_penalty", real, ()),
+            TensorSpec("repetition_penalty", "float32", ()),
             TensorSpec("seen", "int64", ("seen_cells", 2)),
             TensorSpec("banned", "int64", ("banned_cells", 2)),
             TensorSpec("renormalized", "bool", ()),
         ),
         (
-            TensorSpec("scores", real, ("rows", "best")),
+            TensorSpec("scores", "float32", ("rows", "best")),
             TensorSpec("tokens", "int64", ("rows", "best")),
-            TensorSpec("seen_scores", real, ("seen_cells",)),
+            TensorSpec("seen_scores", "float32", ("seen_cells",)),
         ),
     )

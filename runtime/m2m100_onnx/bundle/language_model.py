@@ -68,6 +68,11 @@ class LanguageModelBundle(BundleFolder):
         """The graphs in standard operators; with a cache only where the model can generate."""
         return portable_files(self.config)
 
+    @property
+    def head_size(self) -> int:
+        """E, the numbers of a head of attention."""
+        return self.config.d_model // self.config.heads
+
     def signature(self, file: str) -> Signature:
         """Returns the inputs and outputs that graph `file` must have."""
         return graph_signature(file, self.config, self.precision)

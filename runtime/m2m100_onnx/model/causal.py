@@ -8,10 +8,8 @@ vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from m2m100_onnx.bundle.graphs import FUSED_RANK_FILE, FUSED_STEP_FILE
 from m2m100_onnx.bundle.language_graphs import (
@@ -20,9 +18,10 @@ from m2m100_onnx.bundle.language_graphs import (
     MODEL_WITH_PAST_FILE,
 )
 from m2m100_onnx.bundle.language_model import LanguageModelBundle
+from m2m100_onnx.model.blocks import keys_and_values, memory_of, on_device, real_of
 from m2m100_onnx.model.graphs import Graphs
-from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy, on_device, real_of
-from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of, keys_and_values
+from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy
+from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array
@@ -90,7 +89,7 @@ class LanguageGraphs(Graphs[LanguageModelBundle]):
             capacity = capacity_of(length - 1)  # The last token is not fed.
             room = capacity if capacity == CAPACITY else capacity + capacity // 2
         cache = 2 * config.layers * config.d_model * rows * room
-        return 4 * (cache + 3 * rows * config.vocab_size)
+        return real_of(self.bundle).itemsize * cache + 3 * 4 * rows * config.vocab_size
 
     def begin(self, prompt: Int64Array, langs: Int64Array, *, serial: bool = False) -> DecoderState:
         """Feeds prompts of one length, ready for a search.
@@ -125,9 +124,11 @@ class _FusedState(InPlaceState):
         self._langs = langs  # (B,)
         self._langs_of_rows = langs[:, None].copy()
         past = None
+        memory = memory_of(sessions)
         if prompt.shape[1] > 1:
             before = np.ascontiguousarray(prompt[:, :-1])
             past = keys_and_values(
+                memory,
                 sessions.get(FUSED_PREFILL_FILE, serial=serial),
                 {"input_ids": before, "langs": _at_each(before, langs)},
                 [f"present.{n}.{kind}" for n in range(config.layers) for kind in ("key", "value")],
@@ -136,6 +137,7 @@ class _FusedState(InPlaceState):
         super().__init__(
             sessions.get(FUSED_STEP_FILE, serial=serial),
             sessions.get(FUSED_RANK_FILE, serial=serial),
+            memory,
             vocab_size=config.vocab_size,
             layers=config.layers,
             row_shape=shape,
@@ -144,8 +146,8 @@ class _FusedState(InPlaceState):
             past=past,
         )
 
-    def _inputs(self) -> Mapping[str, npt.NDArray[Any]]:
-        return {"langs": self._langs_of_rows}
+    def _inputs(self) -> Mapping[str, ort.OrtValue]:
+        return {"langs": self._memory.value(self._langs_of_rows)}
 
     def _keep(self, kept: Int64Array) -> None:
         self._langs = self._langs[kept]

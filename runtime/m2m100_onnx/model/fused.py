@@ -1,4 +1,4 @@
-"""The fused and the native graphs at work, on a CPU: the twin of `portable.py`.
+"""The fused graphs at work, on a CPU or CUDA, and the native ones: the twin of `portable.py`.
 
 Knows the graphs' inputs, which both sets share; knows no text and no search. Shapes: B sentences,
 K beams, R = B * K rows, S source length, M capacity of the buffers, L layers, H heads, E head size.
@@ -7,20 +7,13 @@ K beams, R = B * K rows, S source length, M capacity of the buffers, L layers, H
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy.typing as npt
 
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.graphs import FUSED_FILES
-from m2m100_onnx.model.in_place import (
-    CAPACITY,
-    InPlaceState,
-    capacity_of,
-    keys_and_values,
-    move_to_front,
-)
+from m2m100_onnx.model.blocks import keys_and_values, memory_of, real_of
+from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of
 from m2m100_onnx.model.sessions import Sessions
+from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import Int64Array
 
 __all__ = ["FusedState"]
@@ -57,7 +50,9 @@ class FusedState(InPlaceState):
         shape = heads, config.d_model // heads
         self._mask = attention_mask.copy()
         session = sessions.get(source, serial=serial)
+        memory = memory_of(sessions)
         self._source = keys_and_values(
+            memory,
             session,
             {"input_ids": input_ids, "attention_mask": self._mask},
             [f"present.{n}.encoder.{kind}" for n in range(layers) for kind in ("key", "value")],
@@ -66,6 +61,7 @@ class FusedState(InPlaceState):
         super().__init__(
             sessions.get(step, serial=serial),
             sessions.get(rank, serial=serial),
+            memory,
             vocab_size=config.vocab_size,
             layers=layers,
             row_shape=shape,
@@ -88,23 +84,23 @@ class FusedState(InPlaceState):
     ) -> int:
         """Returns the bytes that a batch reserves when every row has `target_length` tokens.
 
-        Keys and values take `8 * L * H * E * (R * M + B * S)`. While buffers double, the old ones
-        exist beside the new. Scores are `R * V` float32, and the graph's copies of them; native
-        graphs never have all `logits`.
+        Keys and values are `2 * L * H * E * (R * M + B * S)` numbers. While buffers double, the old
+        ones exist beside the new. Scores are `R * V` float32, and the graph's copies of them;
+        native graphs never have all `logits`.
         """
         config = bundle.config
         capacity = capacity_of(target_length - 1)  # The last token is not fed.
         room = capacity if capacity == CAPACITY else capacity + capacity // 2
         width = 2 * config.decoder_layers * config.d_model
         cache = width * (rows * room + sentences * source_length)
-        return 4 * (cache + 3 * rows * config.vocab_size * logits)
+        return real_of(bundle).itemsize * cache + 3 * 4 * rows * config.vocab_size * logits
 
-    def _inputs(self) -> Mapping[str, npt.NDArray[Any]]:
-        named = zip(self._names, self._source, strict=True)
-        source = {_SOURCE.format(*layer): array for layer, array in named}
-        return {"encoder_attention_mask": self._mask, **source}
+    def _inputs(self) -> Mapping[str, ort.OrtValue]:
+        named = zip(self._names, self._source.values, strict=True)
+        source = {_SOURCE.format(*layer): value for layer, value in named}
+        return {"encoder_attention_mask": self._memory.value(self._mask), **source}
 
     def _keep(self, kept: Int64Array) -> None:
         """Drops the other sentences; the beams of a sentence share its source."""
-        self._source = move_to_front(self._source, kept, self._mask.shape[1])
+        self._source = self._source.taken(kept, self._mask.shape[1])
         self._mask = self._mask[kept]

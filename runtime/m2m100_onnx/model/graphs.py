@@ -96,10 +96,11 @@ class Graphs(Generic[_B]):
     def _choose_fused(self, wanted: bool | None) -> bool:
         if not isinstance(wanted, (bool, NoneType)):
             raise InvalidInputError(f"fused: expected True, False or None, found {wanted!r}")
-        if wanted is False:
+        # On CUDA they run where they are asked for: no GPU has compared their translations yet.
+        if wanted is False or (wanted is None and not self.sessions.factory.cpu_only):
             return False
         try:
-            check_fused(self.bundle, cpu_only=self.sessions.factory.cpu_only)
+            check_fused(self.bundle, self.sessions.factory.fused_device)
         except InvalidInputError:
             if wanted:
                 raise
@@ -158,7 +159,7 @@ class Graphs(Generic[_B]):
     @property
     def can_run_serially(self) -> bool:
         """Whether runs can stay in their callers' threads, at next to no memory."""
-        if not self.fused or self.threads == 1:
+        if not self.fused or self.threads == 1 or not self.sessions.factory.cpu_only:
             return False
         for file in self.files:
             self.sessions.get(file)  # Only an open graph tells whether its weights are mapped.

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from m2m100_onnx.bundle.folder import BundleFolder
+from m2m100_onnx.model.blocks import on_device, real_of
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.ranking import rank
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
-__all__ = ["COPIES", "GrowingState", "bind_numpy", "on_device", "real_of"]
+__all__ = ["COPIES", "GrowingState", "bind_numpy"]
 
 COPIES = 5
 """Copies of a target's keys and values, measured as growth of the process.
@@ -142,21 +142,6 @@ class GrowingState(ABC):
         binding.bind_output("gathered", *self._place)
         run(session, binding)
         return binding.get_outputs()[0]
-
-
-def on_device(array: npt.NDArray[Any], place: tuple[str, int]) -> ort.OrtValue:
-    """Returns an array on a device; the CPU shares it and copies nothing.
-
-    Args:
-        array: the numbers.
-        place: the kind of the device, and its number among those of its kind.
-    """
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *place)
-
-
-def real_of(bundle: BundleFolder) -> np.dtype[Any]:
-    """Returns the type of activations."""
-    return np.dtype(np.float16 if bundle.precision == "fp16" else np.float32)
 
 
 def bind_numpy(binding: ort.IOBinding, name: str, array: npt.NDArray[Any]) -> None:

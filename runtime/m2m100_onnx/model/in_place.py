@@ -2,17 +2,15 @@
 
 A table says which beam's past lies where. Knows onnxruntime's bindings, the step graph's inputs and
 the rank graph; knows no text and no search. Shapes: B sentences, K beams, R = B * K rows, M
-capacity of the buffers, L layers, H heads, E head size. Everything that the graphs read or write is
-a numpy array that onnxruntime shares, bound once: a step changes numbers in place and runs.
+capacity of the buffers, L layers, H heads, E head size. What the graphs read or write is bound
+once: a step changes numbers in place and runs.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,18 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.model.blocks import Block, Memory, shared
 from m2m100_onnx.model.sessions import run
 from m2m100_onnx.model.support import ort
-from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.ranking import amend, among
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
-__all__ = ["CAPACITY", "InPlaceState", "capacity_of", "keys_and_values", "move_to_front"]
+__all__ = ["CAPACITY", "InPlaceState", "capacity_of"]
 
 CAPACITY = 64
 """Target tokens that buffers have room for at first; they double when that is used up."""
-_LARGE = 1 << 20
-"""Bytes from which on a block is memory of its own."""
 
 
 class InPlaceState(ABC):
@@ -43,50 +39,51 @@ class InPlaceState(ABC):
 
     Attributes:
         vocab_size: V, the number of tokens.
-        hidden_states: `(R, D)` the last layer's output for the token that was fed last.
     """
 
     def __init__(
         self,
         step: ort.InferenceSession,
         rank: ort.InferenceSession,
+        memory: Memory,
         *,
         vocab_size: int,
         layers: int,
         row_shape: tuple[int, int],
         cache_name: str,
         first_tokens: Int64Array,
-        past: Float32Array | None = None,
+        past: Block | None = None,
     ) -> None:
         """Makes the buffers; a subclass has set what `_inputs` needs.
 
         Args:
             step: the session of the step graph.
             rank: the session of the rank graph.
+            memory: where keys, values and activations lie.
             vocab_size: V.
             layers: L.
             row_shape: H and E.
             cache_name: the graph's name of a layer's past keys or values.
             first_tokens: `(B, 1)` tokens that the first `best` feeds.
-            past: `(2 * L, B, H, P, E)` keys and values of the tokens before those.
+            past: keys and values of the P tokens before those, `(2 * L, B, H, P, E)`.
         """
         self.vocab_size = vocab_size
         self._row_shape, self._cache_name = row_shape, cache_name
         self._names = [(layer, kind) for layer in range(layers) for kind in ("key", "value")]
-        self._step_session, self._rank_session = step, rank
+        self._step_session, self._rank_session, self._memory = step, rank, memory
         self._beams = 1
         length = 0 if past is None else past.shape[3]
         capacity = capacity_of(length + 1)
         self._past_length = np.array([length], np.int32)
         self._own = self._buffers(len(first_tokens), capacity)
         if past is not None:
-            self._own[:, :, :, :length] = past
+            self._own.fill(past)
         self._indirection = _identity(len(first_tokens), 1, capacity)
         self._tokens = first_tokens.copy()
         self._bind()
 
     @abstractmethod
-    def _inputs(self) -> Mapping[str, npt.NDArray[Any]]:
+    def _inputs(self) -> Mapping[str, ort.OrtValue]:
         """Returns the step graph's inputs beside tokens and cache, by name."""
 
     @abstractmethod
@@ -96,6 +93,12 @@ class InPlaceState(ABC):
         Args:
             kept: the sentences that are left, in order.
         """
+
+    @property
+    def hidden_states(self) -> npt.NDArray[Any]:
+        """A copy of the last layer's output for the token that was fed last, `(R, D)`."""
+        found: npt.NDArray[Any] = self._head.hidden_states.numpy()
+        return found
 
     @property
     def rows(self) -> int:
@@ -169,25 +172,29 @@ class InPlaceState(ABC):
         if length == self._indirection.shape[2]:
             self._grow()
         self._indirection[:, :, length] = np.arange(self._beams, dtype=np.int32)
+        for name, array in self._changing.items():
+            self._memory.refresh(self._values[name], array)
         run(self._step_session, self._binding)
         self._past_length += 1
 
     def _bind(self) -> None:
         """Shares the arrays with onnxruntime; only `select` and `_grow` replace them."""
+        # A step changes these numbers. Those of `past_length` stay where numpy reaches them, since
+        # the operator that takes them runs on the host.
+        self._changing = {"input_ids": self._tokens, "cache_indirection": self._indirection}
         caches = {
-            self._cache_name.format(*layer): array
-            for layer, array in zip(self._names, self._own, strict=True)
+            self._cache_name.format(*layer): value
+            for layer, value in zip(self._names, self._own.values, strict=True)
         }
-        inputs: dict[str, npt.NDArray[Any]] = {
-            "input_ids": self._tokens,
-            "past_length": self._past_length,
-            "beam_size": np.array([self._beams], np.int32),
-            "cache_indirection": self._indirection,
+        # A binding keeps no reference to what it binds.
+        self._beam_size = np.array([self._beams], np.int32)
+        self._values = {
+            "past_length": shared(self._past_length),
+            "beam_size": shared(self._beam_size),
+            **{name: self._memory.value(array) for name, array in self._changing.items()},
             **self._inputs(),
             **caches,
         }
-        # A binding keeps no reference to what it binds.
-        self._values = {name: _shared(array) for name, array in inputs.items()}
         self._binding = self._step_session.io_binding()
         for name, value in self._values.items():
             self._binding.bind_ortvalue_input(name, value)
@@ -195,21 +202,19 @@ class InPlaceState(ABC):
                 # New keys and values are written where the past lies.
                 present = name.replace("past_key_values", "present")
                 self._binding.bind_ortvalue_output(present, value)
-        self.hidden_states = np.empty((self.rows, math.prod(self._row_shape)), np.float32)
-        self._head = _Head(self._rank_session, self.vocab_size, self.hidden_states)
-        self._binding.bind_ortvalue_output("hidden_states", self._head.hidden_states)
+        hidden_states = self._memory.empty(self.rows, math.prod(self._row_shape))
+        self._head = _Head(self._rank_session, self.vocab_size, hidden_states)
+        self._binding.bind_ortvalue_output("hidden_states", hidden_states)
 
-    def _buffers(self, rows: int, capacity: int) -> Float32Array:
-        """Returns room for all layers, `(2 * L, R, H, M, E)`: one block, freed as a whole."""
+    def _buffers(self, rows: int, capacity: int) -> Block:
+        """Returns room for all layers, `(2 * L, R, H, M, E)`."""
         heads, size = self._row_shape
-        return _block((len(self._names), rows, heads, capacity, size))
+        return self._memory.block((len(self._names), rows, heads, capacity, size))
 
     def _grow(self) -> None:
         """Doubles the buffers' capacity."""
         length = self._indirection.shape[2]
-        old = self._own
-        self._own = self._buffers(old.shape[1], 2 * length)
-        self._own[:, :, :, :length] = old
+        self._own = self._own.grown(2 * length)
         table = _identity(len(self._indirection), self._beams, 2 * length)
         table[:, :, :length] = self._indirection
         self._indirection = table
@@ -221,17 +226,14 @@ class InPlaceState(ABC):
         sentences, parents = rows // self._beams, rows % self._beams
         # (R', length): the buffer row in which each position of a new row's past lies.
         place = self._indirection[sentences, parents, :length] + sentences[:, None] * self._beams
-        olds, self._own = self._own, self._buffers(len(rows), capacity)
-        for old, new in zip(olds, self._own, strict=True):
-            past = old[place, :, np.arange(length)]  # (R', length, H, E)
-            new[:, :, :length] = past.transpose(0, 2, 1, 3)
+        self._own = self._own.gathered(place)
         self._indirection = _identity(len(rows) // beams, beams, capacity)
         self._beams = beams
 
     def _drop(self, kept: Int64Array) -> None:
         """Removes sentences that are not kept from the past."""
         rows = (kept[:, None] * self._beams + np.arange(self._beams)).reshape(-1)
-        self._own = move_to_front(self._own, rows, int(self._past_length[0]))
+        self._own = self._own.taken(rows, int(self._past_length[0]))
         self._indirection = self._indirection[: len(kept)]
 
 
@@ -239,16 +241,16 @@ class _Head:
     """The rank graph; its inputs and outputs are bound again only when they change."""
 
     def __init__(
-        self, session: ort.InferenceSession, vocab_size: int, hidden_states: Float32Array
+        self, session: ort.InferenceSession, vocab_size: int, hidden_states: ort.OrtValue
     ) -> None:
         """Binds the `(R, D)` array that the step graph writes and every `rank` reads."""
         self._session = session
         self._vocab_size = vocab_size
         self._binding = session.io_binding()
-        self._rows = len(hidden_states)
+        self._rows: int = hidden_states.shape()[0]
         # A binding keeps no reference to what it binds.
         self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
-        self.hidden_states = _shared(hidden_states)
+        self.hidden_states = hidden_states
         self._binding.bind_ortvalue_input("hidden_states", self.hidden_states)
 
     def rank(self, ranking: Ranking) -> tuple[Ranked, Float32Array]:
@@ -268,12 +270,12 @@ class _Head:
         }
         for name, array in inputs.items():
             if name not in self._bound or not np.array_equal(self._bound[name][0], array):
-                self._bound[name] = array, _shared(array)
+                self._bound[name] = array, shared(array)
                 self._binding.bind_ortvalue_input(name, self._bound[name][1])
         for name, (shape, kind) in outputs.items():
             if name not in self._bound or self._bound[name][0].shape != shape:
                 array = np.empty(shape, kind)
-                self._bound[name] = array, _shared(array)
+                self._bound[name] = array, shared(array)
                 self._binding.bind_ortvalue_output(name, self._bound[name][1])
         run(self._session, self._binding)
         scores, tokens, seen_scores = (self._bound[name][0] for name in outputs)
@@ -288,54 +290,6 @@ def capacity_of(length: int) -> int:
     return capacity
 
 
-def keys_and_values(
-    session: ort.InferenceSession,
-    inputs: Mapping[str, npt.NDArray[Any]],
-    names: Sequence[str],
-    shape: tuple[int, int, int, int],
-) -> Float32Array:
-    """Runs a graph that computes keys and values; returns them in one block, freed as a whole.
-
-    Args:
-        session: the graph.
-        inputs: its inputs by name.
-        names: its outputs, the keys and the values of each layer in turn.
-        shape: that of each output.
-    """
-    found = _block((len(names), *shape))
-    binding = session.io_binding()
-    # A binding keeps no reference to what it binds, so each OrtValue stays in a variable.
-    values = [_shared(array) for array in inputs.values()]
-    outputs = [_shared(array) for array in found]
-    for name, value in zip(inputs, values, strict=True):
-        binding.bind_ortvalue_input(name, value)
-    for name, value in zip(names, outputs, strict=True):
-        binding.bind_ortvalue_output(name, value)
-    run(session, binding)
-    return found
-
-
-def _block(shape: tuple[int, ...]) -> Float32Array:
-    """Returns room for numbers; a large block is memory of its own, freed with the array.
-
-    malloc may keep what is freed. glibc maps a first block of up to 32 MB apart, but takes all
-    later blocks of that size from its heap, which then stays as large as the largest translation.
-    And from 4 MB on numpy asks for huge pages, for which the kernel first compacts fragmented
-    memory: that took up to a tenth of a whole translation.
-    """
-    size = 4 * math.prod(shape)
-    if size < _LARGE:
-        return np.empty(shape, np.float32)
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
-    try:
-        block = mmap.mmap(-1, size, **private)
-    except OSError as error:
-        if raised_by_signal_handler(error):
-            raise
-        raise MemoryError(f"no {size:,} bytes for keys and values: {error}") from error
-    return np.frombuffer(block, np.float32).reshape(shape)
-
-
 def _numbers(ranked: Ranked) -> Ranked:
     """Returns the ranking; refuses a score that is NaN, which a comparison might hide."""
     if np.isnan(ranked.scores).any():
@@ -343,22 +297,8 @@ def _numbers(ranked: Ranked) -> Ranked:
     return ranked
 
 
-def move_to_front(block: Float32Array, rows: Int64Array, length: int) -> Float32Array:
-    """Moves `rows` of a block `(2 * L, R, H, M, E)` to its front, up to a length, and cuts it."""
-    # Rows move to the front only, so none is overwritten before it has moved.
-    for row in np.flatnonzero(rows != np.arange(len(rows))):
-        block[:, row, :, :length] = block[:, rows[row], :, :length]
-    return block[:, : len(rows)]
-
-
 def _identity(sentences: int, beams: int, capacity: int) -> npt.NDArray[np.int32]:
     """Returns the table of beams that never moved, `(B, K, M)`."""
     table = np.empty((sentences, beams, capacity), np.int32)
     table[:] = np.arange(beams, dtype=np.int32)[:, None]
     return table
-
-
-def _shared(array: npt.NDArray[Any]) -> ort.OrtValue:
-    """Returns the array as an OrtValue, without a copy; the caller keeps the array."""
-    assert array.flags.c_contiguous
-    return ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0)

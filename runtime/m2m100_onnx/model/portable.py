@@ -11,7 +11,8 @@ import numpy as np
 
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.graphs import DECODER_FILE, DECODER_WITH_PAST_FILE, ENCODER_FILE
-from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy, real_of
+from m2m100_onnx.model.blocks import real_of
+from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import Float32Array, Int64Array

@@ -31,6 +31,7 @@ from m2m100_onnx.model.support import (
     choose_providers,
     ort,
     parse_device,
+    prepare_cuda,
     raised_by_onnxruntime,
 )
 from m2m100_onnx.model.weights_cache import PackingError, WeightsCache
@@ -168,6 +169,8 @@ class SessionFactory:
         device: `cpu` or `cuda`.
         device_id: the number of the device among those of its kind.
         cpu_only: whether the CPU's provider is the only one.
+        fused_device: `cpu` or `cuda`, whose operators run the graphs; None where other providers
+            may.
         threads: number of threads of a session's operators; the caller's is one of them.
         mapped: graphs whose weights are mapped from the weights cache; one more session of such a
             graph needs next to no memory.
@@ -198,6 +201,10 @@ class SessionFactory:
         self.mapped: set[Path] = set()
         names = {entry if isinstance(entry, str) else entry[0] for entry in self._providers}
         self.cpu_only = names == {CPU}
+        on_cuda = self.device == "cuda" and CUDA in names and names <= {CUDA, CPU}
+        self.fused_device = "cpu" if self.cpu_only else "cuda" if on_cuda else None
+        if CUDA in names:
+            prepare_cuda()
         # Only the CPU's provider packs weights.
         self._cache = cache if self.cpu_only else None
         self._defaults = {**_WAITING, **(_EXACT if adds_in_16_bits() else {})}

@@ -6,6 +6,9 @@ onnxruntime.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -42,6 +45,7 @@ __all__ = [
     "onnxruntime_version",
     "ort",
     "parse_device",
+    "prepare_cuda",
     "raised_by_onnxruntime",
     "stores_packed",
 ]
@@ -52,10 +56,20 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 _ERRORS_MODULE = "onnxruntime.capi.onnxruntime_pybind11_state"
 _BUILT_IN = (RuntimeError, ValueError, UnicodeDecodeError, IndexError, OverflowError)
+_ERROR = 3
+"""Of onnxruntime's severities the one of errors."""
 _CPUINFO = Path("/proc/cpuinfo")
 # The first whose DecoderMaskedMultiHeadAttention is right on a CPU: with that of 1.20 the fused
 # graphs give other tokens.
 _OLDEST = (1, 21)
+# onnxruntime's attention operators for the CPU take float32 alone; those for CUDA float16 too, and
+# CUDA has none that multiply quantized matrices row by row.
+_FUSED_PRECISIONS: dict[str | None, tuple[Precision, ...]] = {
+    "cpu": ("fp32", "int8", *FOUR_BITS),
+    "cuda": ("fp32", "fp16"),
+}
+# Those for which CUDA's DecoderMaskedMultiHeadAttention is compiled.
+_CUDA_HEAD_SIZES = (32, 64, 128)
 # The first that stores packed four-bit weights at multiples of 64 bytes, as its kernels require:
 # they read what 1.31 stores with scales from the wrong places, and return NaN.
 _PACKED_FOUR_BITS_SINCE = (1, 32)
@@ -113,17 +127,32 @@ def stores_packed(precision: Precision) -> bool:
     return precision not in FOUR_BITS or _version() >= _PACKED_FOUR_BITS_SINCE
 
 
-def check_fused(bundle: BundleFolder, *, cpu_only: bool) -> None:
-    """Refuses fused graphs where the bundle has none or they do not run.
+def check_fused(bundle: BundleFolder, device: str | None) -> None:
+    """Refuses fused graphs where the bundle has none or onnxruntime does not run them.
+
+    Args:
+        bundle: the bundle.
+        device: `cpu`, `cuda`, or None where other providers are in use.
 
     Raises:
-        InvalidInputError: the bundle has none, or a provider beside the CPU's is in use.
+        InvalidInputError: the graphs are not there, or do not run on the device.
     """
-    if not bundle.has_fused_graphs or not cpu_only:
+    found = f"found {bundle.directory} of precision {bundle.precision}"
+    if not bundle.has_fused_graphs or device not in _FUSED_PRECISIONS:
         raise InvalidInputError(
             f"fused: expected a bundle with {' and '.join(bundle.fused_files)} and no provider but "
-            f"{CPU}, found {bundle.directory} of precision {bundle.precision}"
-            + ("" if cpu_only else " and other providers")
+            f"{CPU} and {CUDA}, {found}" + ("" if device else " and other providers")
+        )
+    if bundle.precision not in _FUSED_PRECISIONS[device]:
+        raise InvalidInputError(
+            f"fused: expected precision {' or '.join(_FUSED_PRECISIONS[device])} for graphs that "
+            f"run on {device}, {found}"
+        )
+    if device == "cuda" and bundle.head_size not in _CUDA_HEAD_SIZES:
+        raise InvalidInputError(
+            "fused: expected attention heads of "
+            f"{' or '.join(map(str, _CUDA_HEAD_SIZES))} numbers on CUDA, {found}, whose heads have "
+            f"{bundle.head_size}"
         )
 
 
@@ -162,7 +191,9 @@ def choose_providers(
         )
     chosen: list[Provider] = list(given) if given is not None else [CPU]
     if given is None and device == "cuda":
-        chosen = [(CUDA, {"device_id": str(device_id)}), CPU]
+        # Products of float32 are rounded to 10 bits by default (TF32), and a few translations in a
+        # hundred differ from those of a CPU.
+        chosen = [(CUDA, {"device_id": str(device_id), "use_tf32": "0"}), CPU]
     for entry in chosen:
         name = entry if isinstance(entry, str) else entry[0]
         if name not in available:
@@ -171,6 +202,19 @@ def choose_providers(
                 f"this onnxruntime has no {name} (it has {', '.join(available)}){hint}"
             )
     return chosen
+
+
+@functools.cache
+def prepare_cuda() -> None:
+    """Loads the CUDA and cuDNN libraries that are installed as Python packages, if there are any.
+
+    onnxruntime itself looks for them only where the system's libraries lie. What it cannot load it
+    prints to stdout, which is the program's; opening a session raises then.
+    """
+    # Every session tells stderr that CUDA is no plugin.
+    ort.set_default_logger_severity(_ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
 
 
 def _is_provider(entry: object) -> bool:
