@@ -12,14 +12,15 @@ PACKAGE = "m2m100_onnx"
 # From the foundation to the faces; a room imports from lower floors, and from itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_typing", "errors", "translation"),
-    ("process", "scores"),
+    ("process", "scores", "option", "inputs"),
     ("options",),
-    ("bundle", "search", "rerank", "inputs"),
+    ("bundle", "search", "rerank"),
     ("model", "text"),
-    ("engine",),
+    ("engine", "targets"),
     ("calls",),
-    ("language_calls", "face"),
+    ("language_calls", "face", "reading", "streaming"),
     ("translator", "language_model"),
+    ("pipelines",),
     ("cli",),
     ("__main__",),
 )

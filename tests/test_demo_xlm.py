@@ -40,7 +40,7 @@ def texts() -> dict[str, list[str]]:
 
 def perplexity(scores: list[Score]) -> float:
     total = sum(score.sum for score in scores)
-    count = sum(len(score.log_probs) for score in scores)
+    count = sum(len(score.token_log_probs) for score in scores)
     return float(torch.exp(torch.tensor(-total / count)))
 
 

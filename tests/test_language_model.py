@@ -74,7 +74,7 @@ def test_scores_of_a_causal_model(causal_xlm: tuple[Path, Path]) -> None:
         logs = torch_logits(reference, row, xlm.LANGUAGES["en"]).log_softmax(-1)
         wanted = [float(logs[n, token]) for n, token in enumerate(row[1:])]
         assert score.tokens == tuple(row[1:])
-        assert score.log_probs == pytest.approx(wanted, abs=1e-4)
+        assert score.token_log_probs == pytest.approx(wanted, abs=1e-4)
         assert score.sum == pytest.approx(sum(wanted), abs=1e-3)
         assert score.mean == pytest.approx(sum(wanted) / len(wanted), abs=1e-4)
         assert score.perplexity == pytest.approx(math.exp(-sum(wanted) / len(wanted)), rel=1e-3)
@@ -95,8 +95,8 @@ def test_pseudo_scores_of_a_masked_model(masked_xlm: tuple[Path, Path]) -> None:
             hidden = [*row[:at], opened.tokenizer.mask_id, *row[at + 1 :]]
             wanted.append(float(torch_logits(reference, hidden, lang).log_softmax(-1)[at, row[at]]))
         assert score.tokens == tuple(row[1:-1])
-        assert score.log_probs == pytest.approx(wanted, abs=1e-4)
-    assert scores[2].log_probs == ()
+        assert score.token_log_probs == pytest.approx(wanted, abs=1e-4)
+    assert scores[2].token_log_probs == ()
     assert math.isnan(scores[2].perplexity)
 
 

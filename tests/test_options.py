@@ -66,6 +66,18 @@ from translations import EN_DE, GREEDY, LIMIT, assert_same
         ({"timeout": -1}, "timeout.*-1"),
         ({"timeout": float("nan")}, "timeout.*nan"),
         ({"timeout": "1"}, "timeout.*'1'"),
+        ({"do_sample": True, "beam_size": 2}, "do_sample: expected beam_size = 1.*found 2"),
+        ({"temperature": 0}, "temperature.*found 0"),
+        ({"temperature": -1.0}, "temperature.*-1.0"),
+        ({"temperature": float("nan")}, "temperature.*nan"),
+        ({"top_p": 0.0}, "top_p.*0.0"),
+        ({"top_p": 1.01}, "top_p.*1.01"),
+        ({"top_k": -1}, "top_k.*-1"),
+        ({"min_p": 2.0}, "min_p.*2.0"),
+        ({"seed": -5}, "seed.*-5"),
+        ({"max_new_tokens": 1}, "max_new_tokens: expected an int from 2.*found 1"),
+        ({"max_new_tokens": 9, "max_length": 9}, "expected either it or max_length, found both"),
+        ({"min_new_tokens": 9, "target_prefix": "Das"}, "min_new_tokens: expected min_length with"),
     ],
     ids=lambda value: repr(value) if isinstance(value, str) else "+".join(value),
 )
@@ -82,16 +94,12 @@ def test_option_out_of_range(translator: Translator, options: dict[str, Any], me
     [
         ("num_beams", "use beam_size"),
         ("num_return_sequences", "use num_hypotheses"),
-        ("max_new_tokens", "use max_length = max_new_tokens + 1"),
-        ("do_sample", "no sampling"),
         ("src_lang", "use source_lang"),
         ("tgt_lang", "use target_lang"),
         ("forced_bos_token_id", "use target_lang"),
         ("max_decoding_length", "use max_length"),
-        ("target_prefix", "use target_lang"),
-        ("sampling_topk", "no sampling"),
+        ("sampling_topk", "use top_k"),
         ("max_time", "use timeout"),
-        ("min_new_tokens", "use min_length = min_new_tokens + 1"),
         ("batch_size", "max_batch_tokens counts tokens"),
         ("diversity_penalty", "not supported"),
         ("beamsize", "did you mean beam_size"),
@@ -130,7 +138,8 @@ def test_the_table_names_generation_configs_options() -> None:
         if row.transformers is not None:
             assert hasattr(config, row.transformers)
             default = filled.get(row.transformers, getattr(config, row.transformers))
-            assert row.silent == (() if default is None else default), row.name
+            nothing = {"suppress_tokens": (), "min_p": 0.0}
+            assert row.silent == (nothing[row.name] if default is None else default), row.name
 
 
 @pytest.mark.parametrize("row", OPTIONS.values(), ids=lambda row: row.name)

@@ -96,6 +96,7 @@ def _compare(
     options = replace(
         translator.defaults,
         beam_size=beam_size,
+        do_sample=False,
         num_hypotheses=1,
         max_length=max_length,
         min_length=min(translator.defaults.min_length, max_length),
@@ -131,6 +132,7 @@ def _generate(
     settings = {theirs: getattr(options, ours) for theirs, ours in named.items()}
     # transformers takes a list here, and None where there is nothing to suppress.
     settings["suppress_tokens"] = list(options.suppress_tokens) or None
+    settings["min_p"] = options.min_p or None
     if options.beam_size == 1:
         settings["early_stopping"] = False  # transformers warns of it in a greedy search
     with torch.inference_mode():
@@ -138,7 +140,6 @@ def _generate(
             ids,
             attention_mask=torch.ones_like(ids),
             forced_bos_token_id=language,
-            do_sample=False,
             return_dict_in_generate=True,
             output_scores=True,
             logits_processor=LogitsProcessorList([noise] if noise else []),

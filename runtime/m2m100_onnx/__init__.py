@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from m2m100_onnx.language_model import LanguageModel
     from m2m100_onnx.options import OPTIONS, SearchOptions, TranslateOptions
+    from m2m100_onnx.pipelines import pipeline
     from m2m100_onnx.rerank import Reranker
     from m2m100_onnx.scores import Filling, Generation, Score
     from m2m100_onnx.text.tokenizer import Tokenizer
@@ -68,6 +69,7 @@ __all__ = [
     "Translator",
     "UnknownLanguageError",
     "__version__",
+    "pipeline",
 ]
 
 _ERRORS = ("Cancelled", "DeadlineExceeded", *(n for n in __all__ if n.endswith("Error")))
@@ -79,6 +81,7 @@ _HOMES = {
     "errors": _ERRORS,
     "language_model": ("LanguageModel",),
     "options": ("OPTIONS", "SearchOptions", "TranslateOptions"),
+    "pipelines": ("pipeline",),
     "rerank": ("Reranker",),
     "scores": ("Filling", "Generation", "Score"),
     "text.tokenizer": ("Tokenizer",),

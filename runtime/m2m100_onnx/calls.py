@@ -21,12 +21,19 @@ from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
-from m2m100_onnx.inputs import Languages, Row, joined
+from m2m100_onnx.inputs import (
+    Languages,
+    Prefixes,
+    Row,
+    check_prefixes,
+    joined,
+)
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import OPTIONS, SearchOptions, Settings, check_ids, resolve_options
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.rerank import Reranker, as_reranker
-from m2m100_onnx.search.beam import Hypothesis as Tokens
+from m2m100_onnx.search.hypothesis import Hypothesis as Tokens
+from m2m100_onnx.targets import count_new_tokens, prefix_tokens
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.translation import EMPTY, Hypothesis, Translation
 
@@ -61,6 +68,7 @@ class Call:
     progress: Progress | None
     stats: Stats | None
     rerank: Reranker | None = None
+    prefixes: Prefixes = None
     total: int | None = None
     done: int = field(default=0, init=False)
 
@@ -156,15 +164,18 @@ class Worker:
         rerank = as_reranker(given.pop("rerank", None))
         if rerank is not None:  # One hypothesis has no order.
             given.setdefault("num_hypotheses", given.get("beam_size", self._defaults.beam_size))
+        prefixes = given.pop("target_prefix", None)
+        count_new_tokens(given, prefixes)
         settings = resolve_options(given, self._defaults, positions, vocab_size)
         stop = Stop(settings.call.timeout, cancellation)
-        return Call(settings, stop, on_error, progress, stats, rerank)
+        return Call(settings, stop, on_error, progress, stats, rerank, prefixes)
 
     def batch(
         self, texts: Sequence[str], source_lang: Languages, target_lang: Languages, call: Call
     ) -> list[Translation | M2M100Error]:
         """Translates texts; checks all of them before it translates the first."""
-        window = self._read(self._rows(texts, source_lang, target_lang), 0, call)
+        check_prefixes(len(texts), call.prefixes)
+        window = self._read(self._rows(texts, source_lang, target_lang, call), 0, call)
         if window.failure:
             call.record(window.stats)
             raise window.failure
@@ -182,7 +193,8 @@ class Worker:
         read_ahead: int,
     ) -> Iterator[Translation | M2M100Error]:
         """Checks the languages at once, and translates `read_ahead` texts together."""
-        return self._stream(self._rows(texts, source_lang, target_lang), read_ahead, call)
+        check_prefixes(None, call.prefixes)
+        return self._stream(self._rows(texts, source_lang, target_lang, call), read_ahead, call)
 
     def _stream(
         self, rows: Iterator[Row], read_ahead: int, call: Call
@@ -200,13 +212,13 @@ class Worker:
                 return
 
     def _rows(
-        self, texts: Iterable[str], source_lang: Languages, target_lang: Languages
+        self, texts: Iterable[str], source_lang: Languages, target_lang: Languages, call: Call
     ) -> Iterator[Row]:
         """Yields each text with its languages; a language of all texts is checked at once."""
         for code in (source_lang, target_lang):
             if isinstance(code, str):
                 self._tokenizer.language_id(code)
-        return joined(texts, source_lang, target_lang)
+        return joined(texts, source_lang, target_lang, call.prefixes)
 
     def encode(
         self, text: str, source_lang: str, target_lang: str | None, *, truncate: bool
@@ -224,12 +236,13 @@ class Worker:
         """Encodes texts, up to the first that cannot be if the call is to raise then."""
         window = _Window(first)
         try:
-            for position, (text, source_lang, target_lang) in enumerate(rows, first):
+            for position, (text, source_lang, target_lang, prefix) in enumerate(rows, first):
                 if call.stop.reached:
                     raise call.stop.error({})
                 began = time.perf_counter()
                 try:
-                    sentence = self._encode(position, text, source_lang, target_lang, call.settings)
+                    row = text, source_lang, target_lang, prefix
+                    sentence = self.sentence(position, row, call.settings)
                 except M2M100Error as error:
                     error.position = position
                     if call.on_error == "raise":
@@ -254,14 +267,24 @@ class Worker:
             )
         return window
 
-    def _encode(
-        self, position: int, text: object, source_lang: str, target_lang: str, settings: Settings
-    ) -> Sentence:
+    def sentence(self, position: int, row: Row, settings: Settings) -> Sentence:
+        """Returns a text as tokens."""
+        text, source_lang, target_lang, prefix = row
         if not isinstance(text, str):
             raise InvalidInputError(f"expected a str, found {type(text).__name__}")
         source = self.encode(text, source_lang, target_lang, truncate=settings.call.truncate)
         start = self._config.decoder_start_token_id
-        return Sentence(position, source, self._tokenizer.build_prompt(target_lang, start))
+        prompt = self._tokenizer.build_prompt(target_lang, start)
+        if prefix is None:
+            return Sentence(position, source, prompt)
+        prompt += prefix_tokens(self._tokenizer, prefix)
+        longest = settings.search.max_length
+        if len(prompt) >= longest:
+            raise InvalidInputError(
+                f"target_prefix: expected fewer than max_length = {longest} tokens with the start "
+                f"token and the language token, found {len(prompt)}"
+            )
+        return Sentence(position, source, prompt, given=len(prompt))
 
     def _translate(self, window: _Window, call: Call) -> dict[int, Translation]:
         """Translates a window; returns the results that `call.stop` allowed, by position."""

@@ -22,7 +22,7 @@ from m2m100_onnx.inputs import check_languages, check_texts
 from m2m100_onnx.model.causal import LanguageGraphs
 from m2m100_onnx.options import Option, SearchOptions, Settings, resolve_options
 from m2m100_onnx.scores import Filling, Generation, Score
-from m2m100_onnx.search.beam import Hypothesis as Tokens
+from m2m100_onnx.search.hypothesis import Hypothesis as Tokens
 from m2m100_onnx.search.state import Float32Array
 from m2m100_onnx.text.xlm import XLMTokenizer
 from m2m100_onnx.translation import Hypothesis

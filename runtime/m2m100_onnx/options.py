@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from numbers import Real
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from m2m100_onnx._typing import TypedDict
 from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.option import Option, option
 
 __all__ = [
     "OPTIONS",
@@ -35,138 +34,9 @@ __all__ = [
 
 READ_AHEAD = 256
 """Texts that a stream reads, sorts by length and translates together."""
-_LONGEST_SHOWN = 200
 _MOST_BEAMS = 1024
 _MOST_TOKENS = 1 << 20
 _LONGEST_WAIT = 1e8  # Three years: `time.monotonic` plus this is still exact to the microsecond.
-
-
-@dataclass(frozen=True)
-class Option:
-    """One row of the table.
-
-    Attributes:
-        name: ours, in Python, and with dashes on the command line.
-        type: as an annotation has it.
-        default: what applies where neither the call nor the bundle says anything, as the published
-            M2M100 checkpoints set it.
-        help: one sentence.
-        low: the least value, None where there is no number or no bound.
-        high: the largest value.
-        transformers: the name in transformers' `GenerationConfig`, None where it has none.
-        silent: the value that transformers takes where a generation_config.json is there and does
-            not name the option.
-        ctranslate2: the name in CTranslate2's `translate_batch`.
-        scope: `search` for what changes a translation, `call` for how a call is carried out.
-    """
-
-    name: str
-    type: str
-    default: Any
-    help: str
-    low: float | None = None
-    high: float | None = None
-    transformers: str | None = None
-    silent: Any = None
-    ctranslate2: str | None = None
-    scope: Literal["search", "call"] = "search"
-
-    @property
-    def accepted(self) -> str:
-        """What a value must be, in words."""
-        kind = _KINDS[self.type][0]
-        if self.low is None:
-            return kind
-        # Not `:,g`, which keeps six digits.
-        low, high = (f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in (self.low, self.high))
-        return kind.replace("{range}", f"from {low} to {high}")
-
-    def check(self, value: Any) -> Any:
-        """Returns the value as plain Python, of the type that the table gives.
-
-        Raises:
-            InvalidInputError: the value has another type, or is out of range.
-        """
-        try:
-            found = _KINDS[self.type][1](value)
-            # Also false for NaN.
-            inside = self.low is None or found is None or self.low <= found <= (self.high or 0)
-        except (TypeError, ValueError, OverflowError):
-            inside = False
-        if not inside:
-            raise InvalidInputError(f"{self.name}: expected {self.accepted}, found {_shown(value)}")
-        return found
-
-
-def _shown(value: Any) -> str:
-    """Returns a value for an error, short enough to read."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write ints of more than 4,300 digits.
-        return f"an int of {value.bit_length()} bits"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
-def _option(
-    default: Any,
-    help: str,  # noqa: A002 - the field's name
-    bounds: tuple[float, float] | None = None,
-    transformers: str | None = None,
-    silent: Any = None,
-    ctranslate2: str | None = None,
-) -> Any:
-    """A field of the table; the columns are those of `Option`."""
-    low, high = bounds or (None, None)
-    names = {"transformers": transformers, "silent": silent, "ctranslate2": ctranslate2}
-    return field(default=default, metadata={"help": help, "low": low, "high": high, **names})
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError
-    return operator.index(value)  # numpy's integers too
-
-
-def _float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError
-    return float(value)
-
-
-def _bool(value: Any) -> bool:
-    # numpy's bool is no bool, and its name is the same.
-    if type(value).__name__ not in ("bool", "bool_"):
-        raise TypeError
-    return bool(value)
-
-
-def _stopping(value: Any) -> bool | Literal["never"]:
-    return "never" if isinstance(value, str) and value == "never" else _bool(value)
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise TypeError
-    ids = tuple(map(_int, value))
-    if min(ids, default=0) < 0:
-        raise ValueError
-    return ids
-
-
-def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else read(value)
-
-
-# What a type is called in an error, and how a value of it is read.
-_KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "int": ("an int {range}", _int),
-    "int | None": ("an int {range}, or None", _optional(_int)),
-    "float": ("a number {range}", _float),
-    "float | None": ("a number {range}, or None", _optional(_float)),
-    "bool": ("True or False", _bool),
-    "bool | Literal['never']": ('True, False or "never"', _stopping),
-    "tuple[int, ...]": ("a list or tuple of token ids of 0 or more", _ids),
-}
 
 
 @dataclass(frozen=True)
@@ -179,54 +49,90 @@ class SearchOptions:
         InvalidInputError: a value has the wrong type or is out of range.
     """
 
-    beam_size: int = _option(
+    beam_size: int = option(
         5, "Beams per sentence; 1 is greedy search.", (1, _MOST_BEAMS), "num_beams", 1, "beam_size"
     )
-    num_hypotheses: int = _option(
+    num_hypotheses: int = option(
         1,
         "Translations to return per text, at most beam_size.",
         *((1, _MOST_BEAMS), "num_return_sequences", 1, "num_hypotheses"),
     )
-    max_length: int = _option(
+    max_length: int = option(
         200,
         "Most tokens of a translation; the start token and the language token count.",
         *((3, _MOST_TOKENS), "max_length", 20, "max_decoding_length"),
     )
-    min_length: int = _option(
+    min_length: int = option(
         0,
         "Fewest tokens of a translation before it may end; counts as max_length does.",
         *((0, _MOST_TOKENS), "min_length", 0, "min_decoding_length"),
     )
-    length_penalty: float = _option(
+    length_penalty: float = option(
         1.0,
         "Exponent of the length that divides a score; above 0 favours longer translations.",
         *((-100.0, 100.0), "length_penalty", 1.0, "length_penalty"),
     )
-    early_stopping: bool | Literal["never"] = _option(
+    early_stopping: bool | Literal["never"] = option(
         True,
         "When a sentence is done: true at beam_size finished hypotheses, false when a better one "
         "is unlikely, never when a better one is impossible.",
         *(None, "early_stopping", False),
     )
-    no_repeat_ngram_size: int = _option(
+    no_repeat_ngram_size: int = option(
         0,
         "No sequence of this many tokens occurs twice; 0 allows all.",
         *((0, _MOST_TOKENS), "no_repeat_ngram_size", 0, "no_repeat_ngram_size"),
     )
-    repetition_penalty: float = _option(
+    repetition_penalty: float = option(
         1.0,
         "Above 1 makes tokens that occurred before less likely.",
         *((1e-30, 1e30), "repetition_penalty", 1.0, "repetition_penalty"),  # Scores are float32.
     )
-    suppress_tokens: tuple[int, ...] = _option(
+    suppress_tokens: tuple[int, ...] = option(
         (),
         "Token ids that never occur in a translation.",
         *(None, "suppress_tokens", (), "suppress_sequences"),
     )
+    do_sample: bool = option(
+        False,
+        "Draw each token at random by its probability, num_hypotheses times; beam_size is 1 then.",
+        *(None, "do_sample", False),
+    )
+    temperature: float = option(
+        1.0,
+        "Divides log-probabilities before a token is drawn; below 1 favours likely tokens.",
+        *((1e-3, 1e3), "temperature", 1.0, "sampling_temperature"),
+    )
+    top_k: int = option(
+        50,
+        "A token is drawn from this many of the likeliest; 0 is from all, which is slower.",
+        *((0, _MOST_TOKENS), "top_k", 50, "sampling_topk"),
+    )
+    top_p: float = option(
+        1.0,
+        "A token is drawn from the likeliest that together have this probability.",
+        *((1e-6, 1.0), "top_p", 1.0, "sampling_topp"),
+    )
+    min_p: float = option(
+        0.0,
+        "A token is drawn from those at least this likely, relative to the likeliest.",
+        *((0.0, 1.0), "min_p", 0.0),
+    )
+    seed: int | None = option(
+        None,
+        "Makes what is drawn reproducible, for a text alone and in any batch.",
+        (0, (1 << 63) - 1),
+    )
 
     def __post_init__(self) -> None:
         _normalize(self)
-        _at_most("num_hypotheses", self.num_hypotheses, "beam_size", self.beam_size)
+        if self.do_sample and self.beam_size > 1:
+            raise InvalidInputError(
+                "do_sample: expected beam_size = 1 with it, since the beams of a search are not "
+                f"drawn, found {self.beam_size}"
+            )
+        if not self.do_sample:
+            _at_most("num_hypotheses", self.num_hypotheses, "beam_size", self.beam_size)
         _at_most("min_length", self.min_length, "max_length", self.max_length)
         # Beyond 1e30 the length norm leaves float32, and the order of hypotheses is lost.
         bound = 30 / math.log10(self.max_length)
@@ -235,6 +141,11 @@ class SearchOptions:
                 f"length_penalty: expected a number from -{bound:.3g} to {bound:.3g} with "
                 f"max_length = {self.max_length}, found {self.length_penalty!r}"
             )
+
+    @property
+    def rows(self) -> int:
+        """Decoder rows of a sentence: its beams, or its samples."""
+        return self.num_hypotheses if self.do_sample else self.beam_size
 
 
 @dataclass(frozen=True)
@@ -245,23 +156,23 @@ class CallOptions:
         InvalidInputError: a value has the wrong type or is out of range.
     """
 
-    max_batch_tokens: int = _option(
+    max_batch_tokens: int = option(
         4096,
         "Largest batch, as sentences * beam_size * longest source; one sentence is always taken.",
         *((1, 1 << 31), None, None, "max_batch_size"),
     )
-    max_batch_bytes: int | None = _option(
+    max_batch_bytes: int | None = option(
         None,
         "Memory that a batch may reserve for keys, values and scores at max_length; a quarter of "
         "the machine's (or the container's) memory by default.",
         (1, 1 << 50),
     )
-    truncate: bool = _option(
+    truncate: bool = option(
         False,
         "Cut texts that are longer than the model's positions; by default they are an error.",
         *(None, None, None, "max_input_length"),
     )
-    timeout: float | None = _option(
+    timeout: float | None = option(
         None,
         "Seconds after which the call ends with an error and what is translated by then.",
         (0.0, _LONGEST_WAIT),
@@ -303,6 +214,12 @@ class TranslateOptions(TypedDict, total=False):
     no_repeat_ngram_size: int
     repetition_penalty: float
     suppress_tokens: tuple[int, ...] | list[int]
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int | None
     max_batch_tokens: int
     max_batch_bytes: int | None
     truncate: bool
@@ -317,16 +234,12 @@ class Settings:
     call: CallOptions
 
 
-_NO_SAMPLING = "there is no sampling: beam_size=1 is greedy search"
 # What users of other tools try beyond the table's names, and what to do here.
 _ELSEWHERE = {
-    "max_new_tokens": "use max_length = max_new_tokens + 1, since the start token counts",
-    "min_new_tokens": "use min_length = min_new_tokens + 1, since the start token counts",
     "max_decoding_length": "use max_length = max_decoding_length + 1, as the start token counts",
     "src_lang": "use source_lang",
     "tgt_lang": "use target_lang",
     "forced_bos_token_id": "use target_lang",
-    "target_prefix": "use target_lang; a longer prefix is not supported",
     "decoder_start_token_id": "the bundle has it",
     "max_time": "use timeout",
     "bad_words_ids": "use suppress_tokens, which takes single tokens",
@@ -336,8 +249,6 @@ _ELSEWHERE = {
     **dict.fromkeys(("batch_size", "batch_type"), "max_batch_tokens counts tokens"),
     **dict.fromkeys(("diversity_penalty", "coverage_penalty"), "not supported"),
     **dict.fromkeys(("return_scores", "output_scores"), "translate_batch returns scores"),
-    **dict.fromkeys(("do_sample", "temperature", "top_k", "top_p"), _NO_SAMPLING),
-    **dict.fromkeys(("sampling_topk", "sampling_topp", "sampling_temperature"), _NO_SAMPLING),
 }
 
 
@@ -381,6 +292,10 @@ def resolve_options(
         raise TypeError(f"unknown option: {', '.join(map(_elsewhere, unknown))}")
     values = {name: OPTIONS[name].check(value) for name, value in given.items()}
     # What was not asked for gives way to what was.
+    if values.get("do_sample"):
+        values.setdefault("beam_size", 1)
+    elif values.get("beam_size", 1) > 1:
+        values.setdefault("do_sample", False)
     for name, limit in (("num_hypotheses", "beam_size"), ("min_length", "max_length")):
         if name not in values and limit in values:
             values[name] = min(getattr(defaults, name), values[limit])

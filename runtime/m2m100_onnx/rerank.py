@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
 from m2m100_onnx.errors import InvalidInputError, M2M100Error
+from m2m100_onnx.inputs import Prefix, Prefixes
 from m2m100_onnx.options import TranslateOptions
 from m2m100_onnx.scores import Score
 from m2m100_onnx.translation import Hypothesis, Translation
@@ -96,14 +97,17 @@ class Reranker:
 
     def _value(self, hypothesis: Hypothesis, score: Score) -> float:
         # A masked model has no tokens to score in an empty text.
-        fluency = score.mean if score.log_probs else 0.0
+        fluency = score.mean if score.token_log_probs else 0.0
         return hypothesis.score + self.weight * fluency
 
 
 class TranslateArguments(TranslateOptions, total=False):
-    """Options of one translating call, and what orders its hypotheses."""
+    """Options of one translating call, what translations begin with, and what orders them."""
 
     rerank: Reranker | Scorer | None
+    target_prefix: Prefix | Prefixes
+    max_new_tokens: int | None
+    min_new_tokens: int | None
 
 
 def as_reranker(value: object) -> Reranker | None:

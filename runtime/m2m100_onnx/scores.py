@@ -1,4 +1,4 @@
-"""What a language model returns: scores of texts, texts that go on, and words for a mask."""
+"""What models return beside translations: scores, texts that go on, and words for a mask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["Filling", "Generation", "Score"]
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a text is.
+    """How likely a text is, or a translation of a source.
+
+    A translation model scores each token of a target from the source and the tokens before it, the
+    language token and `</s>` included, as PyTorch's `labels` do.
 
     A causal model scores each token from those before it, `</s>` included. A masked model scores
     each token of the text from all others, with that token masked; the sum is the
@@ -21,27 +24,32 @@ class Score:
     Attributes:
         tokens: the tokens that are scored.
         pieces: the same as pieces of text.
-        log_probs: the natural logarithm of the probability of each.
+        token_log_probs: the natural logarithm of the probability of each.
     """
 
     tokens: tuple[int, ...]
     pieces: tuple[str, ...]
-    log_probs: tuple[float, ...]
+    token_log_probs: tuple[float, ...]
 
     @property
     def sum(self) -> float:
-        """Sum of `log_probs`: the logarithm of the text's probability."""
-        return math.fsum(self.log_probs)
+        """Sum of `token_log_probs`: the logarithm of the text's probability."""
+        return math.fsum(self.token_log_probs)
 
     @property
     def mean(self) -> float:
-        """Mean of `log_probs`; NaN for a text without tokens."""
-        return self.sum / len(self.log_probs) if self.log_probs else math.nan
+        """Mean of `token_log_probs`; NaN for a text without tokens."""
+        return self.sum / len(self.token_log_probs) if self.token_log_probs else math.nan
+
+    @property
+    def loss(self) -> float:
+        """`-mean`: the cross-entropy, in nats per token; NaN for a text without tokens."""
+        return -self.mean
 
     @property
     def perplexity(self) -> float:
         """`exp(-mean)`: among how many equally likely tokens the model chose, on average."""
-        return math.exp(-self.mean) if self.log_probs else math.nan
+        return math.exp(-self.mean) if self.token_log_probs else math.nan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 from m2m100_onnx._typing import Unpack
 from m2m100_onnx.bundle.bundle import Bundle
@@ -25,12 +25,14 @@ from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import M2M100Error
 from m2m100_onnx.face import Face
-from m2m100_onnx.inputs import check_languages, check_texts
+from m2m100_onnx.inputs import Prefix, check_languages, check_texts
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.model.support import Provider
 from m2m100_onnx.options import READ_AHEAD, Option
 from m2m100_onnx.process import side_by_side
+from m2m100_onnx.reading import Reading
 from m2m100_onnx.rerank import TranslateArguments
+from m2m100_onnx.streaming import Streaming
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.translation import Translation
 
@@ -39,7 +41,7 @@ __all__ = ["Translator"]
 _READ_AHEAD = Option("read_ahead", "int", READ_AHEAD, "Texts read at once.", 1, 1 << 20)
 
 
-class Translator(Face[Bundle]):
+class Translator(Reading, Streaming, Face[Bundle]):
     """Translates text with an exported bundle; many threads may use one at the same time.
 
     A copy, or one that was pickled and sent to another process, opens the bundle anew.
@@ -201,7 +203,11 @@ class Translator(Face[Bundle]):
             progress: called in this thread after each batch, with the number of texts that are done
                 and of all texts; an error that it raises ends the call.
             stats: takes counts and times of the call.
-            **options: see `TranslateOptions`; `rerank` takes a `LanguageModel` or a `Reranker`.
+            **options: see `TranslateOptions`; `rerank` takes a `LanguageModel` or a `Reranker`, and
+                `target_prefix` what a translation begins with: a str, or one or a list of token ids
+                for each text. All of the prefix is in the translation, and none in its length.
+                `max_new_tokens` and `min_new_tokens` are `max_length` and `min_length` without the
+                start token, as in transformers.
 
         Raises:
             UnknownLanguageError: a language is not one of `languages`.
@@ -211,6 +217,8 @@ class Translator(Face[Bundle]):
             ClosedError: the translator is closed.
         """
         single = isinstance(text, str)
+        if single and options.get("target_prefix") is not None:
+            options["target_prefix"] = [cast("Prefix", options["target_prefix"])]
         try:
             found = self.translate_batch(
                 [text] if isinstance(text, str) else text,

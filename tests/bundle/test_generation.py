@@ -86,7 +86,6 @@ REFUSED = {
     "begin_suppress_tokens": [5],
     "constraints": [{}],
     "diversity_penalty": 0.5,
-    "do_sample": True,
     "dola_layers": "low",
     "encoder_no_repeat_ngram_size": 2,
     "encoder_repetition_penalty": 1.5,
@@ -144,6 +143,29 @@ def test_what_transformers_writes_out_changes_nothing(tiny_bundle: Path, tmp_pat
     neutral = {name: values[0] for name, values in _WITHOUT_EFFECT.items() if values}
     everything = GenerationConfig._get_default_generation_params()
     silent = Translator(edited(tiny_bundle, tmp_path / "silent"), lazy=True)
-    named = {**neutral, **everything, "max_length": 21, "temperature": 0.5, "assistant": "x"}
+    named = {**neutral, **everything, "max_length": 21, "assistant": "x"}
     loud = Translator(edited(tiny_bundle, tmp_path / "loud", **named), lazy=True)
     assert loud.defaults == silent.defaults
+
+
+def test_a_bundle_that_samples(tiny_bundle: Path, tmp_path: Path) -> None:
+    beams = edited(tiny_bundle, tmp_path / "beams", do_sample=True, num_beams=5)
+    with pytest.raises(BundleError, match=r"generation_config\.json: do_sample: .*beam_size = 1"):
+        Translator(beams, lazy=True)
+    alone = edited(tiny_bundle, tmp_path / "alone", do_sample=True, num_beams=1, top_k=3)
+    defaults = Translator(alone, lazy=True).defaults
+    assert (defaults.do_sample, defaults.top_k) == (True, 3)
+    # Beams that a call asks for are a search's.
+    search: dict[str, Any] = {"source_lang": "en", "target_lang": "de", "beam_size": 2}
+    translated = Translator(alone).translate("Quit", **search)
+    plain = Translator(edited(tiny_bundle, tmp_path / "plain"))
+    assert translated == plain.translate("Quit", **search)
+
+
+def test_what_sampling_alone_heeds_may_be_anything(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Transformers warns of it; with sampling it is an error."""
+    odd = edited(tiny_bundle, tmp_path / "odd", temperature=0.0, top_p=5)
+    assert Translator(odd, lazy=True).defaults.temperature == 1.0
+    drawn = edited(tiny_bundle, tmp_path / "drawn", temperature=0.0, do_sample=True, num_beams=1)
+    with pytest.raises(BundleError, match=r"temperature: expected .* found 0\.0"):
+        Translator(drawn, lazy=True)

@@ -37,7 +37,7 @@ def test_scores(causal_xlm: Xlm, shell: Shell, tmp_path: Path) -> None:
     for line, text, score in zip(lines(output), TEXTS, expected, strict=True):
         record = json.loads(line)
         assert record["text"] == text
-        assert record["log_probs"] == list(score.log_probs)
+        assert record["token_log_probs"] == list(score.token_log_probs)
         assert record["pieces"] == list(score.pieces)
 
     _, output, _ = shell(*command, "--total", "--json", *TEXTS)
@@ -46,6 +46,30 @@ def test_scores(causal_xlm: Xlm, shell: Shell, tmp_path: Path) -> None:
     everything = math.fsum(score.sum for score in expected)
     assert (total["texts"], total["tokens"]) == (4, tokens)
     assert total["perplexity"] == pytest.approx(math.exp(-everything / tokens))
+
+
+def test_scores_of_pairs(demo_bundle: Path, shell: Shell, tmp_path: Path) -> None:
+    pairs = [("Open the file.", "Öffnen Sie die Datei."), ("Save", "Speichern"), ("Quit", "")]
+    expected = Translator(demo_bundle).score(
+        [s for s, _ in pairs], [t for _, t in pairs], source_lang="en", target_lang="de"
+    )
+    source = tmp_path / "pairs"
+    source.write_text("".join(f"{s}\t{t}\n" for s, t in pairs), "utf-8")
+    command = ("score", "-m", str(demo_bundle), "-s", "en", "-t", "de", "--input", str(source))
+    status, output, errors = shell(*command)
+    assert (status, errors) == (0, "")
+    for line, score in zip(lines(output), expected, strict=True):
+        numbers = [float(number) for number in line.split("\t")]
+        assert numbers == pytest.approx([score.sum, score.mean, score.perplexity], rel=1e-4)
+    total = json.loads(shell(*command, "--total", "--json")[1])
+    assert (total["texts"], total["tokens"]) == (3, sum(len(s.tokens) for s in expected))
+    source.write_text("a\tb\nc\n", "utf-8")
+    status, output, errors = shell(*command)
+    assert status != 0
+    assert "line 2: expected a source and its translation with a tab" in errors
+    status, _, errors = shell("score", "-m", str(demo_bundle), "-s", "en", "a")
+    assert status != 0
+    assert "expected --source-lang and --target-lang, or --language, found --source-lang" in errors
 
 
 def test_an_empty_text_of_a_masked_model_has_no_mean(masked_xlm: Xlm, shell: Shell) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,23 +122,50 @@ def test_options_reach_the_search(
         "no_repeat_ngram_size": 3,
         "repetition_penalty": 1.5,
         "suppress_tokens": (7, 8),
+        "temperature": 0.5,
+        "top_k": 7,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "seed": 4,
         "max_batch_tokens": 99,
         "max_batch_bytes": 1000,
         "timeout": 2.5,
     }
-    assert {*given, "truncate"} == set(OPTIONS)
+    assert {*given, "do_sample", "truncate"} == set(OPTIONS)
     shown = {**given, "suppress_tokens": "7,8"}
     flags = [part for name, v in shown.items() for part in (f"--{name.replace('_', '-')}", str(v))]
-    assert shell(*arguments(demo_bundle, *flags, "--truncate", "--read-ahead", "7"))[0] == 0
+    flags += ["--do-sample", "--truncate", "--read-ahead", "7", "--target-prefix", "Das"]
+    assert shell(*arguments(demo_bundle, *flags))[0] == 0
     languages = {"source_lang": "en", "target_lang": "fr"}
     outside: dict[str, object] = {**languages, "on_error": "raise"}
-    assert seen.pop() == {**outside, **given, "truncate": True, "read_ahead": 7}
+    wanted = {**outside, **given, "do_sample": True, "truncate": True, "read_ahead": 7}
+    assert seen.pop() == {**wanted, "target_prefix": "Das"}
     for value, meant in (("true", True), ("false", False), ("never", "never")):
         shell(*arguments(demo_bundle, "--early-stopping", value))
         assert seen.pop()["early_stopping"] == meant
     # The bundle decides what is not given.
     shell(*[part for part in arguments(demo_bundle) if part not in GREEDY])
     assert seen.pop() == {**outside, "read_ahead": 256}
+
+
+def test_prefixes_and_samples(demo_bundle: Path, translator: Translator, shell: Shell) -> None:
+    languages: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
+    command = ("translate", "-m", str(demo_bundle), "-s", "en", "-t", "de", "Open the file.")
+    _, output, _ = shell(*command, "--target-prefix", "Bitte")
+    wanted = translator.translate("Open the file.", **languages, target_prefix="Bitte")
+    assert output.decode() == f"{wanted}\n"
+    assert wanted.startswith("Bitte")
+    drawn = ("--do-sample", "--seed", "3", "--temperature", "1.5", "--num-hypotheses", "2")
+    _, output, _ = shell(*command, *drawn, "--json")
+    (found,) = translator.translate_batch(
+        ["Open the file."], **languages, do_sample=True, seed=3, temperature=1.5, num_hypotheses=2
+    )
+    assert [h["text"] for h in json.loads(output)["hypotheses"]] == [
+        h.text for h in found.hypotheses
+    ]
+    status, _, errors = shell(*command, "--do-sample", "--beam-size", "3")
+    assert status != 0
+    assert "do_sample: expected" in errors or "--do-sample: expected" in errors
 
 
 def test_short_flags_and_home_folders(

@@ -183,7 +183,7 @@ def test_language_models(tmp_path: Path, fused: bool | None) -> None:
         options: dict[str, Any] = {"language": "en", "beam_size": beams, "max_new_tokens": 90}
         assert cuda.generate(prompts, **options) == cpu.generate(prompts, **options)
     scores = [m.score(prompts, language="en") for m in (cpu, cuda)]
-    sums = [[sum(score.log_probs) for score in found] for found in scores]
+    sums = [[sum(score.token_log_probs) for score in found] for found in scores]
     np.testing.assert_allclose(sums[1], sums[0], rtol=1e-4)
 
 

@@ -13,7 +13,7 @@ import pytest
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import SearchOptions
 from m2m100_onnx.search import beam, constraints, ranking, state
-from m2m100_onnx.search.beam import Hypothesis
+from m2m100_onnx.search.hypothesis import Hypothesis
 from m2m100_onnx.search.state import Float32Array, Int64Array
 from scripted import ScriptedState, scripted_logits
 from searches import EOS, LogitsState, describe, search

@@ -14,7 +14,7 @@ import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
 from m2m100_onnx.options import SearchOptions
-from m2m100_onnx.search.beam import Hypothesis
+from m2m100_onnx.search.hypothesis import Hypothesis
 from m2m100_onnx.search.state import Float32Array, Int64Array
 from searches import EOS, PAD, LogitsState, assert_same, describe, search
 
@@ -129,11 +129,12 @@ def run_transformers(
         settings["num_beams"] = settings.pop("beam_size")
         settings["num_return_sequences"] = settings.pop("num_hypotheses")
         settings["suppress_tokens"] = list(settings["suppress_tokens"]) or None
+        assert settings.pop("seed") is None
+        settings["min_p"] = settings["min_p"] or None
         out = model.generate(
             input_ids=sources.input_ids[index],
             attention_mask=sources.attention_mask[index],
             forced_bos_token_id=language,
-            do_sample=False,
             output_scores=True,
             return_dict_in_generate=True,
             **settings,

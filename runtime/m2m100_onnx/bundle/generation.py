@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig, read_json
-from m2m100_onnx.errors import BundleError
+from m2m100_onnx.errors import BundleError, InvalidInputError
 from m2m100_onnx.options import OPTIONS, SearchOptions
 
 __all__ = ["GENERATION_CONFIG_FILE", "options_from_config", "read_generation"]
@@ -27,7 +27,6 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "begin_suppress_tokens": ([],),
     "constraints": ([],),
     "diversity_penalty": (0,),
-    "do_sample": (False,),
     "dola_layers": (),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
@@ -45,6 +44,9 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "token_healing": (False,),
     "watermarking_config": ({},),
 }
+
+
+_OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
 def read_generation(root: Path, config: ModelConfig) -> tuple[Path, dict[str, Any], ModelConfig]:
@@ -123,6 +125,10 @@ def options_from_config(
     silent = {row.name: row.silent if is_generation_config else row.default for row in rows}
     named = {row.name: config.get(row.transformers or "") for row in rows}
     values = {name: silent[name] if value is None else value for name, value in named.items()}
+    if values["do_sample"] is False:
+        # transformers does not look at what sampling alone heeds.
+        for name in _OF_SAMPLING:
+            values[name] = _checked(name, values[name], silent[name])
     if is_generation_config and named["max_length"] is None:
         values["max_length"] += 1  # transformers' default alone does not count the start token
     for name in ("max_length", "min_length"):
@@ -134,3 +140,11 @@ def options_from_config(
     if named["max_length"] is None:
         values["min_length"] = min(OPTIONS["min_length"].check(values["min_length"]), length)
     return SearchOptions(**values)
+
+
+def _checked(name: str, value: Any, otherwise: Any) -> Any:
+    """Returns a value that an option may have, and `otherwise` in place of any other."""
+    try:
+        return OPTIONS[name].check(value)
+    except InvalidInputError:
+        return otherwise

@@ -46,6 +46,7 @@ _FLAGS = {
     "on_error": "--on-error",
     "read_ahead": "--read-ahead",
     "revision": "--revision",
+    "target_prefix": "--target-prefix",
 }
 # What a message is about, and the limits that it names: "min_length: expected max_length = 5".
 _PARAMETER = re.compile(rf"(?:\A(?=\w+: )|\b(?=\w+ = ))({'|'.join(_FLAGS)})\b")

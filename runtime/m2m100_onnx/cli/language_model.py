@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from m2m100_onnx.cli.arguments import (
     add_call_options,
     add_command,
     add_device,
+    add_languages,
     add_model,
     add_threads,
     given_options,
@@ -25,7 +26,7 @@ from m2m100_onnx.cli.arguments import (
 )
 from m2m100_onnx.cli.cache import add_cache_options
 from m2m100_onnx.cli.lines import LINE_BREAK, add_files, answer_lines, check_input
-from m2m100_onnx.errors import M2M100Error
+from m2m100_onnx.errors import InvalidInputError, M2M100Error
 
 if TYPE_CHECKING:
     from m2m100_onnx.language_model import LanguageModel
@@ -36,16 +37,21 @@ __all__ = ["add_model_arguments", "add_parsers", "open_model"]
 
 def add_parsers(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the commands to those of `m2m100`."""
-    about = "Score lines of text with a language model."
+    about = "Score lines of text, or sources with their translations."
     description = f"""\
 {about}
 
-A line has the sum and the mean of the log-probabilities of a text's tokens, and its perplexity."""
+A line has the sum and the mean of the log-probabilities of a text's tokens, and its perplexity.
+
+With --source-lang and --target-lang the model is one that translates. A line is then a source and
+its translation with a tab between them, as `paste SOURCES TARGETS` makes it."""
     parser = add_command(commands, "score", _score, about, description)
     add = parser.add_argument
     add_files(add, "Texts to score")
     add_model_arguments(add)
     add("--total", action="store_true", help="Write one line for all texts, and no other.")
+    about = "Language of the {}; the lines are pairs then."
+    add_languages(add, about.format("sources"), about.format("translations"), required=False)
     _add_format(add)
     add_call_options(parser, "call")
 
@@ -94,15 +100,70 @@ def open_model(arguments: argparse.Namespace) -> LanguageModel:
     return LanguageModel(arguments.model, **opening(arguments))
 
 
+def _scorer(arguments: argparse.Namespace) -> Callable[[list[str]], list[Score]]:
+    """Returns what scores the texts of a command, or its pairs."""
+    languages = arguments.source_lang, arguments.target_lang
+    options = given_options(arguments)
+    if languages == (None, None):
+        model = open_model(arguments)
+        return lambda texts: model.score(texts, language=arguments.language, **options)
+    if None in languages or arguments.language is not None:
+        raise InvalidInputError(
+            "expected --source-lang and --target-lang, or --language, found "
+            + " and ".join(
+                flag
+                for flag, value in zip(
+                    ("--source-lang", "--target-lang", "--language"),
+                    (*languages, arguments.language),
+                    strict=True,
+                )
+                if value is not None
+            )
+        )
+    from m2m100_onnx.translator import Translator
+
+    check_input(arguments)
+    translator = Translator(arguments.model, **opening(arguments))
+
+    def score(lines: list[str]) -> list[Score]:
+        sides = [_sides(line, position) for position, line in enumerate(lines)]
+        source_lang, target_lang = languages
+        return translator.score(
+            [source for source, _ in sides],
+            [target for _, target in sides],
+            source_lang=source_lang,
+            target_lang=target_lang,
+            **options,
+        )
+
+    return score
+
+
+def _sides(line: object, position: int) -> tuple[str, str]:
+    """Returns the two texts of a line.
+
+    Raises:
+        InvalidInputError: there are more or fewer, or the line is no text.
+    """
+    sides = line.split("\t") if isinstance(line, str) else []
+    if len(sides) != 2:
+        error = InvalidInputError(
+            "expected a source and its translation with a tab between them, found "
+            f"{len(sides)} of them"
+        )
+        error.position = position
+        raise error
+    return sides[0], sides[1]
+
+
 def _score(arguments: argparse.Namespace) -> int:
-    model = open_model(arguments)
+    scored = _scorer(arguments)
     totals: list[tuple[int, float]] = []
 
     def answer(texts: list[str]) -> list[str]:
-        options = given_options(arguments)
-        scores = model.score(texts, language=arguments.language, **options)
+        scores = scored(texts)
         if arguments.total:
-            totals.extend((len(score.log_probs), score.sum) for score in scores)
+            totals.extend((len(score.token_log_probs), score.sum) for score in scores)
             return []
         written = _scored if arguments.json else _row
         return [written(text, score) for text, score in zip(texts, scores, strict=True)]

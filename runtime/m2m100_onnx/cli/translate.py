@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from m2m100_onnx.cli.arguments import (
     Add,
@@ -52,6 +52,8 @@ def _add_arguments(add: Add) -> None:
     add_model(add)
     source = "Language of the input, such as en."
     add_languages(add, source, "Language to translate into.", required=True)
+    about = "Text that every translation begins with."
+    add("--target-prefix", metavar="TEXT", help=about)
     add("--json", action="store_true", help="Write a JSON object a line, with scores and tokens.")
     add_device(add)
     add_threads(add)
@@ -93,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
             # Where lines are skipped, their errors say which.
             on_error="raise" if arguments.on_error == "raise" else "return",
             **languages,
-            **given_options(arguments),
+            **_given(arguments),
         )
         translator.model.load()
         written = _Lines(output, languages if arguments.json else None, ahead)
@@ -103,6 +105,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if written.errors:
         warn(f"{written.errors} of {written.count} {texts.noun}s could not be translated")
     return 0
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options of the call that the command line gave."""
+    prefix = arguments.target_prefix
+    return given_options(arguments) | ({} if prefix is None else {"target_prefix": prefix})
 
 
 def _write_all(found: Iterator[Translation | M2M100Error], texts: Texts, written: _Lines) -> None:

@@ -16,7 +16,17 @@ from m2m100_onnx.options import CallOptions, Settings
 from m2m100_onnx.process import memory_limit
 from m2m100_onnx.search.state import Int64Array
 
-__all__ = ["Batch", "Prompts", "Sentence", "Texts", "cut", "cut_prompts", "cut_texts"]
+__all__ = [
+    "Batch",
+    "Pairs",
+    "Prompts",
+    "Sentence",
+    "Texts",
+    "cut",
+    "cut_pairs",
+    "cut_prompts",
+    "cut_texts",
+]
 
 _LEAST_TOKENS_A_ROW = 32
 """Tokens that a short source counts as: each row costs a vocabulary of scores."""
@@ -45,11 +55,14 @@ class Sentence:
         position: index of the text in the call.
         source: the encoder's input.
         prompt: the decoder's first tokens.
+        given: tokens of the prompt that are not in the length of the translation: the start token,
+            or all of a prompt that goes on with a prefix.
     """
 
     position: int
     source: Sequence[int]
     prompt: Sequence[int]
+    given: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,11 +73,13 @@ class Batch:
         input_ids: `(B, S)` source tokens, padded at the end.
         attention_mask: `(B, S)` 1 at tokens and 0 at padding.
         prompt: `(B, P)` first tokens of the decoder.
+        given: tokens of the prompt that are not in the length of a sequence.
     """
 
     input_ids: Int64Array
     attention_mask: Int64Array
     prompt: Int64Array
+    given: int = 1
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -75,9 +90,11 @@ class Batch:
         return self.input_ids, self.attention_mask, self.prompt
 
     @property
-    def given(self) -> int:
-        """Tokens of the prompt that are not in the length of a sequence: the start token."""
-        return 1
+    def keys(self) -> list[list[int]]:
+        """The tokens of each sentence, and its prompt."""
+        lengths = self.attention_mask.sum(axis=1)
+        sources = (ids[:n] for ids, n in zip(self.input_ids, lengths, strict=True))
+        return [[*s.tolist(), *p.tolist()] for s, p in zip(sources, self.prompt, strict=True)]
 
     def part(self, number: int, parts: int, pad_id: int) -> Batch:
         """Returns every `parts`-th sentence from `number` on, padded to the longest among them.
@@ -88,19 +105,23 @@ class Batch:
         longest = int(mask.sum(axis=1).max())
         width = _padded(longest)
         return Batch(
-            _fitted(ids, longest, width, pad_id), _fitted(mask, longest, width, 0), prompt.copy()
+            _fitted(ids, longest, width, pad_id),
+            _fitted(mask, longest, width, 0),
+            prompt.copy(),
+            self.given,
         )
 
     @classmethod
     def of(cls, sentences: Sequence[Sentence], pad_id: int) -> Batch:
         """Pads sentences, whose prompts have one length, to the longest of them."""
+        given = sentences[0].given
         lengths = np.array([len(sentence.source) for sentence in sentences])
         width = int(lengths.max())
         input_ids = np.full((len(sentences), width), pad_id, np.int64)
         for row, sentence in zip(input_ids, sentences, strict=True):
             row[: len(sentence.source)] = sentence.source
         mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
-        return cls(input_ids, mask, np.array([s.prompt for s in sentences], np.int64))
+        return cls(input_ids, mask, np.array([s.prompt for s in sentences], np.int64), given)
 
 
 @dataclass(frozen=True)
@@ -128,6 +149,11 @@ class Prompts:
         """Tokens of the prompt that are not in the length of a sequence: all of them."""
         return int(self.prompt.shape[1])
 
+    @property
+    def keys(self) -> list[list[int]]:
+        """The tokens of each prompt, and its language."""
+        return [[*p.tolist(), int(n)] for p, n in zip(self.prompt, self.langs, strict=True)]
+
     def part(self, number: int, parts: int, _: int) -> Prompts:
         """Returns every `parts`-th text from `number` on."""
         return Prompts(self.prompt[number::parts].copy(), self.langs[number::parts].copy())
@@ -150,6 +176,23 @@ class Texts:
     langs: Int64Array
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Sources with whole targets, as a translation model takes them.
+
+    Attributes:
+        places: `(B,)` index of each pair among those that were cut.
+        input_ids: `(B, S)` source tokens, padded at the end.
+        attention_mask: `(B, S)` 1 at tokens and 0 at padding.
+        target: `(B, T)` target tokens, padded at the end.
+    """
+
+    places: Int64Array
+    input_ids: Int64Array
+    attention_mask: Int64Array
+    target: Int64Array
+
+
 def _padded(length: int) -> int:
     return -(-length // _SOURCE_STEP) * _SOURCE_STEP
 
@@ -167,6 +210,8 @@ def cut(
 ) -> Iterator[list[Sentence]]:
     """Sorts sentences, longest source first, and cuts them into batches within both budgets.
 
+    Prompts of a batch have one length, and those with longer prefixes come first.
+
     A batch is charged what it may come to: its tokens, and the bytes that the cache and the scores
     reserve when every translation reaches `max_length`. A batch of one sentence is always allowed.
 
@@ -175,16 +220,18 @@ def cut(
         settings: has the budgets, `max_batch_tokens` and `max_batch_bytes`.
         cache_bytes: the model's bytes for sentences, rows, source length and target length.
     """
-    ordered = sorted(sentences, key=lambda sentence: -len(sentence.source))
-    beams, longest = settings.search.beam_size, settings.search.max_length
+    ordered = sorted(sentences, key=lambda one: (-len(one.prompt), -len(one.source)))
+    beams, longest = settings.search.rows, settings.search.max_length
     start = 0
     while start < len(ordered):
         source = len(ordered[start].source)
         tokens = max(source, _LEAST_TOKENS_A_ROW) * beams
         # Bytes grow with the sentences in proportion, so one sentence tells how many fit.
         most = _most(settings.call, tokens, cache_bytes(1, beams, source, longest))
-        yield ordered[start : start + most]
-        start += most
+        prompt = len(ordered[start].prompt)
+        batch = [s for s in ordered[start : start + most] if len(s.prompt) == prompt]
+        yield batch
+        start += len(batch)
 
 
 def cut_prompts(
@@ -205,7 +252,7 @@ def cut_prompts(
     groups: dict[int, list[int]] = {}
     for place, prompt in enumerate(prompts):
         groups.setdefault(len(prompt), []).append(place)
-    beams, longest = settings.search.beam_size, settings.search.max_length
+    beams, longest = settings.search.rows, settings.search.max_length
     for length, places in sorted(groups.items(), reverse=True):
         tokens = max(length, _LEAST_TOKENS_A_ROW) * beams
         most = _most(settings.call, tokens, cache_bytes(beams, longest))
@@ -237,14 +284,63 @@ def cut_texts(
         most = _most(options, max(width, _LEAST_TOKENS_A_ROW), width * bytes_a_token)
         most = max(1, min(most, _MOST_OUTPUT // (width * bytes_a_token)))
         places = order[start : start + most]
-        ids = np.full((len(places), width), pad_id, np.int64)
-        for row, place in zip(ids, places, strict=True):
-            row[: len(rows[place])] = rows[place]
-        lengths = np.array([len(rows[place]) for place in places])
-        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+        ids, mask = _filled([rows[place] for place in places], pad_id)
         languages = np.repeat(np.array([[langs[place]] for place in places], np.int64), width, 1)
         yield Texts(np.array(places, np.int64), ids, mask, languages)
         start += most
+
+
+def cut_pairs(
+    sources: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    pad_id: int,
+    options: CallOptions,
+    bytes_a_token: tuple[int, int],
+) -> Iterator[Pairs]:
+    """Sorts pairs, longest first, and cuts and pads them to batches within both budgets.
+
+    Args:
+        sources: the tokens of each source.
+        targets: the tokens of each target; empty where only sources are read.
+        pad_id: the token of padding.
+        options: has the budgets.
+        bytes_a_token: what the output of a position of a source and of a target takes.
+    """
+    order = sorted(range(len(sources)), key=lambda n: (-len(targets[n]), -len(sources[n])))
+    places: list[int] = []
+    for place in [*order, None]:
+        if place is not None and _fits([*places, place], sources, targets, options, bytes_a_token):
+            places.append(place)
+            continue
+        if places:
+            ids, mask = _filled([sources[n] for n in places], pad_id)
+            target, _ = _filled([targets[n] for n in places], pad_id)
+            yield Pairs(np.array(places, np.int64), ids, mask, target)
+        places = [place] if place is not None else []
+
+
+def _fits(
+    places: Sequence[int],
+    sources: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    options: CallOptions,
+    bytes_a_token: tuple[int, int],
+) -> bool:
+    """Says whether pairs may be one batch; one alone always may."""
+    widths = [_padded(max(len(rows[n]) for n in places)) for rows in (sources, targets)]
+    size = sum(width * each for width, each in zip(widths, bytes_a_token, strict=True))
+    most = _most(options, max(sum(widths), _LEAST_TOKENS_A_ROW), size)
+    return len(places) <= max(1, min(most, _MOST_OUTPUT // size))
+
+
+def _filled(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int64Array, Int64Array]:
+    """Returns rows of tokens, padded at the end, and the mask of what is no padding."""
+    lengths = np.array([len(row) for row in rows])
+    width = _padded(int(lengths.max()))
+    ids = np.full((len(rows), width), pad_id, np.int64)
+    for filled, row in zip(ids, rows, strict=True):
+        filled[: len(row)] = row
+    return ids, (np.arange(width) < lengths[:, None]).astype(np.int64)
 
 
 def _most(options: CallOptions, tokens: int, size: int) -> int:

@@ -22,7 +22,9 @@ from m2m100_onnx.process import (
     renew_in_children,
     side_by_side,
 )
-from m2m100_onnx.search.beam import BeamSearch, Hypothesis
+from m2m100_onnx.search.beam import BeamSearch
+from m2m100_onnx.search.hypothesis import Hypothesis
+from m2m100_onnx.search.sampling import SamplingSearch
 from m2m100_onnx.search.state import DecoderState, Int64Array
 
 __all__ = ["Generator", "SearchBatch", "Searchable"]
@@ -52,6 +54,11 @@ class SearchBatch(Protocol):
     @property
     def given(self) -> int:
         """Tokens of the prompt that are not in the length of a sequence."""
+        ...
+
+    @property
+    def keys(self) -> list[list[int]]:
+        """What tells the texts apart: their tokens, and what else a result depends on."""
         ...
 
     def part(self, number: int, parts: int, pad_id: int, /) -> SearchBatch:
@@ -143,7 +150,7 @@ class Generator(Generic[_M]):
             found: list[list[Hypothesis] | None] = [None] * len(batch)
             if stop.reached:  # Before a graph is opened.
                 return found
-            parts = 1 if others else self._parts(len(batch), options.beam_size)
+            parts = 1 if others else self._parts(len(batch), options.rows)
             serial = (parts > 1 or others > 0) and self.model.can_run_serially
             together = _Together(stop)
             each = (batch.part(n, parts, self._pad) for n in range(parts))
@@ -158,6 +165,32 @@ class Generator(Generic[_M]):
                 raise InferenceError(f"out of memory: {error}") from error
             return found
 
+    def stream(
+        self, batch: SearchBatch, options: SearchOptions, stop: Stop
+    ) -> Iterator[tuple[int, ...]]:
+        """Searches one sentence; yields the tokens that are settled after each step.
+
+        The last ones are those of the best hypothesis. Nothing comes after `stop` is reached. The
+        stream counts as a call while it computes, and not while its caller has the word.
+
+        Raises:
+            BundleError: a graph is damaged.
+            InferenceError: onnxruntime failed, or memory is exhausted.
+            InvalidInputError: shapes or ids do not fit together, or scores are NaN.
+        """
+        eos_id = self.model.bundle.config.eos_token_id
+        with self._counted() as others:
+            serial = others > 0 and self.model.can_run_serially
+            state = self.model.begin(*batch.arrays, serial=serial)
+            search = _search_of(state, batch, eos_id, options)
+        while search.live and not stop.reached:
+            with self._counted():
+                search.step()
+            if search.live:
+                yield search.settled(0)
+        if not search.live:
+            yield search.hypotheses(0)[0].tokens
+
     @property
     def _pad(self) -> int:
         return int(self.model.bundle.config.pad_token_id)
@@ -169,18 +202,16 @@ class Generator(Generic[_M]):
         with together:
             eos_id = self.model.bundle.config.eos_token_id
             state = self.model.begin(*batch.arrays, serial=serial)
-            search = BeamSearch(
-                state, batch.prompt, eos_id=eos_id, options=options, given=batch.given
-            )
+            search = _search_of(state, batch, eos_id, options)
             while search.live and not together.over:
                 search.step()
         live = set(search.live)
         return [None if n in live else search.hypotheses(n) for n in range(len(batch))]
 
-    def _parts(self, sentences: int, beam_size: int) -> int:
+    def _parts(self, sentences: int, rows: int) -> int:
         """Returns the number of parts of a batch: one per thread, or one."""
         threads = self.model.threads
-        if sentences < threads or sentences * beam_size < threads * _ROWS_A_PART:
+        if sentences < threads or sentences * rows < threads * _ROWS_A_PART:
             return 1
         return threads if self.model.can_run_serially else 1
 
@@ -196,3 +227,15 @@ class Generator(Generic[_M]):
         finally:
             with self._lock:
                 self._running.discard(call)
+
+
+def _search_of(
+    state: DecoderState, batch: SearchBatch, eos_id: int, options: SearchOptions
+) -> BeamSearch | SamplingSearch:
+    """Returns the search that the options ask for."""
+    prompt, given = batch.prompt, batch.given
+    if options.do_sample:
+        return SamplingSearch(
+            state, prompt, eos_id=eos_id, options=options, keys=batch.keys, given=given
+        )
+    return BeamSearch(state, prompt, eos_id=eos_id, options=options, given=given)

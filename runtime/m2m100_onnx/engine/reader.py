@@ -16,7 +16,7 @@ from m2m100_onnx.model.causal import LanguageGraphs
 from m2m100_onnx.options import CallOptions
 from m2m100_onnx.search.state import Float32Array, Int64Array
 
-__all__ = ["POOLINGS", "Reader"]
+__all__ = ["POOLINGS", "Reader", "taken"]
 
 _POOLED: dict[str, Callable[[Float32Array], Float32Array]] = {
     "mean": lambda outputs: outputs.mean(axis=0),
@@ -55,7 +55,7 @@ class Reader:
             for place, row in zip(batch.places.tolist(), logits, strict=True):
                 tokens = np.asarray(rows[place][1:], np.int64)
                 scores = row[: len(tokens)]
-                found[place] = _taken(scores, tokens)
+                found[place] = taken(scores, tokens)
         return found
 
     def masked_log_probs(
@@ -75,7 +75,7 @@ class Reader:
             for place, scores in zip(batch.places.tolist(), logits, strict=True):
                 n, at = copies[place]
                 token = np.asarray([rows[n][at]], np.int64)
-                found[n][at - 1] = _taken(scores[at : at + 1], token)[0]
+                found[n][at - 1] = taken(scores[at : at + 1], token)[0]
                 missing[n] -= 1
         return {n: values for n, values in found.items() if not missing[n]}
 
@@ -147,7 +147,7 @@ class Reader:
             yield batch
 
 
-def _taken(logits: Float32Array, tokens: Int64Array) -> Float32Array:
+def taken(logits: Float32Array, tokens: Int64Array) -> Float32Array:
     """Returns the log-probability of a token in each row of `(S, V)` logits; changes the logits."""
     logits -= logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]

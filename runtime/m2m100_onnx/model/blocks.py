@@ -69,6 +69,10 @@ class Memory(ABC):
         """Returns room for N tensors, which hold no numbers yet."""
 
     @abstractmethod
+    def of(self, values: Sequence[ort.OrtValue]) -> Block:
+        """Returns tensors of one shape, which a graph has returned, as a block."""
+
+    @abstractmethod
     def value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
         """Returns an input; the caller keeps the array."""
 
@@ -87,6 +91,10 @@ class HostMemory(Memory):
     def block(self, shape: tuple[int, int, int, int, int]) -> HostBlock:
         """Returns room for N tensors in one block, freed as a whole."""
         return HostBlock(_block(shape))
+
+    def of(self, values: Sequence[ort.OrtValue]) -> HostBlock:
+        """Returns a copy in one array."""
+        return HostBlock(np.stack([value.numpy() for value in values]))
 
     def value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
         """Returns the array as an OrtValue, without a copy."""
@@ -163,6 +171,11 @@ class DeviceMemory(Memory):
     def block(self, shape: tuple[int, int, int, int, int]) -> DeviceBlock:
         """Returns room for N tensors."""
         return DeviceBlock(self, shape, [self.room(shape[1:]) for _ in range(shape[0])])
+
+    def of(self, values: Sequence[ort.OrtValue]) -> DeviceBlock:
+        """Returns the tensors where they are."""
+        r, h, m, e = values[0].shape()
+        return DeviceBlock(self, (len(values), r, h, m, e), list(values))
 
     def room(self, shape: Sequence[int]) -> ort.OrtValue:
         """Returns room for a tensor."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.graphs import FUSED_FILES
-from m2m100_onnx.model.blocks import keys_and_values, memory_of, real_of
+from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_SOURCE_FILE
+from m2m100_onnx.model.blocks import Block, Memory, keys_and_values, memory_of, real_of
 from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of
+from m2m100_onnx.model.portable import run_decoder, run_encoder
 from m2m100_onnx.model.sessions import Sessions
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import Int64Array
@@ -19,6 +22,10 @@ from m2m100_onnx.search.state import Int64Array
 __all__ = ["FusedState"]
 
 _OWN, _SOURCE = "past_key_values.{}.decoder.{}", "past_key_values.{}.encoder.{}"
+
+
+_LONG_PROMPT = 8
+"""Tokens of a prompt beyond which the portable graphs, which take them in one run, are faster."""
 
 
 class FusedState(InPlaceState):
@@ -49,15 +56,20 @@ class FusedState(InPlaceState):
         heads, layers = config.decoder_attention_heads, config.decoder_layers
         shape = heads, config.d_model // heads
         self._mask = attention_mask.copy()
-        session = sessions.get(source, serial=serial)
         memory = memory_of(sessions)
-        self._source = keys_and_values(
-            memory,
-            session,
-            {"input_ids": input_ids, "attention_mask": self._mask},
-            [f"present.{n}.encoder.{kind}" for n in range(layers) for kind in ("key", "value")],
-            (len(input_ids), shape[0], input_ids.shape[1], shape[1]),
-        )
+        past = None
+        # The portable graphs round otherwise from processor to processor; native ones never do.
+        if prompt.shape[1] > _LONG_PROMPT and source == FUSED_SOURCE_FILE:
+            past, self._source = _prefilled(sessions, memory, input_ids, self._mask, prompt[:, :-1])
+            prompt = prompt[:, -1:]
+        else:
+            self._source = keys_and_values(
+                memory,
+                sessions.get(source, serial=serial),
+                {"input_ids": input_ids, "attention_mask": self._mask},
+                [f"present.{n}.encoder.{kind}" for n in range(layers) for kind in ("key", "value")],
+                (len(input_ids), shape[0], input_ids.shape[1], shape[1]),
+            )
         super().__init__(
             sessions.get(step, serial=serial),
             sessions.get(rank, serial=serial),
@@ -67,6 +79,7 @@ class FusedState(InPlaceState):
             row_shape=shape,
             cache_name=_OWN,
             first_tokens=prompt[:, :1],
+            past=past,
         )
         for column in range(1, prompt.shape[1]):
             self._feed()
@@ -104,3 +117,27 @@ class FusedState(InPlaceState):
         """Drops the other sentences; the beams of a sentence share its source."""
         self._source = self._source.taken(kept, self._mask.shape[1])
         self._mask = self._mask[kept]
+
+
+def _prefilled(
+    sessions: Sessions[Bundle],
+    memory: Memory,
+    input_ids: Int64Array,
+    mask: Int64Array,
+    prompt: Int64Array,
+) -> tuple[Block, Block]:
+    """Feeds a long prompt to the portable graphs, which take it in one run.
+
+    Returns:
+        Keys and values of the prompt, and of the source.
+    """
+    # A binding keeps no reference to what it binds, so each OrtValue stays in a variable.
+    prompt = np.ascontiguousarray(prompt)
+    ids, own_mask, fed = (memory.value(array) for array in (input_ids, mask, prompt))
+    hidden = run_encoder(sessions, ids, own_mask)
+    _, present = run_decoder(sessions, own_mask, fed, hidden, present=True)
+    blocks = (
+        memory.of([value for name, value in present.items() if f".{part}." in name])
+        for part in ("decoder", "encoder")
+    )
+    return next(blocks), next(blocks)

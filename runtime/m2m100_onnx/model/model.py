@@ -6,11 +6,15 @@ The fused one runs fused and native graphs, which have the same inputs and outpu
 
 from __future__ import annotations
 
+import numpy as np
+
 from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.model.blocks import on_device
 from m2m100_onnx.model.fused import FusedState
 from m2m100_onnx.model.graphs import Graphs
-from m2m100_onnx.model.portable import PortableState
-from m2m100_onnx.search.state import DecoderState, Int64Array
+from m2m100_onnx.model.portable import PortableState, run_decoder, run_encoder
+from m2m100_onnx.model.support import ort
+from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array
 
 __all__ = ["Model"]
 
@@ -50,3 +54,32 @@ class Model(Graphs[Bundle]):
                 self.sessions, input_ids, attention_mask, prompt, files=self.files, serial=serial
             )
         return PortableState(self.sessions, input_ids, attention_mask, prompt)
+
+    def encode(self, input_ids: Int64Array, attention_mask: Int64Array) -> Float32Array:
+        """Returns the encoder's output `(B, S, D)`; arguments and errors are those of `begin`."""
+        hidden = run_encoder(self.sessions, *self._on_device(input_ids, attention_mask))
+        found: Float32Array = hidden.numpy().astype(np.float32, copy=False)
+        return found
+
+    def target_logits(
+        self, input_ids: Int64Array, attention_mask: Int64Array, target: Int64Array
+    ) -> Float32Array:
+        """Returns the logits `(B, T, V)` of the token after each of the target's.
+
+        Args:
+            input_ids: `(B, S)` source tokens, padded at the end.
+            attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
+            target: `(B, T)` decoder tokens, padded at the end.
+
+        Raises:
+            BundleError: a graph is damaged.
+            InferenceError: onnxruntime failed.
+        """
+        # A binding keeps no reference to what it binds, so each OrtValue stays in a variable.
+        ids, mask, fed = self._on_device(input_ids, attention_mask, target)
+        hidden = run_encoder(self.sessions, ids, mask)
+        logits, _ = run_decoder(self.sessions, mask, fed, hidden, present=False)
+        return logits.astype(np.float32, copy=False)
+
+    def _on_device(self, *arrays: Int64Array) -> list[ort.OrtValue]:
+        return [on_device(array, (self.device, self.device_id)) for array in arrays]

@@ -7,7 +7,10 @@ T target tokens so far, V vocabulary, L decoder layers, H heads, E head size.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.graphs import DECODER_FILE, DECODER_WITH_PAST_FILE, ENCODER_FILE
@@ -15,9 +18,9 @@ from m2m100_onnx.model.blocks import real_of
 from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
-from m2m100_onnx.search.state import Float32Array, Int64Array
+from m2m100_onnx.search.state import Int64Array
 
-__all__ = ["PortableState"]
+__all__ = ["PortableState", "run_decoder", "run_encoder"]
 
 
 class PortableState(GrowingState):
@@ -46,8 +49,9 @@ class PortableState(GrowingState):
         self._share_source = _beams_share_source(bundle)
         # A binding keeps no reference to what it binds, so each OrtValue stays in a variable.
         ids, mask, first = map(self._to_device, (input_ids, attention_mask, prompt))
-        hidden = self._encode(ids, mask)
-        self.logits, present = self._prefill(mask, first, hidden, prompt.shape)
+        hidden = run_encoder(sessions, ids, mask)
+        logits, present = run_decoder(sessions, mask, first, hidden, present=True)
+        self.logits = logits[:, -1].astype(np.float32)
         past = {name.replace("present", "past_key_values"): v for name, v in present.items()}
         self._source = {name: v for name, v in past.items() if ".encoder." in name}
         self._mask = mask
@@ -99,38 +103,62 @@ class PortableState(GrowingState):
             self._bind_rest()
         self._sentence_of_row = sentence_of_row
 
-    def _encode(self, ids: ort.OrtValue, mask: ort.OrtValue) -> ort.OrtValue:
-        """Returns the encoder's `(B, S, D)` output."""
-        session = self._sessions.get(ENCODER_FILE)
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("input_ids", ids)
-        binding.bind_ortvalue_input("attention_mask", mask)
-        binding.bind_output("last_hidden_state", *self._place)
-        run(session, binding)
-        return binding.get_outputs()[0]
-
-    def _prefill(
-        self, mask: ort.OrtValue, first: ort.OrtValue, hidden: ort.OrtValue, shape: tuple[int, int]
-    ) -> tuple[Float32Array, dict[str, ort.OrtValue]]:
-        """Feeds the prompt; returns the `(B, V)` logits of the next token, and keys and values."""
-        session = self._sessions.get(DECODER_FILE)
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("encoder_attention_mask", mask)
-        binding.bind_ortvalue_input("input_ids", first)
-        binding.bind_ortvalue_input("encoder_hidden_states", hidden)
-        logits = np.empty((*shape, self.vocab_size), self._real)
-        bind_numpy(binding, "logits", logits)
-        names = [output.name for output in session.get_outputs()][1:]
-        for name in names:
-            binding.bind_output(name, *self._place)
-        run(session, binding)
-        present = dict(zip(names, binding.get_outputs()[1:], strict=True))
-        return logits[:, -1].astype(np.float32), present
-
     def _bind_rest(self) -> None:
         self._binding.bind_ortvalue_input("encoder_attention_mask", self._mask)
         for name, value in self._source.items():
             self._binding.bind_ortvalue_input(name, value)
+
+
+def run_encoder(sessions: Sessions[Bundle], ids: ort.OrtValue, mask: ort.OrtValue) -> ort.OrtValue:
+    """Returns the encoder's `(B, S, D)` output, on the device.
+
+    Args:
+        sessions: the bundle's sessions.
+        ids: `(B, S)` source tokens, on the device.
+        mask: `(B, S)`, 1 at tokens and 0 at padding, on the device.
+    """
+    session = sessions.get(ENCODER_FILE)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("input_ids", ids)
+    binding.bind_ortvalue_input("attention_mask", mask)
+    binding.bind_output("last_hidden_state", sessions.factory.device, sessions.factory.device_id)
+    run(session, binding)
+    return binding.get_outputs()[0]
+
+
+def run_decoder(
+    sessions: Sessions[Bundle],
+    mask: ort.OrtValue,
+    target: ort.OrtValue,
+    hidden: ort.OrtValue,
+    *,
+    present: bool,
+) -> tuple[npt.NDArray[Any], dict[str, ort.OrtValue]]:
+    """Feeds whole targets.
+
+    Args:
+        sessions: the bundle's sessions.
+        mask: `(B, S)` of the sources, on the device.
+        target: `(B, T)` target tokens, on the device.
+        hidden: what the encoder returned.
+        present: whether keys and values are wanted.
+
+    Returns:
+        The `(B, T, V)` logits of each next token, of the bundle's type; keys and values, by name.
+    """
+    session = sessions.get(DECODER_FILE)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("encoder_attention_mask", mask)
+    binding.bind_ortvalue_input("input_ids", target)
+    binding.bind_ortvalue_input("encoder_hidden_states", hidden)
+    bundle = sessions.bundle
+    logits = np.empty((*target.shape(), bundle.config.vocab_size), real_of(bundle))
+    bind_numpy(binding, "logits", logits)
+    names = [output.name for output in session.get_outputs()][1:] if present else []
+    for name in names:
+        binding.bind_output(name, sessions.factory.device, sessions.factory.device_id)
+    run(session, binding, only=not present)
+    return logits, dict(zip(names, binding.get_outputs()[1:], strict=True))
 
 
 def _beams_share_source(bundle: Bundle) -> bool:

@@ -32,26 +32,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import SearchOptions
 from m2m100_onnx.search.constraints import next_ranking
+from m2m100_onnx.search.hypothesis import (
+    Hypothesis,
+    check_arguments,
+    length_norm,
+    require,
+    shared_prefix,
+)
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranked
 
 __all__ = ["BeamSearch", "Hypothesis"]
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One result of a search.
-
-    Attributes:
-        tokens: start, language, ..., `</s>` (absent where `max_length` cut it); no padding.
-        score: `sum(log_probs) / (len(tokens) - given) ** length_penalty`, as `sequences_scores`;
-            the decoder of a translation is given one token, a language model its prompt.
-    """
-
-    tokens: tuple[int, ...]
-    score: float
 
 
 class BeamSearch:
@@ -87,7 +79,7 @@ class BeamSearch:
         Raises:
             InvalidInputError: shapes or ids do not fit together.
         """
-        _check_arguments(state.vocab_size, prompt, eos_id, options)
+        check_arguments(state.vocab_size, prompt, eos_id, options)
         self._state, self._eos_id, self._options, self._given = state, eos_id, options, given
         count = len(prompt)
         self._beams = _Beams(np.arange(count), prompt[:, None], np.zeros((count, 1), np.float32))
@@ -116,7 +108,7 @@ class BeamSearch:
         options = self._options
         ranking = next_ranking(before.sequences, self._eos_id, options)
         ranked = self._state.best(ranking)
-        _require(len(ranked.tokens) == before.scores.size, "rows", "prompt's", len(ranked.tokens))
+        require(len(ranked.tokens) == before.scores.size, "rows", "prompt's", len(ranked.tokens))
         candidates = _best_candidates(ranked, before, options)
         ended = (candidates.tokens == self._eos_id) | (before.length + 1 == options.max_length)
         _collect(self._finished, before, candidates, ended, options, self._given)
@@ -135,7 +127,7 @@ class BeamSearch:
         """
         beams = self._beams
         keep = beams.sentences != sentence
-        _require(not keep.all(), "sentence", f"one of the live {self.live}", sentence)
+        require(not keep.all(), "sentence", f"one of the live {self.live}", sentence)
         self._finished[sentence] = []
         self._rows = self._rows.reshape(beams.scores.shape)[keep].reshape(-1)
         self._beams = _Beams(beams.sentences[keep], beams.tokens[keep], beams.scores[keep])
@@ -150,24 +142,26 @@ class BeamSearch:
             InvalidInputError: there is no such sentence.
         """
         last = len(self._finished) - 1
-        _require(0 <= sentence <= last, "sentence", f"0 to {last}", sentence)
+        require(0 <= sentence <= last, "sentence", f"0 to {last}", sentence)
         return self._finished[sentence][: self._options.num_hypotheses]
 
     def settled(self, sentence: int) -> tuple[int, ...]:
-        """Returns the prefix that all live beams of a live sentence share, prompt included.
+        """Returns the prefix that every result of a live sentence will start with.
 
-        With one beam, every later result starts with it. With several, a hypothesis that has
-        already finished may still win and differ.
+        It is what all live beams share with each other and with the hypotheses that have finished,
+        any of which may win; the prompt included.
 
         Raises:
             InvalidInputError: the sentence is not live.
         """
         place = np.flatnonzero(self._beams.sentences == sentence)
-        _require(len(place) == 1, "sentence", f"one of the live {self.live}", sentence)
+        require(len(place) == 1, "sentence", f"one of the live {self.live}", sentence)
         running = self._beams.scores[place[0]] > -np.inf
         tokens = self._beams.tokens[place[0]][running]
-        differing = np.flatnonzero((tokens != tokens[0]).any(axis=0))
-        return tuple(tokens[0, : differing[0] if len(differing) else None].tolist())
+        return shared_prefix([*map(tuple, tokens.tolist()), *self._results(sentence)])
+
+    def _results(self, sentence: int) -> list[tuple[int, ...]]:
+        return [hypothesis.tokens for hypothesis in self._finished[sentence]]
 
     def _feed(self) -> None:
         """Lets the state follow the beams: rows first, then the last token of each."""
@@ -242,7 +236,7 @@ def _collect(
     """Adds the candidates that ended to `finished`, and keeps the best K of each sentence."""
     k = options.beam_size
     sequences = beams.sequences
-    scores = candidates.scores / _length_norm(beams.length + 1 - given, options)
+    scores = candidates.scores / length_norm(beams.length + 1 - given, options)
     # The second K replace beams that end; transformers lets none of them finish.
     finishing = ended[:, :k] & (candidates.scores[:, :k] > -np.inf)
     for n, column in np.argwhere(finishing):
@@ -272,7 +266,7 @@ def _advance(
         if _can_improve(finished[sentence], scores[n, 0], beams.length + 1, options, given):
             going_on.append(n)
         elif not finished[sentence]:  # Every continuation is banned; a part is better than nothing.
-            score = beams.scores[n, 0] / _length_norm(beams.length - given, options)
+            score = beams.scores[n, 0] / length_norm(beams.length - given, options)
             finished[sentence].append(Hypothesis(tuple(beams.tokens[n, 0].tolist()), float(score)))
 
     keep = np.array(going_on, dtype=np.int64)
@@ -305,26 +299,4 @@ def _can_improve(
     if options.early_stopping == "never" and options.length_penalty > 0:
         length = options.max_length
     worst_finished = hypotheses[-1].score if full else -math.inf
-    return bool(best_running / _length_norm(length - given, options) > worst_finished)
-
-
-def _length_norm(length: int, options: SearchOptions) -> float:
-    """Returns the divisor of a score of `length` tokens, without those that were given."""
-    return float(length**options.length_penalty)
-
-
-def _check_arguments(
-    vocab_size: int, prompt: Int64Array, eos_id: int, options: SearchOptions
-) -> None:
-    _require(prompt.ndim == 2, "prompt", "shape (B, P)", prompt.shape)
-    length = prompt.shape[1]
-    longest = options.max_length - 1
-    _require(1 <= length <= longest, "prompt", f"1 to {longest} tokens", length)
-    for token in (eos_id, *options.suppress_tokens):
-        accepted = f"a token from 0 to {vocab_size - 1}"
-        _require(0 <= token < vocab_size, "eos_id or a suppressed token", accepted, token)
-
-
-def _require(valid: bool, name: str, accepted: str, found: object) -> None:
-    if not valid:
-        raise InvalidInputError(f"{name}: expected {accepted}, found {found!r}")
+    return bool(best_running / length_norm(length - given, options) > worst_finished)

@@ -12,6 +12,9 @@ from m2m100_onnx.search.state import NO_CELLS, Int64Array, Ranking
 
 __all__ = ["next_ranking"]
 
+_ALL = 1 << 31
+"""More tokens than any vocabulary has."""
+
 
 def next_ranking(sequences: Int64Array, eos_id: int, options: SearchOptions) -> Ranking:
     """Returns what the search wants of the next step.
@@ -36,13 +39,20 @@ def next_ranking(sequences: Int64Array, eos_id: int, options: SearchOptions) -> 
     if tokens:
         banned.append(_cells(np.repeat(rows, len(tokens)), np.tile(tokens, count)))
     return Ranking(
-        # Each of K beams can end in one way only, so K of 2K candidates go on for certain.
-        count=2 * options.beam_size,
+        count=_count(options),
         renormalized=options.beam_size == 1,
         repetition_penalty=options.repetition_penalty,
         seen=seen,
         banned=np.concatenate(banned),
     )
+
+
+def _count(options: SearchOptions) -> int:
+    """Returns the number of best tokens of a row that the search looks at."""
+    if options.do_sample:
+        return options.top_k or _ALL
+    # Each of K beams can end in one way only, so K of 2K candidates go on for certain.
+    return 2 * options.beam_size
 
 
 def _cells(rows: Int64Array, tokens: Int64Array) -> Int64Array:

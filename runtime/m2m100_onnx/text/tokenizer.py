@@ -303,6 +303,13 @@ class Tokenizer:
         text = self._vocabulary.text(pieces, self._special)
         return clean_up(text) if self._clean_up else text
 
+    def settled(self, text: str) -> str:
+        """Returns the part of a text, decoded from a prefix, that more tokens leave as it is.
+
+        Only the removal of blanks, `clean_up_tokenization_spaces`, looks back: to the last one.
+        """
+        return text[: max(text.rfind(" "), 0)] if self._clean_up else text
+
     def language_id(self, name: str) -> int:
         """Returns the id of a language's token.
 

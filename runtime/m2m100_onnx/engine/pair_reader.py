@@ -1,0 +1,86 @@
+"""Runs sources and whole targets through a translation model: log-probabilities and states.
+
+Knows token ids and the model's outputs; knows no text. Shapes: B pairs, S source tokens, T target
+tokens, V vocabulary, D width. What a pair gives does not depend on the pairs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from m2m100_onnx.engine.batches import Pairs, cut_pairs
+from m2m100_onnx.engine.reader import taken
+from m2m100_onnx.engine.stopping import Stop
+from m2m100_onnx.model.model import Model
+from m2m100_onnx.options import CallOptions
+from m2m100_onnx.search.state import Float32Array
+
+__all__ = ["PairReader"]
+
+
+class PairReader:
+    """Reads pairs with a translation model; many threads may use one at the same time."""
+
+    def __init__(self, model: Model) -> None:
+        """Takes the model; no graph is opened."""
+        self._model = model
+        self._config = model.bundle.config
+
+    def log_probs(
+        self,
+        sources: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        options: CallOptions,
+        stop: Stop,
+    ) -> dict[int, Float32Array]:
+        """Returns the log-probability of each target token but the first.
+
+        Args:
+            sources: the tokens of each source, as the encoder reads them.
+            targets: the tokens of each target, from the decoder's start token to the last.
+            options: has the budgets of a batch.
+            stop: ends the work between two batches.
+
+        Returns:
+            By index of the pair, what was read until `stop`.
+        """
+        found = {}
+        fed = [target[:-1] for target in targets]
+        # Logits, and what is computed from them.
+        for batch in self._batches(sources, fed, options, stop, 2 * self._config.vocab_size):
+            logits = self._model.target_logits(batch.input_ids, batch.attention_mask, batch.target)
+            for place, row in zip(batch.places.tolist(), logits, strict=True):
+                tokens = np.asarray(targets[place][1:], np.int64)
+                found[place] = taken(row[: len(tokens)], tokens)
+        return found
+
+    def states(
+        self, sources: Sequence[Sequence[int]], options: CallOptions, stop: Stop
+    ) -> dict[int, Float32Array]:
+        """Returns the encoder's output `(S, D)` at each token of each source."""
+        found = {}
+        nothing: list[list[int]] = [[]] * len(sources)
+        for batch in self._batches(sources, nothing, options, stop, 0):
+            outputs = self._model.encode(batch.input_ids, batch.attention_mask)
+            for place, row in zip(batch.places.tolist(), outputs, strict=True):
+                # A view would keep the whole batch.
+                found[place] = row[: len(sources[place])].copy()
+        return found
+
+    def _batches(
+        self,
+        sources: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        options: CallOptions,
+        stop: Stop,
+        numbers: int,
+    ) -> Iterator[Pairs]:
+        """Yields batches until `stop`; `numbers` is the float32 of a target's position."""
+        pad, width = self._config.pad_token_id, self._config.d_model
+        sizes = 2 * 4 * width, 4 * (numbers + width)
+        for batch in cut_pairs(sources, targets, pad, options, sizes):
+            if stop.reached:
+                return
+            yield batch

@@ -1,0 +1,146 @@
+"""One row of the table of options: its columns, and how a value of each type is read and checked.
+
+Knows values; knows no row, no model and no call. `options.py` has the table.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, Literal
+
+from m2m100_onnx.errors import InvalidInputError
+
+__all__ = ["Option", "option"]
+
+_LONGEST_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row of the table.
+
+    Attributes:
+        name: ours, in Python, and with dashes on the command line.
+        type: as an annotation has it.
+        default: what applies where neither the call nor the bundle says anything, as the published
+            M2M100 checkpoints set it.
+        help: one sentence.
+        low: the least value, None where there is no number or no bound.
+        high: the largest value.
+        transformers: the name in transformers' `GenerationConfig`, None where it has none.
+        silent: the value that transformers takes where a generation_config.json is there and does
+            not name the option.
+        ctranslate2: the name in CTranslate2's `translate_batch`.
+        scope: `search` for what changes a translation, `call` for how a call is carried out.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    transformers: str | None = None
+    silent: Any = None
+    ctranslate2: str | None = None
+    scope: Literal["search", "call"] = "search"
+
+    @property
+    def accepted(self) -> str:
+        """What a value must be, in words."""
+        kind = _KINDS[self.type][0]
+        if self.low is None:
+            return kind
+        # Not `:,g`, which keeps six digits.
+        low, high = (f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in (self.low, self.high))
+        return kind.replace("{range}", f"from {low} to {high}")
+
+    def check(self, value: Any) -> Any:
+        """Returns the value as plain Python, of the type that the table gives.
+
+        Raises:
+            InvalidInputError: the value has another type, or is out of range.
+        """
+        try:
+            found = _KINDS[self.type][1](value)
+            # Also false for NaN.
+            inside = self.low is None or found is None or self.low <= found <= (self.high or 0)
+        except (TypeError, ValueError, OverflowError):
+            inside = False
+        if not inside:
+            raise InvalidInputError(f"{self.name}: expected {self.accepted}, found {_shown(value)}")
+        return found
+
+
+def _shown(value: Any) -> str:
+    """Returns a value for an error, short enough to read."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write ints of more than 4,300 digits.
+        return f"an int of {value.bit_length()} bits"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the field's name
+    bounds: tuple[float, float] | None = None,
+    transformers: str | None = None,
+    silent: Any = None,
+    ctranslate2: str | None = None,
+) -> Any:
+    """A field of the table; the columns are those of `Option`."""
+    low, high = bounds or (None, None)
+    names = {"transformers": transformers, "silent": silent, "ctranslate2": ctranslate2}
+    return field(default=default, metadata={"help": help, "low": low, "high": high, **names})
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)  # numpy's integers too
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError
+    return float(value)
+
+
+def _bool(value: Any) -> bool:
+    # numpy's bool is no bool, and its name is the same.
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError
+    return bool(value)
+
+
+def _stopping(value: Any) -> bool | Literal["never"]:
+    return "never" if isinstance(value, str) and value == "never" else _bool(value)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    ids = tuple(map(_int, value))
+    if min(ids, default=0) < 0:
+        raise ValueError
+    return ids
+
+
+def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+# What a type is called in an error, and how a value of it is read.
+_KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "int": ("an int {range}", _int),
+    "int | None": ("an int {range}, or None", _optional(_int)),
+    "float": ("a number {range}", _float),
+    "float | None": ("a number {range}, or None", _optional(_float)),
+    "bool": ("True or False", _bool),
+    "bool | Literal['never']": ('True, False or "never"', _stopping),
+    "tuple[int, ...]": ("a list or tuple of token ids of 0 or more", _ids),
+}
