@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model", "text"),
     ("engine", "targets"),
     ("calls",),
-    ("language_calls", "face", "reading", "streaming"),
+    ("language_calls", "face", "reading", "streaming", "alternatives"),
     ("translator", "language_model"),
     ("pipelines",),
     ("cli",),

@@ -75,6 +75,9 @@ from translations import EN_DE, GREEDY, LIMIT, assert_same
         ({"top_k": -1}, "top_k.*-1"),
         ({"min_p": 2.0}, "min_p.*2.0"),
         ({"seed": -5}, "seed.*-5"),
+        ({"suppress_sequences": [5]}, r"suppress_sequences: expected a list of lists.*found \[5\]"),
+        ({"suppress_sequences": [[]]}, r"suppress_sequences: .*none of them empty, found \[\[\]\]"),
+        ({"suppress_sequences": [[5, 10609]]}, "suppress_sequences: expected ids from 0 to 10608"),
         ({"max_new_tokens": 1}, "max_new_tokens: expected an int from 2.*found 1"),
         ({"max_new_tokens": 9, "max_length": 9}, "expected either it or max_length, found both"),
         ({"min_new_tokens": 9, "target_prefix": "Das"}, "min_new_tokens: expected min_length with"),
@@ -126,6 +129,9 @@ def test_what_is_written_for_type_checkers_is_the_table() -> None:
     # A list serves as well as a tuple, and becomes one.
     assert table["suppress_tokens"] == "tuple[int, ...]"
     table["suppress_tokens"] = "tuple[int, ...] | list[int]"
+    kind = "tuple[tuple[int, ...], ...]"
+    assert table["suppress_sequences"] == kind
+    table["suppress_sequences"] = f"{kind} | list[list[int]]"
     assert written == table
     assert list(written) == list(OPTIONS)
 
@@ -138,7 +144,7 @@ def test_the_table_names_generation_configs_options() -> None:
         if row.transformers is not None:
             assert hasattr(config, row.transformers)
             default = filled.get(row.transformers, getattr(config, row.transformers))
-            nothing = {"suppress_tokens": (), "min_p": 0.0}
+            nothing = {"suppress_tokens": (), "suppress_sequences": (), "min_p": 0.0}
             assert row.silent == (nothing[row.name] if default is None else default), row.name
 
 

@@ -19,7 +19,8 @@ TEXTS = [
     "You do not have permission to open this file.",
     "Save a copy.",
 ]
-PREFIXES = ["Bitte öffnen Sie", "Das", None, "Eine Kopie der Datei wurde"]
+# The last one is fed in one run where the graphs allow it.
+PREFIXES = ["Bitte öffnen Sie", "Das", None, "Eine Kopie der Datei wurde nicht gespeichert, weil"]
 WAYS: tuple[dict[str, Any], ...] = (
     {"beam_size": 1},
     {"beam_size": 4, "num_hypotheses": 4},

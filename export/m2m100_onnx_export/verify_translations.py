@@ -132,6 +132,7 @@ def _generate(
     settings = {theirs: getattr(options, ours) for theirs, ours in named.items()}
     # transformers takes a list here, and None where there is nothing to suppress.
     settings["suppress_tokens"] = list(options.suppress_tokens) or None
+    settings["bad_words_ids"] = [list(ids) for ids in options.suppress_sequences] or None
     settings["min_p"] = options.min_p or None
     if options.beam_size == 1:
         settings["early_stopping"] = False  # transformers warns of it in a greedy search

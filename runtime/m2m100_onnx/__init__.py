@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from m2m100_onnx.rerank import Reranker
     from m2m100_onnx.scores import Filling, Generation, Score
     from m2m100_onnx.text.tokenizer import Tokenizer
-    from m2m100_onnx.translation import Hypothesis, Translation
+    from m2m100_onnx.translation import Alternative, Hypothesis, Translation
     from m2m100_onnx.translator import Translator
 
 __version__ = "0.1.0"
 
 __all__ = [
     "OPTIONS",
+    "Alternative",
     "Bundle",
     "BundleError",
     "Cancellation",
@@ -85,7 +86,7 @@ _HOMES = {
     "rerank": ("Reranker",),
     "scores": ("Filling", "Generation", "Score"),
     "text.tokenizer": ("Tokenizer",),
-    "translation": ("Hypothesis", "Translation"),
+    "translation": ("Alternative", "Hypothesis", "Translation"),
     "translator": ("Translator",),
 }
 

@@ -10,7 +10,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from m2m100_onnx.bundle.bundle import Bundle
@@ -167,6 +167,9 @@ class Worker:
         prefixes = given.pop("target_prefix", None)
         count_new_tokens(given, prefixes)
         settings = resolve_options(given, self._defaults, positions, vocab_size)
+        if settings.search.disable_unk:
+            tokens = (*settings.search.suppress_tokens, self._tokenizer.unk_id)
+            settings = replace(settings, search=replace(settings.search, suppress_tokens=tokens))
         stop = Stop(settings.call.timeout, cancellation)
         return Call(settings, stop, on_error, progress, stats, rerank, prefixes)
 
@@ -330,7 +333,8 @@ class Worker:
 
     def _decode(self, hypotheses: Iterable[Tokens]) -> Translation:
         decoded = tuple(
-            Hypothesis(self._tokenizer.decode(h.tokens), h.score, h.tokens) for h in hypotheses
+            Hypothesis(self._tokenizer.decode(h.tokens), h.score, h.tokens, h.log_probs)
+            for h in hypotheses
         )
         best = decoded[0]
         return Translation(best.text, best.score, best.tokens, decoded)

@@ -256,7 +256,8 @@ class LanguageWorker:
 
     def _generation(self, hypotheses: Sequence[Tokens]) -> Generation:
         decoded = tuple(
-            Hypothesis(self._tokenizer.decode(h.tokens), h.score, h.tokens) for h in hypotheses
+            Hypothesis(self._tokenizer.decode(h.tokens), h.score, h.tokens, h.log_probs)
+            for h in hypotheses
         )
         best = decoded[0]
         return Generation(best.text, best.score, best.tokens, decoded)

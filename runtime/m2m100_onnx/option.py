@@ -130,6 +130,15 @@ def _ids(value: Any) -> tuple[int, ...]:
     return ids
 
 
+def _sequences(value: Any) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    sequences = tuple(map(_ids, value))
+    if not all(sequences):
+        raise ValueError
+    return sequences
+
+
 def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else read(value)
 
@@ -142,5 +151,9 @@ _KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "float | None": ("a number {range}, or None", _optional(_float)),
     "bool": ("True or False", _bool),
     "bool | Literal['never']": ('True, False or "never"', _stopping),
+    "tuple[tuple[int, ...], ...]": (
+        "a list of lists or tuples of token ids of 0 or more, none of them empty",
+        _sequences,
+    ),
     "tuple[int, ...]": ("a list or tuple of token ids of 0 or more", _ids),
 }

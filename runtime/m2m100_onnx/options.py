@@ -91,7 +91,17 @@ class SearchOptions:
     suppress_tokens: tuple[int, ...] = option(
         (),
         "Token ids that never occur in a translation.",
-        *(None, "suppress_tokens", (), "suppress_sequences"),
+        *(None, "suppress_tokens", ()),
+    )
+    suppress_sequences: tuple[tuple[int, ...], ...] = option(
+        (),
+        "Sequences of token ids that never occur in a translation.",
+        *(None, "bad_words_ids", (), "suppress_sequences"),
+    )
+    disable_unk: bool = option(
+        False,
+        "The unknown token never occurs in a translation.",
+        *(None, None, None, "disable_unk"),
     )
     do_sample: bool = option(
         False,
@@ -214,6 +224,8 @@ class TranslateOptions(TypedDict, total=False):
     no_repeat_ngram_size: int
     repetition_penalty: float
     suppress_tokens: tuple[int, ...] | list[int]
+    suppress_sequences: tuple[tuple[int, ...], ...] | list[list[int]]
+    disable_unk: bool
     do_sample: bool
     temperature: float
     top_k: int
@@ -242,8 +254,6 @@ _ELSEWHERE = {
     "forced_bos_token_id": "use target_lang",
     "decoder_start_token_id": "the bundle has it",
     "max_time": "use timeout",
-    "bad_words_ids": "use suppress_tokens, which takes single tokens",
-    "suppress_sequences": "use suppress_tokens, which takes single tokens",
     "max_input_length": "longer texts are an error, or cut with truncate=True",
     "skip_special_tokens": "they are always skipped",
     **dict.fromkeys(("batch_size", "batch_type"), "max_batch_tokens counts tokens"),
@@ -265,11 +275,16 @@ def _elsewhere(name: str) -> str:
 
 def check_ids(search: SearchOptions, vocab_size: int) -> None:
     """Raises `InvalidInputError` if a suppressed token is not one of the model's."""
-    wrong = [token for token in search.suppress_tokens if token >= vocab_size]
-    if wrong:
-        raise InvalidInputError(
-            f"suppress_tokens: expected ids from 0 to {vocab_size - 1}, found {wrong[0]}"
-        )
+    every = {
+        "suppress_tokens": search.suppress_tokens,
+        "suppress_sequences": tuple(t for each in search.suppress_sequences for t in each),
+    }
+    for name, ids in every.items():
+        wrong = [token for token in ids if token >= vocab_size]
+        if wrong:
+            raise InvalidInputError(
+                f"{name}: expected ids from 0 to {vocab_size - 1}, found {wrong[0]}"
+            )
 
 
 def resolve_options(

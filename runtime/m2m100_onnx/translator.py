@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal, cast, overload
 
 from m2m100_onnx._typing import Unpack
+from m2m100_onnx.alternatives import Alternatives
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.kinds import opened
 from m2m100_onnx.calls import (
@@ -41,7 +42,7 @@ __all__ = ["Translator"]
 _READ_AHEAD = Option("read_ahead", "int", READ_AHEAD, "Texts read at once.", 1, 1 << 20)
 
 
-class Translator(Reading, Streaming, Face[Bundle]):
+class Translator(Reading, Streaming, Alternatives, Face[Bundle]):
     """Translates text with an exported bundle; many threads may use one at the same time.
 
     A copy, or one that was pickled and sent to another process, opens the bundle anew.

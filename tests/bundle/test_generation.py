@@ -82,7 +82,6 @@ def test_what_the_file_names_counts_as_in_transformers(
 
 
 REFUSED = {
-    "bad_words_ids": [[5]],
     "begin_suppress_tokens": [5],
     "constraints": [{}],
     "diversity_penalty": 0.5,

@@ -91,9 +91,9 @@ def test_json_holds_all_a_translation_does(
         assert [h["tokens"] for h in record["hypotheses"]] == [
             list(h.tokens) for h in translation.hypotheses
         ]
-        assert [set(h) for h in record["hypotheses"]] == [{"text", "score", "tokens"}] * len(
-            translation.hypotheses
-        )
+        assert [set(h) for h in record["hypotheses"]] == [
+            {"text", "score", "tokens", "token_log_probs"}
+        ] * len(translation.hypotheses)
 
 
 def test_json_leaves_text_readable(demo_bundle: Path, shell: Shell) -> None:
@@ -122,6 +122,7 @@ def test_options_reach_the_search(
         "no_repeat_ngram_size": 3,
         "repetition_penalty": 1.5,
         "suppress_tokens": (7, 8),
+        "suppress_sequences": ((7, 8), (9,)),
         "temperature": 0.5,
         "top_k": 7,
         "top_p": 0.9,
@@ -131,14 +132,23 @@ def test_options_reach_the_search(
         "max_batch_bytes": 1000,
         "timeout": 2.5,
     }
-    assert {*given, "do_sample", "truncate"} == set(OPTIONS)
-    shown = {**given, "suppress_tokens": "7,8"}
+    assert {*given, "do_sample", "disable_unk", "truncate"} == set(OPTIONS)
+    shown = {**given, "suppress_tokens": "7,8", "suppress_sequences": "7,8;9"}
     flags = [part for name, v in shown.items() for part in (f"--{name.replace('_', '-')}", str(v))]
-    flags += ["--do-sample", "--truncate", "--read-ahead", "7", "--target-prefix", "Das"]
+    flags += [
+        "--do-sample",
+        "--disable-unk",
+        "--truncate",
+        "--read-ahead",
+        "7",
+        "--target-prefix",
+        "Das",
+    ]
     assert shell(*arguments(demo_bundle, *flags))[0] == 0
     languages = {"source_lang": "en", "target_lang": "fr"}
     outside: dict[str, object] = {**languages, "on_error": "raise"}
-    wanted = {**outside, **given, "do_sample": True, "truncate": True, "read_ahead": 7}
+    switches = {"do_sample": True, "disable_unk": True}
+    wanted = {**outside, **given, **switches, "truncate": True, "read_ahead": 7}
     assert seen.pop() == {**wanted, "target_prefix": "Das"}
     for value, meant in (("true", True), ("false", False), ("never", "never")):
         shell(*arguments(demo_bundle, "--early-stopping", value))

@@ -129,7 +129,9 @@ def run_transformers(
         settings["num_beams"] = settings.pop("beam_size")
         settings["num_return_sequences"] = settings.pop("num_hypotheses")
         settings["suppress_tokens"] = list(settings["suppress_tokens"]) or None
-        assert settings.pop("seed") is None
+        words = settings.pop("suppress_sequences")
+        settings["bad_words_ids"] = [list(ids) for ids in words] or None
+        assert (settings.pop("seed"), settings.pop("disable_unk")) == (None, False)
         settings["min_p"] = settings["min_p"] or None
         out = model.generate(
             input_ids=sources.input_ids[index],
@@ -173,6 +175,13 @@ def make_cases() -> list[tuple[int, SearchOptions]]:
         (3, {"beam_size": beam, "num_hypotheses": count, "max_length": 20})
         for beam in beams
         for count in range(1, beam + 1)
+    ]
+    banned = (((5,), (17, 40), (40, 5)), ((17,), (40, 17), (95, 5, 40)))
+    cases += [
+        (3, {"beam_size": beam, "num_hypotheses": beam, "suppress_sequences": some, **limit})
+        for beam in (1, 4)
+        for some in banned
+        for limit in ({"max_length": 20}, {"max_length": 40, "no_repeat_ngram_size": 2})
     ]
     rng = random.Random(7)
     for _ in range(90):
@@ -225,6 +234,7 @@ def test_the_comparison_with_transformers_is_not_trivial(
         {"no_repeat_ngram_size": 2},
         {"repetition_penalty": 1.3},
         {"suppress_tokens": (5, 17, 40, 95)},
+        {"suppress_sequences": ((5,), (17,), (40, 95))},
     ]
     for change in changes:
         changed = run_search(model, sources, replace(plain, **change))

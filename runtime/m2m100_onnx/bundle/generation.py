@@ -23,7 +23,6 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 # `forced_bos_token_id` is no such setting: a call's target language overrides it, as an argument of
 # `generate` does. Neither is `pad_token_id`, which fills what a result does not have.
 _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
-    "bad_words_ids": ([],),
     "begin_suppress_tokens": ([],),
     "constraints": ([],),
     "diversity_penalty": (0,),

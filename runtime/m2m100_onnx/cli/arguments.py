@@ -166,6 +166,8 @@ def _parsing(option: Option) -> dict[str, Any]:
         return {"action": "store_true"}
     if option.name == "early_stopping":
         return {"choices": tuple(_EARLY_STOPPING)}
+    if kind == "tuple[tuple[int, ...], ...]":
+        return {"type": _sequences, "metavar": "ID,...;..."}
     if kind == "tuple[int, ...]":
         return {"type": _ids, "metavar": "ID,..."}
     return {"int": {"type": int, "metavar": "N"}, "float": {"type": float, "metavar": "X"}}[kind]
@@ -178,6 +180,10 @@ def _ids(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"expected token ids with commas between them, found {text!r}"
         ) from None
+
+
+def _sequences(text: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(_ids, text.split(";"))) if text else ()
 
 
 def given_options(arguments: argparse.Namespace) -> dict[str, Any]:

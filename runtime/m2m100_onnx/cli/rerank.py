@@ -82,7 +82,9 @@ def _record(text: object, position: int) -> dict[str, Any]:
 
 def _translation(record: dict[str, Any]) -> Translation:
     hypotheses = tuple(
-        Hypothesis(h["text"], float(h["score"]), tuple(h["tokens"]))
+        Hypothesis(
+            h["text"], float(h["score"]), tuple(h["tokens"]), tuple(h.get("token_log_probs", ()))
+        )
         for h in record.get("hypotheses", [])
     )
     best = hypotheses[0] if hypotheses else Hypothesis("", 0.0, ())

@@ -25,7 +25,7 @@ from m2m100_onnx.process import (
 from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.hypothesis import Hypothesis
 from m2m100_onnx.search.sampling import SamplingSearch
-from m2m100_onnx.search.state import DecoderState, Int64Array
+from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranking
 
 __all__ = ["Generator", "SearchBatch", "Searchable"]
 
@@ -164,6 +164,18 @@ class Generator(Generic[_M]):
                     raise
                 raise InferenceError(f"out of memory: {error}") from error
             return found
+
+    def next_tokens(self, batch: SearchBatch, count: int) -> tuple[Int64Array, Float32Array]:
+        """Returns the likeliest next tokens of one sentence, best first, with log-probabilities.
+
+        Raises:
+            M2M100Error: those of `stream`.
+        """
+        with self._counted() as others:
+            serial = others > 0 and self.model.can_run_serially
+            state = self.model.begin(*batch.arrays, serial=serial)
+            ranked = state.best(Ranking(count=count, renormalized=True))
+        return ranked.tokens[0].copy(), ranked.scores[0].copy()
 
     def stream(
         self, batch: SearchBatch, options: SearchOptions, stop: Stop

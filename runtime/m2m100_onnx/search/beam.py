@@ -82,7 +82,9 @@ class BeamSearch:
         check_arguments(state.vocab_size, prompt, eos_id, options)
         self._state, self._eos_id, self._options, self._given = state, eos_id, options, given
         count = len(prompt)
-        self._beams = _Beams(np.arange(count), prompt[:, None], np.zeros((count, 1), np.float32))
+        scores = np.zeros((count, 1), np.float32)
+        sums = np.empty((count, 1, 0), np.float32)
+        self._beams = _Beams(np.arange(count), prompt[:, None], scores, sums)
         self._finished: list[list[Hypothesis]] = [[] for _ in prompt]
         # The state follows the beams at the start of the next step. So the state is not stepped
         # after the last token, and a dropped sentence costs no `select` of its own.
@@ -130,7 +132,9 @@ class BeamSearch:
         require(not keep.all(), "sentence", f"one of the live {self.live}", sentence)
         self._finished[sentence] = []
         self._rows = self._rows.reshape(beams.scores.shape)[keep].reshape(-1)
-        self._beams = _Beams(beams.sentences[keep], beams.tokens[keep], beams.scores[keep])
+        self._beams = _Beams(
+            beams.sentences[keep], beams.tokens[keep], beams.scores[keep], beams.sums[keep]
+        )
 
     def hypotheses(self, sentence: int) -> list[Hypothesis]:
         """Returns at most `num_hypotheses` results of a sentence, best first.
@@ -180,11 +184,13 @@ class _Beams:
         sentences: `(N,)` indices into the prompt.
         tokens: `(N, K, length)` ids, the prompt included; best beam first.
         scores: `(N, K)` sums of log-probabilities; -inf is a beam that only fills its row.
+        sums: `(N, K, length - P)` what the score was after each token.
     """
 
     sentences: Int64Array
     tokens: Int64Array
     scores: Float32Array
+    sums: Float32Array
 
     @property
     def length(self) -> int:
@@ -193,6 +199,11 @@ class _Beams:
     @property
     def sequences(self) -> Int64Array:
         return self.tokens.reshape(-1, self.length)
+
+    def log_probs(self, row: int, *last: float) -> tuple[float, ...]:
+        """Returns the log-probability of each token of a row, and of one that follows."""
+        sums = [0.0, *self.sums[divmod(row, self.scores.shape[1])].tolist(), *last]
+        return tuple(np.diff(sums).tolist())
 
 
 @dataclass(frozen=True)
@@ -240,9 +251,11 @@ def _collect(
     # The second K replace beams that end; transformers lets none of them finish.
     finishing = ended[:, :k] & (candidates.scores[:, :k] > -np.inf)
     for n, column in np.argwhere(finishing):
-        prefix = sequences[candidates.rows[n, column]].tolist()
-        tokens = (*prefix, int(candidates.tokens[n, column]))
-        finished[beams.sentences[n]].append(Hypothesis(tokens, float(scores[n, column])))
+        row = candidates.rows[n, column]
+        tokens = (*sequences[row].tolist(), int(candidates.tokens[n, column]))
+        log_probs = beams.log_probs(row, float(candidates.scores[n, column]))
+        found = Hypothesis(tokens, float(scores[n, column]), log_probs)
+        finished[beams.sentences[n]].append(found)
     for sentence in beams.sentences:
         finished[sentence].sort(key=lambda hypothesis: -hypothesis.score)  # the older wins a tie
         del finished[sentence][k:]
@@ -267,13 +280,17 @@ def _advance(
             going_on.append(n)
         elif not finished[sentence]:  # Every continuation is banned; a part is better than nothing.
             score = beams.scores[n, 0] / length_norm(beams.length - given, options)
-            finished[sentence].append(Hypothesis(tuple(beams.tokens[n, 0].tolist()), float(score)))
+            part = tuple(beams.tokens[n, 0].tolist())
+            log_probs = beams.log_probs(n * beams.scores.shape[1])
+            finished[sentence].append(Hypothesis(part, float(score), log_probs))
 
     keep = np.array(going_on, dtype=np.int64)
     rows = np.take_along_axis(candidates.rows, order, axis=1)[keep]
     tokens = np.take_along_axis(candidates.tokens, order, axis=1)[keep]
     grown = np.concatenate([beams.sequences[rows], tokens[:, :, None]], axis=2)
-    return rows.reshape(-1), _Beams(beams.sentences[keep], grown, scores[keep])
+    past = beams.sums[divmod(rows, beams.scores.shape[1])]
+    sums = np.concatenate([past, scores[keep][:, :, None]], axis=2)
+    return rows.reshape(-1), _Beams(beams.sentences[keep], grown, scores[keep], sums)
 
 
 def _can_improve(

@@ -35,6 +35,10 @@ def next_ranking(sequences: Int64Array, eos_id: int, options: SearchOptions) -> 
         suffix = sequences[:, None, length - size + 1 :]
         again, starts = np.nonzero((windows[:, :, :-1] == suffix).all(axis=2))
         banned.append(_cells(again, windows[again, starts, -1]))
+    for *before, last in options.suppress_sequences:
+        if len(before) <= length:
+            same = (sequences[:, length - len(before) :] == before).all(axis=1)
+            banned.append(_cells(rows[same], np.full(int(same.sum()), last)))
     tokens = [*options.suppress_tokens, *([eos_id] if length < options.min_length else [])]
     if tokens:
         banned.append(_cells(np.repeat(rows, len(tokens)), np.tile(tokens, count)))

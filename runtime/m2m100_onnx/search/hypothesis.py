@@ -23,10 +23,12 @@ class Hypothesis:
         tokens: start, language, ..., `</s>` (absent where `max_length` cut it); no padding.
         score: `sum(log_probs) / (len(tokens) - given) ** length_penalty`, as `sequences_scores`;
             the decoder of a translation is given one token, a language model its prompt.
+        log_probs: of each token after the prompt, with the constraints that the search put on it.
     """
 
     tokens: tuple[int, ...]
     score: float
+    log_probs: tuple[float, ...] = ()
 
 
 def length_norm(length: int, options: SearchOptions) -> float:

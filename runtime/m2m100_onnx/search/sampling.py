@@ -67,6 +67,7 @@ class SamplingSearch:
         # (N, S, length), (N, S), (N, S): the rows of the sentences that are live.
         self._tokens = np.repeat(prompt[:, None], samples, axis=1)
         self._scores = np.zeros((len(prompt), samples), np.float32)
+        self._log_probs = np.empty((len(prompt), samples, 0), np.float32)
         self._running = np.ones((len(prompt), samples), bool)
         self._draws = [[_Draws(options.seed, n, key) for n in range(samples)] for key in keys]
         self._found: list[list[Hypothesis | None]] = [[None] * samples for _ in prompt]
@@ -161,6 +162,7 @@ class SamplingSearch:
         tokens = np.where(going, tokens, self._eos_id)
         self._tokens = np.concatenate([self._tokens, tokens[:, :, None]], axis=2)
         self._scores = np.where(going, self._scores + scores, self._scores)
+        self._log_probs = np.concatenate([self._log_probs, scores[:, :, None]], axis=2)
         self._running = going
         length = self._tokens.shape[2]
         self._finish(going & ((tokens == self._eos_id) | (length == options.max_length)))
@@ -172,7 +174,8 @@ class SamplingSearch:
         for n, sample in np.argwhere(ended):
             tokens = tuple(self._tokens[n, sample].tolist())
             score = float(self._scores[n, sample]) / norm
-            self._found[self._sentences[n]][sample] = Hypothesis(tokens, score)
+            log_probs = tuple(self._log_probs[n, sample].tolist())
+            self._found[self._sentences[n]][sample] = Hypothesis(tokens, score, log_probs)
         self._running = self._running & ~ended
 
     def _leave(self) -> None:
@@ -184,6 +187,7 @@ class SamplingSearch:
     def _keep(self, keep: npt.NDArray[np.bool_]) -> None:
         self._sentences, self._tokens = self._sentences[keep], self._tokens[keep]
         self._scores, self._running = self._scores[keep], self._running[keep]
+        self._log_probs = self._log_probs[keep]
         self._rows = self._rows.reshape(len(keep), -1)[keep]
 
 

@@ -191,6 +191,11 @@ class Tokenizer:
         """Counts the ids without made-up words, as transformers does."""
         return self._length
 
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The ids of special tokens and language tokens, which are no words of a text."""
+        return self._special_ids
+
     def encode(self, text: str, source_lang: str, target_lang: str | None = None) -> list[int]:
         """Returns what the encoder reads for a text: `[source_lang, *pieces, eos]` for M2M100.
 
