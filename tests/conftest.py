@@ -47,6 +47,13 @@ def demo_checkpoint(repository: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def torch_model(demo_checkpoint: Path) -> M2M100ForConditionalGeneration:
+    """The demo checkpoint in PyTorch, in float32; it is stored in float16."""
+    model = M2M100ForConditionalGeneration.from_pretrained(demo_checkpoint, dtype=torch.float32)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
 def demo_bundle(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo checkpoint as an fp32 bundle; tests must not change it."""
     bundle = tmp_path_factory.mktemp("bundles") / "demo"

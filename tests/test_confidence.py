@@ -27,13 +27,6 @@ NAMES = {"beam_size": "num_beams", "num_hypotheses": "num_return_sequences"}
 
 
 @pytest.fixture(scope="module")
-def torch_model(demo_checkpoint: Path) -> M2M100ForConditionalGeneration:
-    return M2M100ForConditionalGeneration.from_pretrained(
-        demo_checkpoint, dtype=torch.float32
-    ).eval()
-
-
-@pytest.fixture(scope="module")
 def translator(demo_bundle: Path) -> Translator:
     return Translator(demo_bundle)
 

@@ -25,13 +25,6 @@ TARGETS = ["Öffnen Sie die Datei.", "Das Paket konnte nicht installiert werden.
 
 
 @pytest.fixture(scope="module")
-def torch_model(demo_checkpoint: Path) -> M2M100ForConditionalGeneration:
-    return M2M100ForConditionalGeneration.from_pretrained(
-        demo_checkpoint, dtype=torch.float32
-    ).eval()
-
-
-@pytest.fixture(scope="module")
 def translator(demo_bundle: Path) -> Translator:
     return Translator(demo_bundle)
 

@@ -217,10 +217,10 @@ TEXTS = ["Open the file.", "The package could not be installed.", "Save a copy."
 EN_DE: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
 
 
-def test_scores_are_those_of_pytorch(demo_bundle: Path, demo_checkpoint: Path) -> None:
+def test_scores_are_those_of_pytorch(
+    demo_bundle: Path, torch_model: M2M100ForConditionalGeneration
+) -> None:
     translator = Translator(demo_bundle)
-    model = M2M100ForConditionalGeneration.from_pretrained(demo_checkpoint, dtype=torch.float32)
-    model = model.eval()
     found = translator.translate_batch(
         TEXTS, **EN_DE, do_sample=True, seed=3, num_hypotheses=3, temperature=1.5
     )
@@ -229,7 +229,7 @@ def test_scores_are_those_of_pytorch(demo_bundle: Path, demo_checkpoint: Path) -
         for hypothesis in translation.hypotheses:
             ids = torch.tensor([hypothesis.tokens])
             with torch.inference_mode():
-                logits = model(
+                logits = torch_model(
                     input_ids=torch.tensor([translator.encode(text, "en")]),
                     decoder_input_ids=ids[:, :-1],
                 ).logits
