@@ -78,6 +78,11 @@ class SearchOptions:
         "is unlikely, never when a better one is impossible.",
         *(None, "early_stopping", False),
     )
+    patience: float = option(
+        1.0,
+        "A sentence is done at beam_size * patience finished hypotheses, with early_stopping.",
+        *((1.0, 100.0), None, None, "patience"),
+    )
     no_repeat_ngram_size: int = option(
         0,
         "No sequence of this many tokens occurs twice; 0 allows all.",
@@ -144,6 +149,11 @@ class SearchOptions:
         if not self.do_sample:
             _at_most("num_hypotheses", self.num_hypotheses, "beam_size", self.beam_size)
         _at_most("min_length", self.min_length, "max_length", self.max_length)
+        if self.patience != 1 and (self.early_stopping is not True or self.beam_size == 1):
+            raise InvalidInputError(
+                "patience: expected early_stopping = True and beam_size above 1 with it, found "
+                f"early_stopping = {self.early_stopping!r} and beam_size = {self.beam_size}"
+            )
         # Beyond 1e30 the length norm leaves float32, and the order of hypotheses is lost.
         bound = 30 / math.log10(self.max_length)
         if abs(self.length_penalty) > bound:
@@ -156,6 +166,14 @@ class SearchOptions:
     def rows(self) -> int:
         """Decoder rows of a sentence: its beams, or its samples."""
         return self.num_hypotheses if self.do_sample else self.beam_size
+
+    @property
+    def wanted(self) -> int:
+        """Finished hypotheses at which a sentence is done; halves are rounded up.
+
+        Source: "Beam Decoding with Controlled Patience", https://arxiv.org/abs/2204.05424.
+        """
+        return math.floor(self.beam_size * self.patience + 0.5)
 
 
 @dataclass(frozen=True)
@@ -221,6 +239,7 @@ class TranslateOptions(TypedDict, total=False):
     min_length: int
     length_penalty: float
     early_stopping: bool | Literal["never"]
+    patience: float
     no_repeat_ngram_size: int
     repetition_penalty: float
     suppress_tokens: tuple[int, ...] | list[int]

@@ -119,6 +119,7 @@ def test_options_reach_the_search(
         "min_length": 3,
         "length_penalty": -0.5,
         "early_stopping": "never",
+        "patience": 2.0,
         "no_repeat_ngram_size": 3,
         "repetition_penalty": 1.5,
         "suppress_tokens": (7, 8),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from m2m100_onnx.search import beam, constraints, ranking, state
 from m2m100_onnx.search.hypothesis import Hypothesis
 from m2m100_onnx.search.state import Float32Array, Int64Array
 from scripted import ScriptedState, scripted_logits
-from searches import EOS, LogitsState, describe, search
+from searches import EOS, LogitsState, assert_same, describe, search
 
 # --- Brute force ----------------------------------------------------------------------------------
 
@@ -98,6 +99,47 @@ def test_exhaustive_beam_is_brute_force(
         assert len(found) == len(expected) > 1
         for hypothesis in found:
             assert hypothesis.score == pytest.approx(expected[hypothesis.tokens], abs=1e-4)
+
+
+def patient(prompt: tuple[int, ...], vocab: int, options: SearchOptions) -> list[Hypothesis]:
+    """Beam search as the paper on patience has it, in a simple, slow way."""
+    k, beams, done = options.beam_size, [(0.0, prompt)], list[Hypothesis]()
+    wanted = round(k * options.patience)
+    while beams and len(done) < wanted:
+        grown = []
+        for total, tokens in beams:
+            logits = scripted_logits(tokens, vocab).astype(np.float64)
+            scores = total + logits - np.log(np.exp(logits).sum())
+            grown += [(float(scores[token]), (*tokens, token)) for token in range(vocab)]
+        grown = sorted(grown, key=lambda pair: -pair[0])[: 2 * k]
+        ends = [t[-1] == EOS or len(t) == options.max_length for _, t in grown]
+        for (score, tokens), end in zip(grown[:k], ends, strict=False):
+            if end:
+                norm = (len(tokens) - 1) ** options.length_penalty
+                done.append(Hypothesis(tokens, score / norm))
+        beams = [pair for pair, end in zip(grown, ends, strict=True) if not end][:k]
+        done = sorted(done, key=lambda hypothesis: -hypothesis.score)[:wanted]
+    return done[: options.num_hypotheses]
+
+
+@pytest.mark.parametrize("beam_size", [2, 4])
+@pytest.mark.parametrize("patience", [1.0, 1.5, 2.0, 5.0])
+@pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0])
+def test_patience_is_brute_force(beam_size: int, patience: float, length_penalty: float) -> None:
+    options = SearchOptions(
+        beam_size=beam_size,
+        num_hypotheses=beam_size,
+        patience=patience,
+        max_length=14,
+        length_penalty=length_penalty,
+    )
+    found, _ = run_scripted(PROMPTS, SCRIPTED_VOCAB, options)
+    for prompt, hypotheses in zip(PROMPTS, found, strict=True):
+        assert_same(hypotheses, patient((*prompt,), SCRIPTED_VOCAB, options))
+    if patience > 1:
+        hasty, _ = run_scripted(PROMPTS, SCRIPTED_VOCAB, replace(options, patience=1.0))
+        pairs = [(a[0].score, b[0].score) for a, b in zip(found, hasty, strict=True)]
+        assert all(after >= before - 1e-6 for after, before in pairs)
 
 
 # --- Batches, and the calls on the state ----------------------------------------------------------

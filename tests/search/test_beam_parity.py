@@ -132,6 +132,7 @@ def run_transformers(
         words = settings.pop("suppress_sequences")
         settings["bad_words_ids"] = [list(ids) for ids in words] or None
         assert (settings.pop("seed"), settings.pop("disable_unk")) == (None, False)
+        assert settings.pop("patience") == 1
         settings["min_p"] = settings["min_p"] or None
         out = model.generate(
             input_ids=sources.input_ids[index],

@@ -244,7 +244,7 @@ def _collect(
     options: SearchOptions,
     given: int,
 ) -> None:
-    """Adds the candidates that ended to `finished`, and keeps the best K of each sentence."""
+    """Adds the candidates that ended to `finished`, and keeps the best of each sentence."""
     k = options.beam_size
     sequences = beams.sequences
     scores = candidates.scores / length_norm(beams.length + 1 - given, options)
@@ -258,7 +258,7 @@ def _collect(
         finished[beams.sentences[n]].append(found)
     for sentence in beams.sentences:
         finished[sentence].sort(key=lambda hypothesis: -hypothesis.score)  # the older wins a tie
-        del finished[sentence][k:]
+        del finished[sentence][options.wanted :]
 
 
 def _advance(
@@ -309,7 +309,7 @@ def _can_improve(
         options: what to search for.
         given: tokens of the prompt that are not in the length.
     """
-    full = len(hypotheses) == options.beam_size
+    full = len(hypotheses) == options.wanted
     # Greedy search is beam search with one beam that stops at the first hypothesis.
     if full and (options.early_stopping is True or options.beam_size == 1):
         return False
