@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +32,6 @@ __all__ = ["LanguageCall", "LanguageWorker", "Row"]
 _NEW_TOKENS = Option("max_new_tokens", "int | None", None, "Most new tokens.", 1, 1 << 20)
 _DEFAULT_RULES = "en"
 """The language whose rules split words where none is given, as in transformers."""
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,8 @@ class LanguageWorker:
         read = self._reader.log_probs if causal else self._reader.masked_log_probs
         with self._gate.call():
             found = read(*_columns(rows), call.settings.call, call.stop)
-        return _all(rows, {n: self._score(rows[n].ids, v) for n, v in found.items()}, call.stop)
+        scores = {n: self._score(rows[n].ids, v) for n, v in found.items()}
+        return call.stop.complete(scores, len(rows))
 
     def _score(self, ids: list[int], log_probs: Float32Array) -> Score:
         tokens = ids[1:] if self._config.causal else ids[1:-1]
@@ -171,7 +171,7 @@ class LanguageWorker:
         with self._gate.call():
             ids, langs = _columns(rows)
             found = self._reader.vectors(ids, langs, pooling, call.settings.call, call.stop)
-        return _all(rows, found, call.stop)
+        return call.stop.complete(found, len(rows))
 
     def fill(self, text: str, language: str | None, count: int) -> list[list[Filling]]:
         """Returns the likeliest tokens for each mask of a text."""
@@ -219,7 +219,7 @@ class LanguageWorker:
                 for n, some in zip(batch, hypotheses, strict=True):
                     if some is not None:
                         found[n] = self._generation(some)
-        return _all(rows, found, call.stop)
+        return call.stop.complete(found, len(rows))
 
     def _check_room(self, row: Row, position: int, call: LanguageCall) -> None:
         """Raises `InvalidInputError` if a prompt leaves no room for a token."""
@@ -286,10 +286,3 @@ class LanguageWorker:
 
 def _columns(rows: Sequence[Row]) -> tuple[list[list[int]], list[int]]:
     return [row.ids for row in rows], [row.lang for row in rows]
-
-
-def _all(rows: Sequence[Row], found: Mapping[int, _Found], stop: Stop) -> list[_Found]:
-    """Returns what was found for each text; raises where `stop` left one out."""
-    if len(found) < len(rows):
-        raise stop.error(found)
-    return [found[n] for n in range(len(rows))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -26,8 +26,6 @@ from m2m100_onnx.search.state import Float32Array
 from m2m100_onnx.text.tokenizer import Tokenizer
 
 __all__ = ["Reading"]
-
-_T = TypeVar("_T")
 
 
 class Reading:
@@ -118,10 +116,8 @@ class Reading:
         with self._gate.call():
             first, second = [s for s, _ in encoded], [t for _, t in encoded]
             found = self._pairs.log_probs(first, second, call, stop)
-        scores = [
-            self._score(ids, row)
-            for (_, ids), row in zip(encoded, _all(encoded, found, stop), strict=True)
-        ]
+        rows = stop.complete(found, len(encoded))
+        scores = [self._score(ids, row) for ids, row in zip(second, rows, strict=True)]
         return scores[0] if single else scores
 
     def encode_states(
@@ -159,7 +155,7 @@ class Reading:
                 rows.append(self._worker.encode(text, source, code, truncate=call.truncate))
         with self._gate.call():
             found = self._pairs.states(rows, call, stop)
-        return _all(rows, found, stop)
+        return stop.complete(found, len(rows))
 
     def embed(
         self,
@@ -226,13 +222,6 @@ def _several(texts: str | Sequence[str]) -> list[str]:
         return [texts]
     check_texts(texts)
     return list(texts)
-
-
-def _all(rows: Sequence[object], found: Mapping[int, _T], stop: Stop) -> list[_T]:
-    """Returns what was found for each row; raises where `stop` left one out."""
-    if len(found) < len(rows):
-        raise stop.error(found)
-    return [found[n] for n in range(len(rows))]
 
 
 @contextmanager

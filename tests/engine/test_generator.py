@@ -178,6 +178,11 @@ def test_no_memory_is_an_error_of_ours(
         patch.setattr(in_place, "CAPACITY", 1 << 46)
         with pytest.raises(InferenceError, match=r"out of memory: no [\d,]+ bytes for keys"):
             translated(translator, texts[:count], **MANY)
+        stream = translator.stream(texts[0], source_lang="en", target_lang="de")
+        with pytest.raises(InferenceError, match=r"out of memory: no [\d,]+ bytes for keys"):
+            list(stream)
+        with pytest.raises(InferenceError, match=r"out of memory: no [\d,]+ bytes for keys"):
+            translator.alternatives(texts[0], source_lang="en", target_lang="de")
     assert translated(translator, texts[:count], **MANY) == expected
     assert not translator.generator._running
 

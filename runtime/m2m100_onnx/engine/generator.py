@@ -155,14 +155,9 @@ class Generator(Generic[_M]):
             together = _Together(stop)
             each = (batch.part(n, parts, self._pad) for n in range(parts))
             runs = [partial(self._search, part, options, together, serial) for part in each]
-            try:
-                with together:  # An interrupt may come while this thread waits for the others.
-                    for part, some in enumerate(side_by_side(*runs)):
-                        found[part::parts] = some
-            except MemoryError as error:
-                if raised_by_signal_handler(error):
-                    raise
-                raise InferenceError(f"out of memory: {error}") from error
+            with together:  # An interrupt may come while this thread waits for the others.
+                for part, some in enumerate(side_by_side(*runs)):
+                    found[part::parts] = some
             return found
 
     def next_tokens(self, batch: SearchBatch, count: int) -> tuple[Int64Array, Float32Array]:
@@ -172,8 +167,7 @@ class Generator(Generic[_M]):
             M2M100Error: those of `stream`.
         """
         with self._counted() as others:
-            serial = others > 0 and self.model.can_run_serially
-            state = self.model.begin(*batch.arrays, serial=serial)
+            state = self._begin_alone(batch, others)
             ranked = state.best(Ranking(count=count, renormalized=True))
         return ranked.tokens[0].copy(), ranked.scores[0].copy()
 
@@ -192,9 +186,7 @@ class Generator(Generic[_M]):
         """
         eos_id = self.model.bundle.config.eos_token_id
         with self._counted() as others:
-            serial = others > 0 and self.model.can_run_serially
-            state = self.model.begin(*batch.arrays, serial=serial)
-            search = _search_of(state, batch, eos_id, options)
+            search = _search_of(self._begin_alone(batch, others), batch, eos_id, options)
         while search.live and not stop.reached:
             with self._counted():
                 search.step()
@@ -202,6 +194,11 @@ class Generator(Generic[_M]):
                 yield search.settled(0)
         if not search.live:
             yield search.hypotheses(0)[0].tokens
+
+    def _begin_alone(self, batch: SearchBatch, others: int) -> DecoderState:
+        """Feeds the arrays of a batch of one part, in one thread if other calls run."""
+        serial = others > 0 and self.model.can_run_serially
+        return self.model.begin(*batch.arrays, serial=serial)
 
     @property
     def _pad(self) -> int:
@@ -229,13 +226,21 @@ class Generator(Generic[_M]):
 
     @contextmanager
     def _counted(self) -> Iterator[int]:
-        """Counts a call while it runs; yields the number of others that run."""
+        """Counts a call while it runs; yields the number of others that run.
+
+        Raises:
+            InferenceError: memory was exhausted.
+        """
         call = _Call()
         with self._lock:
             others = len(self._running)
             self._running.add(call)
         try:
             yield others
+        except MemoryError as error:
+            if raised_by_signal_handler(error):
+                raise
+            raise InferenceError(f"out of memory: {error}") from error
         finally:
             with self._lock:
                 self._running.discard(call)

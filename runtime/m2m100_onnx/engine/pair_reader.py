@@ -80,7 +80,4 @@ class PairReader:
         """Yields batches until `stop`; `numbers` is the float32 of a target's position."""
         pad, width = self._config.pad_token_id, self._config.d_model
         sizes = 2 * 4 * width, 4 * (numbers + width)
-        for batch in cut_pairs(sources, targets, pad, options, sizes):
-            if stop.reached:
-                return
-            yield batch
+        return stop.during(cut_pairs(sources, targets, pad, options, sizes))

@@ -141,10 +141,7 @@ class Reader:
     ) -> Iterator[Texts]:
         pad = self._config.pad_token_id
         # Numbers of the output and of what is computed from it.
-        for batch in cut_texts(rows, langs, pad, options, 2 * 4 * width):
-            if stop.reached:
-                return
-            yield batch
+        return stop.during(cut_texts(rows, langs, pad, options, 2 * 4 * width))
 
 
 def taken(logits: Float32Array, tokens: Int64Array) -> Float32Array:

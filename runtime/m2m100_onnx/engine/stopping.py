@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from m2m100_onnx.errors import Cancelled, DeadlineExceeded, InvalidInputError, StoppedError
 
 __all__ = ["Cancellation", "Stop"]
+
+_T = TypeVar("_T")
 
 
 class Cancellation:
@@ -69,6 +71,23 @@ class Stop:
         if self._cancellation is not None and self._cancellation.cancelled:
             return True
         return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def during(self, items: Iterable[_T]) -> Iterator[_T]:
+        """Yields items until the call must end."""
+        for item in items:
+            if self.reached:
+                return
+            yield item
+
+    def complete(self, found: Mapping[int, _T], count: int) -> list[_T]:
+        """Returns what was found for each of `count` texts.
+
+        Raises:
+            StoppedError: one is missing, since the call had to end.
+        """
+        if len(found) < count:
+            raise self.error(found)
+        return [found[n] for n in range(count)]
 
     def error(self, finished: Mapping[int, Any]) -> StoppedError:
         """Returns the error to raise when the stop is reached.

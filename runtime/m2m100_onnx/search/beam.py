@@ -41,7 +41,7 @@ from m2m100_onnx.search.hypothesis import (
     require,
     shared_prefix,
 )
-from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranked
+from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranked, follow
 
 __all__ = ["BeamSearch", "Hypothesis"]
 
@@ -162,18 +162,13 @@ class BeamSearch:
         require(len(place) == 1, "sentence", f"one of the live {self.live}", sentence)
         running = self._beams.scores[place[0]] > -np.inf
         tokens = self._beams.tokens[place[0]][running]
-        return shared_prefix([*map(tuple, tokens.tolist()), *self._results(sentence)])
-
-    def _results(self, sentence: int) -> list[tuple[int, ...]]:
-        return [hypothesis.tokens for hypothesis in self._finished[sentence]]
+        finished = [hypothesis.tokens for hypothesis in self._finished[sentence]]
+        return shared_prefix([*map(tuple, tokens.tolist()), *finished])
 
     def _feed(self) -> None:
-        """Lets the state follow the beams: rows first, then the last token of each."""
-        unchanged = np.array_equal(self._rows, np.arange(self._state_rows))
-        if not unchanged:
-            self._state.select(self._rows)
-        if not self._fed:
-            self._state.step(self._beams.tokens[:, :, -1].reshape(-1, 1))
+        """Lets the state follow the beams."""
+        tokens = None if self._fed else self._beams.tokens
+        follow(self._state, self._state_rows, self._rows, tokens)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from m2m100_onnx.search.hypothesis import (
     require,
     shared_prefix,
 )
-from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array
+from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, follow
 
 __all__ = ["SamplingSearch", "chances"]
 
@@ -143,13 +143,10 @@ class SamplingSearch:
         return shared_prefix([*map(tuple, tokens.tolist()), *ended])
 
     def _feed(self) -> None:
-        """Lets the state follow the samples: rows first, then the last token of each."""
+        """Lets the state follow the samples."""
         rows = self._rows.reshape(-1)
-        if not np.array_equal(rows, np.arange(self._state_rows)):
-            self._state.select(rows)
-            self._state_rows = len(rows)
-        if not self._fed:
-            self._state.step(self._tokens[:, :, -1].reshape(-1, 1))
+        follow(self._state, self._state_rows, rows, None if self._fed else self._tokens)
+        self._state_rows = len(rows)
 
     def _append(self, tokens: Int64Array, scores: Float32Array) -> None:
         """Appends `(N, S)` tokens; the samples that end are kept as they are then."""

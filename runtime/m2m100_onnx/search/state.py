@@ -18,6 +18,7 @@ __all__ = [
     "Int64Array",
     "Ranked",
     "Ranking",
+    "follow",
 ]
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
@@ -87,3 +88,20 @@ class DecoderState(Protocol):
         Covers beam expansion, beam reordering and dropping sentences.
         """
         ...
+
+
+def follow(
+    state: DecoderState, state_rows: int, rows: Int64Array, tokens: Int64Array | None
+) -> None:
+    """Lets a state follow a search: rows first, then the last token of each.
+
+    Args:
+        state: the decoder.
+        state_rows: R, the rows that it has.
+        rows: `(R',)` the rows that the sequences grow from.
+        tokens: `(N, K, length)` the sequences; None where the state has been fed them.
+    """
+    if not np.array_equal(rows, np.arange(state_rows)):
+        state.select(rows)
+    if tokens is not None:
+        state.step(tokens[:, :, -1].reshape(-1, 1))
