@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -78,7 +79,15 @@ from translations import EN_DE, GREEDY, LIMIT, assert_same
         ({"patience": 0.5}, "patience: expected a number from 1 to 100, found 0.5"),
         ({"patience": 2.0, "beam_size": 1}, "patience: expected early_stopping = True and beam_s"),
         ({"patience": 2.0, "early_stopping": "never"}, "patience: .*early_stopping = 'never'"),
-        ({"suppress_sequences": [5]}, r"suppress_sequences: expected a list of lists.*found \[5\]"),
+        ({"suppress_sequences": [5]}, r"suppress_sequences: expected a list of str.*found \[5\]"),
+        ({"suppress_sequences": ["\U0001f984"]}, "suppress_sequences: expected words that the voc"),
+        ({"stop_sequences": [""]}, r"stop_sequences: .*none of them empty, found \[''\]"),
+        ({"stop_sequences": "."}, "stop_sequences: expected a list of str.*found '.'"),
+        ({"stop_sequences": [[5, 10609]]}, "stop_sequences: expected ids from 0 to 10608"),
+        ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "expected a divisor of beam_size = 5"),
+        ({"num_beam_groups": 5}, r"diversity_penalty: expected a number above 0.*found 0\.0"),
+        ({"diversity_penalty": 1.0}, r"diversity_penalty: .*found 1\.0 with num_beam_groups = 1"),
+        ({"max_length_ratio": 0}, "max_length_ratio: expected a number from 0.001 to 1000"),
         ({"suppress_sequences": [[]]}, r"suppress_sequences: .*none of them empty, found \[\[\]\]"),
         ({"suppress_sequences": [[5, 10609]]}, "suppress_sequences: expected ids from 0 to 10608"),
         ({"max_new_tokens": 1}, "max_new_tokens: expected an int from 2.*found 1"),
@@ -107,7 +116,7 @@ def test_option_out_of_range(translator: Translator, options: dict[str, Any], me
         ("sampling_topk", "use top_k"),
         ("max_time", "use timeout"),
         ("batch_size", "max_batch_tokens counts tokens"),
-        ("diversity_penalty", "not supported"),
+        ("coverage_penalty", "not supported"),
         ("beamsize", "did you mean beam_size"),
     ],
 )
@@ -132,9 +141,9 @@ def test_what_is_written_for_type_checkers_is_the_table() -> None:
     # A list serves as well as a tuple, and becomes one.
     assert table["suppress_tokens"] == "tuple[int, ...]"
     table["suppress_tokens"] = "tuple[int, ...] | list[int]"
-    kind = "tuple[tuple[int, ...], ...]"
-    assert table["suppress_sequences"] == kind
-    table["suppress_sequences"] = f"{kind} | list[list[int]]"
+    for name in ("suppress_sequences", "stop_sequences"):
+        assert table[name] == "tuple[str | tuple[int, ...], ...]"
+        table[name] = str(Sequence[str | Sequence[int]])
     assert written == table
     assert list(written) == list(OPTIONS)
 
@@ -147,7 +156,12 @@ def test_the_table_names_generation_configs_options() -> None:
         if row.transformers is not None:
             assert hasattr(config, row.transformers)
             default = filled.get(row.transformers, getattr(config, row.transformers))
-            nothing = {"suppress_tokens": (), "suppress_sequences": (), "min_p": 0.0}
+            nothing = {
+                **dict.fromkeys(("suppress_tokens", "suppress_sequences", "stop_sequences"), ()),
+                "min_p": 0.0,
+                "diversity_penalty": 0.0,
+                "num_beam_groups": 1,
+            }
             assert row.silent == (nothing[row.name] if default is None else default), row.name
 
 

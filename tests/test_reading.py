@@ -54,6 +54,21 @@ def test_losses_are_those_of_pytorch(
     assert translator.score(SOURCES[0], TARGETS[0], **EN_DE) == scores[0]
 
 
+def test_entropies_are_those_of_pytorch(
+    translator: Translator, torch_model: M2M100ForConditionalGeneration
+) -> None:
+    scores = translator.score(SOURCES, TARGETS, **EN_DE, entropy=True)
+    assert [s.token_log_probs for s in scores] == [
+        s.token_log_probs for s in translator.score(SOURCES, TARGETS, **EN_DE)
+    ]
+    for source, target, score in zip(SOURCES, TARGETS, scores, strict=True):
+        ids = torch.tensor([translator.encode(source, "en")])
+        with torch.inference_mode():
+            out = torch_model(input_ids=ids, labels=labels(translator, target, "de"))
+        expected = torch.distributions.Categorical(logits=out.logits[0]).entropy()
+        assert score.token_entropies == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 def test_pairs_of_many_languages(
     translator: Translator, torch_model: M2M100ForConditionalGeneration
 ) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from m2m100_onnx.pipelines import pipeline
     from m2m100_onnx.rerank import Reranker
     from m2m100_onnx.scores import Filling, Generation, Score
+    from m2m100_onnx.text.term_files import read_terms
     from m2m100_onnx.text.tokenizer import Tokenizer
     from m2m100_onnx.translation import Alternative, Hypothesis, Translation
     from m2m100_onnx.translator import Translator
@@ -71,6 +72,7 @@ __all__ = [
     "UnknownLanguageError",
     "__version__",
     "pipeline",
+    "read_terms",
 ]
 
 _ERRORS = ("Cancelled", "DeadlineExceeded", *(n for n in __all__ if n.endswith("Error")))
@@ -85,6 +87,7 @@ _HOMES = {
     "pipelines": ("pipeline",),
     "rerank": ("Reranker",),
     "scores": ("Filling", "Generation", "Score"),
+    "text.term_files": ("read_terms",),
     "text.tokenizer": ("Tokenizer",),
     "translation": ("Alternative", "Hypothesis", "Translation"),
     "translator": ("Translator",),

@@ -15,7 +15,7 @@ from m2m100_onnx.engine.batches import Batch
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stopping import Cancellation
-from m2m100_onnx.inputs import Prefix
+from m2m100_onnx.inputs import Prefix, Row
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.option import Option
 from m2m100_onnx.text.tokenizer import Tokenizer
@@ -69,7 +69,8 @@ class Alternatives:
         """
         count, least = _COUNT.check(count), _LEAST.check(min_probability)
         call = self._worker.begin(options, cancellation, "raise", None, None)
-        sentence = self._worker.sentence(0, (text, source_lang, target_lang, prefix), call.settings)
+        row = Row(text, source_lang, target_lang, prefix)
+        sentence = self._worker.sentence(0, row, call)
         batch = Batch.of([sentence], self.bundle.config.pad_token_id)
         # Some of the best may be control tokens.
         wanted = count + len(self.tokenizer.control_ids)

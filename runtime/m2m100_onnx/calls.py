@@ -21,19 +21,13 @@ from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
-from m2m100_onnx.inputs import (
-    Languages,
-    Prefixes,
-    Row,
-    check_prefixes,
-    joined,
-)
+from m2m100_onnx.inputs import Languages, Row, joined
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import OPTIONS, SearchOptions, Settings, check_ids, resolve_options
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.rerank import Reranker, as_reranker
 from m2m100_onnx.search.hypothesis import Hypothesis as Tokens
-from m2m100_onnx.targets import count_new_tokens, prefix_tokens
+from m2m100_onnx.targets import Targets, count_new_tokens, spelled, unmet
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.translation import EMPTY, Hypothesis, Translation
 
@@ -67,8 +61,8 @@ class Call:
     on_error: OnError
     progress: Progress | None
     stats: Stats | None
+    targets: Targets
     rerank: Reranker | None = None
-    prefixes: Prefixes = None
     total: int | None = None
     done: int = field(default=0, init=False)
 
@@ -127,6 +121,11 @@ class _Window:
         """The positions of the texts that were read."""
         return range(self.first, self.first + len(self.sentences) + len(self.errors))
 
+    def leave_out(self, sentence: Sentence) -> None:
+        """Takes out a text, which turned out to have no translation."""
+        place = self.sentences.index(sentence)
+        del self.sentences[place], self.targets[place]
+
 
 class Worker:
     """Translates batches and streams of texts."""
@@ -164,20 +163,19 @@ class Worker:
         rerank = as_reranker(given.pop("rerank", None))
         if rerank is not None:  # One hypothesis has no order.
             given.setdefault("num_hypotheses", given.get("beam_size", self._defaults.beam_size))
-        prefixes = given.pop("target_prefix", None)
+        prefixes, terms = given.pop("target_prefix", None), given.pop("terms", None)
         count_new_tokens(given, prefixes)
         settings = resolve_options(given, self._defaults, positions, vocab_size)
-        if settings.search.disable_unk:
-            tokens = (*settings.search.suppress_tokens, self._tokenizer.unk_id)
-            settings = replace(settings, search=replace(settings.search, suppress_tokens=tokens))
+        settings = replace(settings, search=spelled(settings.search, self._tokenizer))
+        targets = Targets.of(settings.search, self._tokenizer, prefixes, terms)
         stop = Stop(settings.call.timeout, cancellation)
-        return Call(settings, stop, on_error, progress, stats, rerank, prefixes)
+        return Call(settings, stop, on_error, progress, stats, targets, rerank)
 
     def batch(
         self, texts: Sequence[str], source_lang: Languages, target_lang: Languages, call: Call
     ) -> list[Translation | M2M100Error]:
         """Translates texts; checks all of them before it translates the first."""
-        check_prefixes(len(texts), call.prefixes)
+        call.targets.check(len(texts))
         window = self._read(self._rows(texts, source_lang, target_lang, call), 0, call)
         if window.failure:
             call.record(window.stats)
@@ -196,7 +194,7 @@ class Worker:
         read_ahead: int,
     ) -> Iterator[Translation | M2M100Error]:
         """Checks the languages at once, and translates `read_ahead` texts together."""
-        check_prefixes(None, call.prefixes)
+        call.targets.check(None)
         return self._stream(self._rows(texts, source_lang, target_lang, call), read_ahead, call)
 
     def _stream(
@@ -221,7 +219,8 @@ class Worker:
         for code in (source_lang, target_lang):
             if isinstance(code, str):
                 self._tokenizer.language_id(code)
-        return joined(texts, source_lang, target_lang, call.prefixes)
+        targets = call.targets
+        return joined(texts, source_lang, target_lang, targets.prefixes, targets.own_terms)
 
     def encode(
         self, text: str, source_lang: str, target_lang: str | None, *, truncate: bool
@@ -239,26 +238,18 @@ class Worker:
         """Encodes texts, up to the first that cannot be if the call is to raise then."""
         window = _Window(first)
         try:
-            for position, (text, source_lang, target_lang, prefix) in enumerate(rows, first):
+            for position, row in enumerate(rows, first):
                 if call.stop.reached:
                     raise call.stop.error({})
                 began = time.perf_counter()
                 try:
-                    row = text, source_lang, target_lang, prefix
-                    sentence = self.sentence(position, row, call.settings)
+                    sentence = self.sentence(position, row, call)
                 except M2M100Error as error:
-                    error.position = position
-                    if call.on_error == "raise":
-                        raise
-                    # Frames would keep what they refer to for as long as the error.
-                    window.errors[position] = error.with_traceback(None)
-                    level = logging.WARNING if call.on_error == "skip" else logging.DEBUG
-                    kind = type(error).__name__
-                    _LOGGER.log(level, "texts[%d] is not translated: %s", position, kind)
+                    self._fail(error, position, window, call)
                 else:
                     window.sentences.append(sentence)
-                    window.targets.append(target_lang)
-                    window.stats.characters += len(text)
+                    window.targets.append(row.target_lang)
+                    window.stats.characters += len(row.text)
                 window.stats.encode_seconds += time.perf_counter() - began
         except Exception as error:
             if raised_by_signal_handler(error):
@@ -270,24 +261,27 @@ class Worker:
             )
         return window
 
-    def sentence(self, position: int, row: Row, settings: Settings) -> Sentence:
+    @staticmethod
+    def _fail(error: M2M100Error, position: int, window: _Window, call: Call) -> None:
+        """Keeps why a text is not translated; raises it if the call is to."""
+        error.position = position
+        if call.on_error == "raise":
+            raise error
+        # Frames would keep what they refer to for as long as the error.
+        window.errors[position] = error.with_traceback(None)
+        window.stats.errors += 1
+        level = logging.WARNING if call.on_error == "skip" else logging.DEBUG
+        _LOGGER.log(level, "texts[%d] is not translated: %s", position, type(error).__name__)
+
+    def sentence(self, position: int, row: Row, call: Call) -> Sentence:
         """Returns a text as tokens."""
-        text, source_lang, target_lang, prefix = row
+        text, source_lang, target_lang, *_ = row
         if not isinstance(text, str):
             raise InvalidInputError(f"expected a str, found {type(text).__name__}")
-        source = self.encode(text, source_lang, target_lang, truncate=settings.call.truncate)
-        start = self._config.decoder_start_token_id
-        prompt = self._tokenizer.build_prompt(target_lang, start)
-        if prefix is None:
-            return Sentence(position, source, prompt)
-        prompt += prefix_tokens(self._tokenizer, prefix)
-        longest = settings.search.max_length
-        if len(prompt) >= longest:
-            raise InvalidInputError(
-                f"target_prefix: expected fewer than max_length = {longest} tokens with the start "
-                f"token and the language token, found {len(prompt)}"
-            )
-        return Sentence(position, source, prompt, given=len(prompt))
+        truncate = call.settings.call.truncate
+        source = self.encode(text, source_lang, target_lang, truncate=truncate)
+        prompt = self._tokenizer.build_prompt(target_lang, self._config.decoder_start_token_id)
+        return call.targets.sentence(position, row, source, prompt)
 
     def _translate(self, window: _Window, call: Call) -> dict[int, Translation]:
         """Translates a window; returns the results that `call.stop` allowed, by position."""
@@ -298,12 +292,13 @@ class Worker:
         results = {sentence.position: EMPTY for sentence in empty}
         try:
             with self._gate.call():
-                stats.errors, stats.texts = len(window.errors), len(empty)
+                stats.texts = len(empty)
                 call.advance(len(empty) + len(window.errors))
                 for some in cut(texts, call.settings, self._generator.model.cache_bytes):
-                    found = self._search(some, call, stats)
+                    failed = len(window.errors)
+                    found = self._search(some, call, window)
                     results.update(found)
-                    call.advance(len(found))
+                    call.advance(len(found) + len(window.errors) - failed)
             if call.rerank is not None:
                 results = _reranked(window, results, call.rerank)
         finally:
@@ -311,18 +306,20 @@ class Worker:
         return results
 
     def _search(
-        self, sentences: list[Sentence], call: Call, stats: Stats
+        self, sentences: list[Sentence], call: Call, window: _Window
     ) -> dict[int, Translation]:
         """Translates one batch; a sentence that `call.stop` ended is left out."""
-        began = time.perf_counter()
+        stats, began = window.stats, time.perf_counter()
         batch = Batch.of(sentences, self._config.pad_token_id)
         found = self._generator.run(batch, call.settings.search, call.stop)
         ended = time.perf_counter()
-        results = {
-            sentence.position: self._decode(hypotheses)
-            for sentence, hypotheses in zip(sentences, found, strict=True)
-            if hypotheses is not None
-        }
+        results = {}
+        for sentence, hypotheses in zip(sentences, found, strict=True):
+            if hypotheses:
+                results[sentence.position] = self._decode(hypotheses)
+            elif hypotheses is not None:
+                window.leave_out(sentence)
+                self._fail(unmet(), sentence.position, window, call)
         stats.batches += 1
         stats.texts += len(results)
         stats.source_tokens += sum(len(sentence.source) for sentence in sentences)

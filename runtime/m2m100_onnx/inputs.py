@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 from m2m100_onnx.errors import InvalidInputError
 
@@ -17,8 +17,11 @@ __all__ = [
     "Prefix",
     "Prefixes",
     "Row",
+    "TermLists",
+    "Terms",
     "check_languages",
     "check_prefixes",
+    "check_terms",
     "check_texts",
     "joined",
 ]
@@ -28,8 +31,32 @@ Prefix = str | Sequence[int] | None
 """What a translation begins with: text or tokens; None for nothing."""
 Prefixes = str | Iterable[Prefix] | None
 """One prefix for all texts, or one for each."""
-Row = tuple[Any, str, str, Prefix]
-"""A text with its source and its target language, and what its translation begins with."""
+Terms = Mapping[str, str | Sequence[str]]
+"""Terms with their targets; a target may have variants."""
+TermLists = Terms | Iterable[Terms | None] | None
+"""Terms for all texts, or some for each."""
+
+
+class Row(NamedTuple):
+    """A text with what belongs to it.
+
+    Attributes:
+        text: the text, as the caller gave it.
+        source_lang: its language.
+        target_lang: the language to translate into.
+        prefix: what its translation begins with.
+        terms: what its translation must contain, where all texts have no common ones.
+    """
+
+    text: Any
+    source_lang: str
+    target_lang: str
+    prefix: Prefix = None
+    terms: Terms | None = None
+
+
+_NOTHING = object()
+"""What no stream yields."""
 
 
 def check_texts(texts: object) -> None:
@@ -72,14 +99,33 @@ def check_prefixes(texts: int | None, prefixes: object) -> None:
         texts: how many there are; None if unknown.
         prefixes: what was given.
     """
-    if prefixes is None or isinstance(prefixes, str):
+    if not isinstance(prefixes, str):
+        kinds = "a str, or a str or a list of tokens"
+        _check_each("target_prefix", kinds, texts, prefixes, (Set, Mapping, bytes))
+
+
+def check_terms(texts: int | None, terms: object) -> None:
+    """Raises `InvalidInputError` if there are neither common terms, nor some for each text.
+
+    Args:
+        texts: how many there are; None if unknown.
+        terms: what was given.
+    """
+    if not isinstance(terms, Mapping):
+        _check_each("terms", "a mapping, or a mapping or None", texts, terms, (Set, str, bytes))
+
+
+def _check_each(
+    name: str, kinds: str, texts: int | None, given: object, wrong: tuple[type, ...]
+) -> None:
+    if given is None:
         return
-    ordered = isinstance(prefixes, Iterable) and not isinstance(prefixes, (Set, Mapping, bytes))
-    found = len(prefixes) if isinstance(prefixes, Sized) else texts
+    ordered = isinstance(given, Iterable) and not isinstance(given, wrong)
+    found = len(given) if isinstance(given, Sized) else texts
     if not ordered or (texts is not None and found != texts):
-        kind = found if ordered else type(prefixes).__name__
+        kind = found if ordered else type(given).__name__
         raise InvalidInputError(
-            "target_prefix: expected a str, or a str or a list of tokens for each of "
+            f"{name}: expected {kinds} for each of "
             f"{'the' if texts is None else texts} texts, found {kind}"
         )
 
@@ -89,24 +135,34 @@ def joined(
     source_lang: Languages,
     target_lang: Languages,
     prefixes: Prefixes = None,
+    terms: TermLists = None,
 ) -> Iterator[Row]:
-    """Yields each text with what belongs to it; no stream of that must end before the texts."""
-    sources, targets = iter(_repeat(source_lang)), iter(_repeat(target_lang))
-    firsts = iter(itertools.repeat(prefixes) if isinstance(prefixes, (str, NoneType)) else prefixes)
+    """Yields each text with what belongs to it; no stream of that must end before the texts.
+
+    Args:
+        texts: the texts.
+        source_lang: their language, or one for each.
+        target_lang: the language to translate into, or one for each.
+        prefixes: what the translations begin with.
+        terms: some for each text; common ones are in no row.
+    """
+    common = terms is None or isinstance(terms, Mapping)
+    streams = {
+        "source_lang: expected a code for each text, found {} codes": source_lang,
+        "target_lang: expected a code for each text, found {} codes": target_lang,
+        "target_prefix: expected a prefix for each text, found {} prefixes": prefixes,
+        "terms: expected a mapping or None for each text, found {}": None if common else terms,
+    }
+    each = [(missing, iter(_repeat(stream))) for missing, stream in streams.items()]
     for position, text in enumerate(texts):
-        try:
-            name, kinds = "source_lang", ("code", "codes")
-            source = next(sources)
-            name = "target_lang"
-            target = next(targets)
-            name, kinds = "target_prefix", ("prefix", "prefixes")
-            first = next(firsts)
-        except StopIteration:
-            raise InvalidInputError(
-                f"{name}: expected a {kinds[0]} for each text, found {position} {kinds[1]}"
-            ) from None
-        yield text, source, target, first
+        found: list[Any] = []
+        for missing, stream in each:
+            value = next(stream, _NOTHING)
+            if value is _NOTHING:
+                raise InvalidInputError(missing.format(position))
+            found.append(value)
+        yield Row(text, *found)
 
 
-def _repeat(value: Languages) -> Iterable[str]:
-    return itertools.repeat(value) if isinstance(value, str) else value
+def _repeat(value: Any) -> Iterable[Any]:
+    return itertools.repeat(value) if isinstance(value, (str, NoneType)) else value

@@ -22,8 +22,10 @@ from m2m100_onnx.inputs import check_languages, check_texts
 from m2m100_onnx.model.causal import LanguageGraphs
 from m2m100_onnx.options import Option, SearchOptions, Settings, resolve_options
 from m2m100_onnx.scores import Filling, Generation, Score
+from m2m100_onnx.search.demands import Demands
 from m2m100_onnx.search.hypothesis import Hypothesis as Tokens
 from m2m100_onnx.search.state import Float32Array
+from m2m100_onnx.text.stops import Stops
 from m2m100_onnx.text.xlm import XLMTokenizer
 from m2m100_onnx.translation import Hypothesis
 
@@ -90,6 +92,7 @@ class LanguageWorker:
         self._gate.check()
         positions, vocab_size = self._config.max_position_embeddings, self._config.vocab_size
         settings = resolve_options(options, self._defaults, positions, vocab_size)
+        _refuse_words(settings.search)
         new = _NEW_TOKENS.check(max_new_tokens)
         if new is not None and "max_length" in options:
             raise InvalidInputError(
@@ -209,11 +212,14 @@ class LanguageWorker:
         for position, row in enumerate(rows):
             self._check_room(row, position, call)
         found: dict[int, Generation] = {}
+        sequences = call.settings.search.stop_sequences
+        ends = Stops(sequences) if sequences else None
         with self._gate.call():
             for batch, settings in self._batches(rows, call):
                 prompts = Prompts(
                     np.array([rows[n].ids for n in batch], np.int64),
                     np.array([rows[n].lang for n in batch], np.int64),
+                    Demands(ends=ends),
                 )
                 hypotheses = self._generator.run(prompts, settings.search, call.stop)
                 for n, some in zip(batch, hypotheses, strict=True):
@@ -286,3 +292,17 @@ class LanguageWorker:
 
 def _columns(rows: Sequence[Row]) -> tuple[list[list[int]], list[int]]:
     return [row.ids for row in rows], [row.lang for row in rows]
+
+
+def _refuse_words(search: SearchOptions) -> None:
+    """Raises `InvalidInputError` for options of a translation."""
+    for name in ("suppress_sequences", "stop_sequences"):
+        if words := [each for each in getattr(search, name) if isinstance(each, str)]:
+            raise InvalidInputError(
+                f"{name}: expected token ids for a language model, found {words[0]!r}"
+            )
+    if search.max_length_ratio is not None:
+        raise InvalidInputError(
+            "max_length_ratio: expected a translation, whose source has a length, found a text of "
+            "a language model; use max_length or max_new_tokens"
+        )

@@ -130,10 +130,10 @@ def _ids(value: Any) -> tuple[int, ...]:
     return ids
 
 
-def _sequences(value: Any) -> tuple[tuple[int, ...], ...]:
+def _sequences(value: Any) -> tuple[str | tuple[int, ...], ...]:
     if not isinstance(value, (list, tuple)):
         raise TypeError
-    sequences = tuple(map(_ids, value))
+    sequences = tuple(each if isinstance(each, str) else _ids(each) for each in value)
     if not all(sequences):
         raise ValueError
     return sequences
@@ -151,8 +151,8 @@ _KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "float | None": ("a number {range}, or None", _optional(_float)),
     "bool": ("True or False", _bool),
     "bool | Literal['never']": ('True, False or "never"', _stopping),
-    "tuple[tuple[int, ...], ...]": (
-        "a list of lists or tuples of token ids of 0 or more, none of them empty",
+    "tuple[str | tuple[int, ...], ...]": (
+        "a list of str, or of lists or tuples of token ids of 0 or more, none of them empty",
         _sequences,
     ),
     "tuple[int, ...]": ("a list or tuple of token ids of 0 or more", _ids),

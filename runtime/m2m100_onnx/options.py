@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -83,6 +83,26 @@ class SearchOptions:
         "A sentence is done at beam_size * patience finished hypotheses, with early_stopping.",
         *((1.0, 100.0), None, None, "patience"),
     )
+    num_beam_groups: int = option(
+        1,
+        "Groups of beams in diverse beam search; 1 is beam search.",
+        *((1, _MOST_BEAMS), "num_beam_groups", 1),
+    )
+    diversity_penalty: float = option(
+        0.0,
+        "What a token costs for each beam of an earlier group that chose it in the same step.",
+        *((0.0, 1e3), "diversity_penalty", 0.0),
+    )
+    max_length_ratio: float | None = option(
+        None,
+        "Most pieces of a translation for each piece of its source, rounded up.",
+        (1e-3, 1e3),
+    )
+    stop_sequences: tuple[str | tuple[int, ...], ...] = option(
+        (),
+        "Texts and sequences of token ids; a translation ends with the first of them.",
+        *(None, "stop_strings", (), "end_token"),
+    )
     no_repeat_ngram_size: int = option(
         0,
         "No sequence of this many tokens occurs twice; 0 allows all.",
@@ -98,9 +118,9 @@ class SearchOptions:
         "Token ids that never occur in a translation.",
         *(None, "suppress_tokens", ()),
     )
-    suppress_sequences: tuple[tuple[int, ...], ...] = option(
+    suppress_sequences: tuple[str | tuple[int, ...], ...] = option(
         (),
-        "Sequences of token ids that never occur in a translation.",
+        "Words and sequences of token ids that never occur in a translation.",
         *(None, "bad_words_ids", (), "suppress_sequences"),
     )
     disable_unk: bool = option(
@@ -148,6 +168,7 @@ class SearchOptions:
             )
         if not self.do_sample:
             _at_most("num_hypotheses", self.num_hypotheses, "beam_size", self.beam_size)
+        self._check_groups()
         _at_most("min_length", self.min_length, "max_length", self.max_length)
         if self.patience != 1 and (self.early_stopping is not True or self.beam_size == 1):
             raise InvalidInputError(
@@ -162,6 +183,24 @@ class SearchOptions:
                 f"max_length = {self.max_length}, found {self.length_penalty!r}"
             )
 
+    def _check_groups(self) -> None:
+        groups, penalty = self.num_beam_groups, self.diversity_penalty
+        if self.beam_size % groups:
+            raise InvalidInputError(
+                f"num_beam_groups: expected a divisor of beam_size = {self.beam_size}, "
+                f"found {groups}"
+            )
+        if (groups > 1) != (penalty > 0):
+            raise InvalidInputError(
+                "diversity_penalty: expected a number above 0 with num_beam_groups above 1, and 0 "
+                f"without, found {penalty!r} with num_beam_groups = {groups}"
+            )
+
+    @property
+    def group_size(self) -> int:
+        """Beams of a group."""
+        return self.beam_size // self.num_beam_groups
+
     @property
     def rows(self) -> int:
         """Decoder rows of a sentence: its beams, or its samples."""
@@ -169,11 +208,11 @@ class SearchOptions:
 
     @property
     def wanted(self) -> int:
-        """Finished hypotheses at which a sentence is done; halves are rounded up.
+        """Finished hypotheses at which a group of beams is done; halves are rounded up.
 
         Source: "Beam Decoding with Controlled Patience", https://arxiv.org/abs/2204.05424.
         """
-        return math.floor(self.beam_size * self.patience + 0.5)
+        return math.floor(self.group_size * self.patience + 0.5)
 
 
 @dataclass(frozen=True)
@@ -240,10 +279,14 @@ class TranslateOptions(TypedDict, total=False):
     length_penalty: float
     early_stopping: bool | Literal["never"]
     patience: float
+    num_beam_groups: int
+    diversity_penalty: float
+    max_length_ratio: float | None
+    stop_sequences: Sequence[str | Sequence[int]]
     no_repeat_ngram_size: int
     repetition_penalty: float
     suppress_tokens: tuple[int, ...] | list[int]
-    suppress_sequences: tuple[tuple[int, ...], ...] | list[list[int]]
+    suppress_sequences: Sequence[str | Sequence[int]]
     disable_unk: bool
     do_sample: bool
     temperature: float
@@ -276,7 +319,7 @@ _ELSEWHERE = {
     "max_input_length": "longer texts are an error, or cut with truncate=True",
     "skip_special_tokens": "they are always skipped",
     **dict.fromkeys(("batch_size", "batch_type"), "max_batch_tokens counts tokens"),
-    **dict.fromkeys(("diversity_penalty", "coverage_penalty"), "not supported"),
+    "coverage_penalty": "not supported",
     **dict.fromkeys(("return_scores", "output_scores"), "translate_batch returns scores"),
 }
 
@@ -296,7 +339,13 @@ def check_ids(search: SearchOptions, vocab_size: int) -> None:
     """Raises `InvalidInputError` if a suppressed token is not one of the model's."""
     every = {
         "suppress_tokens": search.suppress_tokens,
-        "suppress_sequences": tuple(t for each in search.suppress_sequences for t in each),
+        **{
+            name: tuple(t for each in sequences if not isinstance(each, str) for t in each)
+            for name, sequences in (
+                ("suppress_sequences", search.suppress_sequences),
+                ("stop_sequences", search.stop_sequences),
+            )
+        },
     }
     for name, ids in every.items():
         wrong = [token for token in ids if token >= vocab_size]

@@ -46,6 +46,7 @@ class Reading:
         *,
         source_lang: str,
         target_lang: str,
+        entropy: bool = False,
         cancellation: Cancellation | None = None,
         **options: Any,
     ) -> Score: ...
@@ -58,6 +59,7 @@ class Reading:
         *,
         source_lang: str | Sequence[str],
         target_lang: str | Sequence[str],
+        entropy: bool = False,
         cancellation: Cancellation | None = None,
         **options: Any,
     ) -> list[Score]: ...
@@ -69,6 +71,7 @@ class Reading:
         *,
         source_lang: str | Sequence[str],
         target_lang: str | Sequence[str],
+        entropy: bool = False,
         cancellation: Cancellation | None = None,
         **options: Any,
     ) -> Score | list[Score]:
@@ -82,6 +85,7 @@ class Reading:
             targets: its translation, or one for each source.
             source_lang: the sources' language, or one for each.
             target_lang: the targets' language, or one for each.
+            entropy: whether scores have `token_entropies`.
             cancellation: lets another thread end the call.
             **options: `max_batch_tokens`, `max_batch_bytes`, `truncate` and `timeout`.
 
@@ -109,13 +113,13 @@ class Reading:
         check_languages(len(firsts), source_lang=source_lang, target_lang=target_lang)
         sides = zip(joined(firsts, source_lang, target_lang), seconds, strict=True)
         encoded = []
-        for position, ((source, source_code, target_code, _), target) in enumerate(sides):
+        for position, ((source, source_code, target_code, *_), target) in enumerate(sides):
             with _at(None if single else position):
                 ids = self._worker.encode(source, source_code, target_code, truncate=call.truncate)
                 encoded.append((ids, self._target(target, target_code, call.truncate)))
         with self._gate.call():
             first, second = [s for s, _ in encoded], [t for _, t in encoded]
-            found = self._pairs.log_probs(first, second, call, stop)
+            found = self._pairs.log_probs(first, second, call, stop, with_entropies=entropy)
         rows = stop.complete(found, len(encoded))
         scores = [self._score(ids, row) for ids, row in zip(second, rows, strict=True)]
         return scores[0] if single else scores
@@ -149,7 +153,7 @@ class Reading:
         targets = source_lang if target_lang is None else target_lang
         check_languages(len(texts), source_lang=source_lang, target_lang=targets)
         rows = []
-        for position, (text, source, target, _) in enumerate(joined(texts, source_lang, targets)):
+        for position, (text, source, target, *_) in enumerate(joined(texts, source_lang, targets)):
             with _at(position):
                 code = None if target_lang is None else target
                 rows.append(self._worker.encode(text, source, code, truncate=call.truncate))
@@ -211,10 +215,10 @@ class Reading:
             raise InputTooLongError(limit, len(ids), text)
         return [*ids[:limit], config.eos_token_id]
 
-    def _score(self, target: list[int], log_probs: Float32Array) -> Score:
+    def _score(self, target: list[int], found: Float32Array) -> Score:
         tokens = target[1:]
         pieces = self.tokenizer.ids_to_pieces(tokens)
-        return Score(tuple(tokens), tuple(pieces), tuple(log_probs.tolist()))
+        return Score(tuple(tokens), tuple(pieces), *map(tuple, found.tolist()))
 
 
 def _several(texts: str | Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
 from m2m100_onnx.errors import InvalidInputError, M2M100Error
-from m2m100_onnx.inputs import Prefix, Prefixes
+from m2m100_onnx.inputs import Prefix, Prefixes, TermLists
 from m2m100_onnx.options import TranslateOptions
 from m2m100_onnx.scores import Score
 from m2m100_onnx.translation import Hypothesis, Translation
@@ -102,10 +102,11 @@ class Reranker:
 
 
 class TranslateArguments(TranslateOptions, total=False):
-    """Options of one translating call, what translations begin with, and what orders them."""
+    """Options of one call, what translations begin with and contain, and what orders them."""
 
     rerank: Reranker | Scorer | None
     target_prefix: Prefix | Prefixes
+    terms: TermLists
     max_new_tokens: int | None
     min_new_tokens: int | None
 

@@ -25,11 +25,14 @@ class Score:
         tokens: the tokens that are scored.
         pieces: the same as pieces of text.
         token_log_probs: the natural logarithm of the probability of each.
+        token_entropies: the entropy of the distribution that each comes from, in nats: `log(n)`
+            where n tokens are equally likely; empty unless it was asked for.
     """
 
     tokens: tuple[int, ...]
     pieces: tuple[str, ...]
     token_log_probs: tuple[float, ...]
+    token_entropies: tuple[float, ...] = ()
 
     @property
     def sum(self) -> float:

@@ -17,9 +17,10 @@ from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.inputs import Prefix
+from m2m100_onnx.inputs import Prefix, Row
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.rerank import TranslateArguments
+from m2m100_onnx.targets import unmet
 from m2m100_onnx.text.tokenizer import Tokenizer
 
 __all__ = ["Streaming"]
@@ -65,8 +66,9 @@ class Streaming:
                 "num_hypotheses: expected 1 for a stream, which is one translation, found "
                 f"{call.settings.search.num_hypotheses}"
             )
-        row = text, source_lang, target_lang, cast("Prefix", call.prefixes)
-        sentence = self._worker.sentence(0, row, call.settings)
+        prefix = cast("Prefix", call.targets.prefixes)
+        row = Row(text, source_lang, target_lang, prefix)
+        sentence = self._worker.sentence(0, row, call)
         return self._pieces(sentence, call)
 
     async def astream(
@@ -126,5 +128,7 @@ class Streaming:
                     given = settled
             if call.stop.reached and not ended:
                 raise call.stop.error({})
+            if sentence.terms is not None and sentence.terms.ways(tuple(tokens))[0]:
+                raise unmet()
             if not ended:  # `max_length` cut it, so that its last word was not settled before.
                 yield from [rest] if (rest := text[len(given) :]) else []

@@ -207,6 +207,8 @@ class Translator(Reading, Streaming, Alternatives, Face[Bundle]):
             **options: see `TranslateOptions`; `rerank` takes a `LanguageModel` or a `Reranker`, and
                 `target_prefix` what a translation begins with: a str, or one or a list of token ids
                 for each text. All of the prefix is in the translation, and none in its length.
+                `terms` maps terms of the sources to what translations must contain, for all texts
+                or for each.
                 `max_new_tokens` and `min_new_tokens` are `max_length` and `min_length` without the
                 start token, as in transformers.
 

@@ -120,6 +120,10 @@ def test_options_reach_the_search(
         "length_penalty": -0.5,
         "early_stopping": "never",
         "patience": 2.0,
+        "num_beam_groups": 2,
+        "diversity_penalty": 0.5,
+        "max_length_ratio": 2.5,
+        "stop_sequences": ("Das Ende",),
         "no_repeat_ngram_size": 3,
         "repetition_penalty": 1.5,
         "suppress_tokens": (7, 8),
@@ -134,7 +138,12 @@ def test_options_reach_the_search(
         "timeout": 2.5,
     }
     assert {*given, "do_sample", "disable_unk", "truncate"} == set(OPTIONS)
-    shown = {**given, "suppress_tokens": "7,8", "suppress_sequences": "7,8;9"}
+    shown = {
+        **given,
+        "suppress_tokens": "7,8",
+        "suppress_sequences": "7,8;9",
+        "stop_sequences": "Das Ende",
+    }
     flags = [part for name, v in shown.items() for part in (f"--{name.replace('_', '-')}", str(v))]
     flags += [
         "--do-sample",

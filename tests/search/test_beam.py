@@ -14,6 +14,7 @@ import pytest
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.options import SearchOptions
 from m2m100_onnx.search import beam, constraints, ranking, state
+from m2m100_onnx.search.finished import Finished
 from m2m100_onnx.search.hypothesis import Hypothesis
 from m2m100_onnx.search.state import Float32Array, Int64Array
 from scripted import ScriptedState, scripted_logits
@@ -277,9 +278,10 @@ def test_when_a_full_sentence_goes_on(
         length_penalty=length_penalty,
     )
     finished = [Hypothesis((EOS, 3, EOS), score) for score in (0.0, worst_finished)]
-    assert beam._can_improve(finished, np.float32(-4), 5, options, 1) is expected
-    assert beam._can_improve(finished[:1], np.float32(-4), 5, options, 1) is True
-    assert beam._can_improve(finished[:1], np.float32(-np.inf), 5, options, 1) is False
+    found = Finished(1, options, 1)
+    assert found._can_improve(finished, -4, 5, 21) is expected
+    assert found._can_improve(finished[:1], -4, 5, 21) is True
+    assert found._can_improve(finished[:1], -np.inf, 5, 21) is False
 
 
 @pytest.mark.parametrize("beam_size", [1, 2])

@@ -132,7 +132,9 @@ def run_transformers(
         words = settings.pop("suppress_sequences")
         settings["bad_words_ids"] = [list(ids) for ids in words] or None
         assert (settings.pop("seed"), settings.pop("disable_unk")) == (None, False)
-        assert settings.pop("patience") == 1
+        off = ("patience", "num_beam_groups", "diversity_penalty", "stop_sequences")
+        assert [settings.pop(name) for name in off] == [1, 1, 0, ()]
+        assert settings.pop("max_length_ratio") is None
         settings["min_p"] = settings["min_p"] or None
         out = model.generate(
             input_ids=sources.input_ids[index],

@@ -25,7 +25,6 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "begin_suppress_tokens": ([],),
     "constraints": ([],),
-    "diversity_penalty": (0,),
     "dola_layers": (),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
@@ -35,11 +34,9 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "forced_eos_token_id": (),
     "guidance_scale": (1,),
     "max_time": (),
-    "num_beam_groups": (1,),
     "penalty_alpha": (0,),
     "renormalize_logits": (False,),
     "sequence_bias": ({}, []),
-    "stop_strings": ([], ""),
     "token_healing": (False,),
     "watermarking_config": ({},),
 }
@@ -124,6 +121,8 @@ def options_from_config(
     silent = {row.name: row.silent if is_generation_config else row.default for row in rows}
     named = {row.name: config.get(row.transformers or "") for row in rows}
     values = {name: silent[name] if value is None else value for name, value in named.items()}
+    if isinstance(values["stop_sequences"], str):
+        values["stop_sequences"] = [text] if (text := values["stop_sequences"]) else []
     if values["do_sample"] is False:
         # transformers does not look at what sampling alone heeds.
         for name in _OF_SAMPLING:

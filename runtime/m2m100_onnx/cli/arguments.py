@@ -7,6 +7,7 @@ command, and imports nothing that `m2m100 --help` does not need.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Callable
@@ -47,6 +48,7 @@ _FLAGS = {
     "read_ahead": "--read-ahead",
     "revision": "--revision",
     "target_prefix": "--target-prefix",
+    "terms": "--terms",
 }
 # What a message is about, and the limits that it names: "min_length: expected max_length = 5".
 _PARAMETER = re.compile(rf"(?:\A(?=\w+: )|\b(?=\w+ = ))({'|'.join(_FLAGS)})\b")
@@ -166,8 +168,8 @@ def _parsing(option: Option) -> dict[str, Any]:
         return {"action": "store_true"}
     if option.name == "early_stopping":
         return {"choices": tuple(_EARLY_STOPPING)}
-    if kind == "tuple[tuple[int, ...], ...]":
-        return {"type": _sequences, "metavar": "ID,...;..."}
+    if kind == "tuple[str | tuple[int, ...], ...]":
+        return {"type": _sequences, "metavar": "TEXT|ID,...;..."}
     if kind == "tuple[int, ...]":
         return {"type": _ids, "metavar": "ID,..."}
     return {"int": {"type": int, "metavar": "N"}, "float": {"type": float, "metavar": "X"}}[kind]
@@ -182,8 +184,19 @@ def _ids(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _sequences(text: str) -> tuple[tuple[int, ...], ...]:
-    return tuple(map(_ids, text.split(";"))) if text else ()
+def _sequences(text: str) -> tuple[str | tuple[int, ...], ...]:
+    """Reads ids such as `7,8;9`, a JSON list of texts and lists of ids, or one text."""
+    if not text:
+        return ()
+    if re.fullmatch(r"\d+([,;]\d+)*", text):
+        return tuple(map(_ids, text.split(";")))
+    if not text.startswith("["):
+        return (text,)
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a JSON list, found {text!r}: {error}") from None
+    return tuple(tuple(each) if isinstance(each, list) else each for each in found)
 
 
 def given_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from m2m100_onnx.cli.arguments import (
     as_typed,
     given_options,
     opening,
+    path,
 )
 from m2m100_onnx.cli.cache import add_cache_options
 from m2m100_onnx.cli.files import open_output
@@ -33,6 +34,7 @@ from m2m100_onnx.cli.lines import LINE_BREAK, Texts, add_files, check_input, enc
 from m2m100_onnx.cli.output import progress, warn
 from m2m100_onnx.errors import InvalidInputError, M2M100Error, StoppedError
 from m2m100_onnx.options import READ_AHEAD
+from m2m100_onnx.text.term_files import read_terms
 from m2m100_onnx.translation import EMPTY, Translation
 
 __all__ = ["add_parser"]
@@ -54,6 +56,11 @@ def _add_arguments(add: Add) -> None:
     add_languages(add, source, "Language to translate into.", required=True)
     about = "Text that every translation begins with."
     add("--target-prefix", metavar="TEXT", help=about)
+    about = (
+        "Terms that translations must contain: lines of a term and its targets with tabs between "
+        "them, or a TBX file (.tbx, .xml)."
+    )
+    add("--terms", type=path, metavar="F", help=about)
     add("--json", action="store_true", help="Write a JSON object a line, with scores and tokens.")
     add_device(add)
     add_threads(add)
@@ -109,8 +116,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of the call that the command line gave."""
-    prefix = arguments.target_prefix
-    return given_options(arguments) | ({} if prefix is None else {"target_prefix": prefix})
+    given = given_options(arguments)
+    if arguments.target_prefix is not None:
+        given["target_prefix"] = arguments.target_prefix
+    if arguments.terms is not None:
+        languages = arguments.source_lang, arguments.target_lang
+        try:
+            given["terms"] = read_terms(arguments.terms, *languages)
+        except OSError as error:
+            raise InvalidInputError(f"cannot read {arguments.terms}: {error.strerror}") from None
+    return given
 
 
 def _write_all(found: Iterator[Translation | M2M100Error], texts: Texts, written: _Lines) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 
 from m2m100_onnx.options import CallOptions, Settings
 from m2m100_onnx.process import memory_limit
+from m2m100_onnx.search.demands import NO_DEMANDS, Demands, Ends
 from m2m100_onnx.search.state import Int64Array
+from m2m100_onnx.search.terms import Terms
 
 __all__ = [
     "Batch",
@@ -57,12 +59,18 @@ class Sentence:
         prompt: the decoder's first tokens.
         given: tokens of the prompt that are not in the length of the translation: the start token,
             or all of a prompt that goes on with a prefix.
+        limit: the most tokens of the translation, which `max_length` bounds too; None for no other.
+        ends: what ends a sequence beside `</s>`, the same for all sentences of a call.
+        terms: what the translation must contain.
     """
 
     position: int
     source: Sequence[int]
     prompt: Sequence[int]
     given: int = 1
+    limit: int | None = None
+    ends: Ends | None = None
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,14 @@ class Batch:
         attention_mask: `(B, S)` 1 at tokens and 0 at padding.
         prompt: `(B, P)` first tokens of the decoder.
         given: tokens of the prompt that are not in the length of a sequence.
+        demands: what the sentences ask of the search beyond its options.
     """
 
     input_ids: Int64Array
     attention_mask: Int64Array
     prompt: Int64Array
     given: int = 1
+    demands: Demands = NO_DEMANDS
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -109,6 +119,7 @@ class Batch:
             _fitted(mask, longest, width, 0),
             prompt.copy(),
             self.given,
+            self.demands.part(number, parts),
         )
 
     @classmethod
@@ -121,7 +132,19 @@ class Batch:
         for row, sentence in zip(input_ids, sentences, strict=True):
             row[: len(sentence.source)] = sentence.source
         mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
-        return cls(input_ids, mask, np.array([s.prompt for s in sentences], np.int64), given)
+        prompt = np.array([s.prompt for s in sentences], np.int64)
+        return cls(input_ids, mask, prompt, given, _demands(sentences))
+
+
+def _demands(sentences: Sequence[Sentence]) -> Demands:
+    """Returns what sentences ask of their search."""
+    limits = None
+    terms: tuple[Terms | None, ...] = ()
+    if sentences[0].limit is not None:  # All of a call have one, or none.
+        limits = np.array([sentence.limit for sentence in sentences], np.int64)
+    if any(sentence.terms is not None for sentence in sentences):
+        terms = tuple(sentence.terms for sentence in sentences)
+    return Demands(limits, sentences[0].ends, terms)
 
 
 @dataclass(frozen=True)
@@ -131,10 +154,12 @@ class Prompts:
     Attributes:
         prompt: `(B, P)` tokens.
         langs: `(B,)` the language id of each text.
+        demands: what the texts ask of the search beyond its options.
     """
 
     prompt: Int64Array
     langs: Int64Array
+    demands: Demands = NO_DEMANDS
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -156,7 +181,8 @@ class Prompts:
 
     def part(self, number: int, parts: int, _: int) -> Prompts:
         """Returns every `parts`-th text from `number` on."""
-        return Prompts(self.prompt[number::parts].copy(), self.langs[number::parts].copy())
+        prompt, langs = self.prompt[number::parts].copy(), self.langs[number::parts].copy()
+        return Prompts(prompt, langs, self.demands.part(number, parts))
 
 
 @dataclass(frozen=True)

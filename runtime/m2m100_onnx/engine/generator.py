@@ -23,6 +23,7 @@ from m2m100_onnx.process import (
     side_by_side,
 )
 from m2m100_onnx.search.beam import BeamSearch
+from m2m100_onnx.search.demands import Demands
 from m2m100_onnx.search.hypothesis import Hypothesis
 from m2m100_onnx.search.sampling import SamplingSearch
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranking
@@ -54,6 +55,11 @@ class SearchBatch(Protocol):
     @property
     def given(self) -> int:
         """Tokens of the prompt that are not in the length of a sequence."""
+        ...
+
+    @property
+    def demands(self) -> Demands:
+        """What the texts ask of a search beyond its options."""
         ...
 
     @property
@@ -176,8 +182,9 @@ class Generator(Generic[_M]):
     ) -> Iterator[tuple[int, ...]]:
         """Searches one sentence; yields the tokens that are settled after each step.
 
-        The last ones are those of the best hypothesis. Nothing comes after `stop` is reached. The
-        stream counts as a call while it computes, and not while its caller has the word.
+        The last ones are those of the best hypothesis, if there is one. Nothing comes after `stop`
+        is reached. The stream counts as a call while it computes, and not while its caller has the
+        word.
 
         Raises:
             BundleError: a graph is damaged.
@@ -193,7 +200,8 @@ class Generator(Generic[_M]):
             if search.live:
                 yield search.settled(0)
         if not search.live:
-            yield search.hypotheses(0)[0].tokens
+            # Terms may have kept every sequence from its end.
+            yield from (hypothesis.tokens for hypothesis in search.hypotheses(0)[:1])
 
     def _begin_alone(self, batch: SearchBatch, others: int) -> DecoderState:
         """Feeds the arrays of a batch of one part, in one thread if other calls run."""
@@ -250,9 +258,14 @@ def _search_of(
     state: DecoderState, batch: SearchBatch, eos_id: int, options: SearchOptions
 ) -> BeamSearch | SamplingSearch:
     """Returns the search that the options ask for."""
-    prompt, given = batch.prompt, batch.given
+    kind: Any = BeamSearch
     if options.do_sample:
-        return SamplingSearch(
-            state, prompt, eos_id=eos_id, options=options, keys=batch.keys, given=given
-        )
-    return BeamSearch(state, prompt, eos_id=eos_id, options=options, given=given)
+        kind = partial(SamplingSearch, keys=batch.keys)
+    found: BeamSearch | SamplingSearch = kind(
+        *(state, batch.prompt),
+        eos_id=eos_id,
+        options=options,
+        given=batch.given,
+        demands=batch.demands,
+    )
+    return found

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from m2m100_onnx.engine.batches import Pairs, cut_pairs
-from m2m100_onnx.engine.reader import taken
+from m2m100_onnx.engine.reader import entropies, taken
 from m2m100_onnx.engine.stopping import Stop
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import CallOptions
@@ -34,14 +34,17 @@ class PairReader:
         targets: Sequence[Sequence[int]],
         options: CallOptions,
         stop: Stop,
+        *,
+        with_entropies: bool = False,
     ) -> dict[int, Float32Array]:
-        """Returns the log-probability of each target token but the first.
+        """Returns the log-probability of each target token but the first, `(1, T - 1)`.
 
         Args:
             sources: the tokens of each source, as the encoder reads them.
             targets: the tokens of each target, from the decoder's start token to the last.
             options: has the budgets of a batch.
             stop: ends the work between two batches.
+            with_entropies: whether there is a second row, of the entropies of the distributions.
 
         Returns:
             By index of the pair, what was read until `stop`.
@@ -49,11 +52,14 @@ class PairReader:
         found = {}
         fed = [target[:-1] for target in targets]
         # Logits, and what is computed from them.
-        for batch in self._batches(sources, fed, options, stop, 2 * self._config.vocab_size):
+        numbers = (4 if with_entropies else 2) * self._config.vocab_size
+        for batch in self._batches(sources, fed, options, stop, numbers):
             logits = self._model.target_logits(batch.input_ids, batch.attention_mask, batch.target)
             for place, row in zip(batch.places.tolist(), logits, strict=True):
                 tokens = np.asarray(targets[place][1:], np.int64)
-                found[place] = taken(row[: len(tokens)], tokens)
+                own = row[: len(tokens)]
+                rows = [entropies(own)] if with_entropies else []
+                found[place] = np.stack([taken(own, tokens), *rows])
         return found
 
     def states(

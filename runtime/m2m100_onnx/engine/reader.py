@@ -144,6 +144,16 @@ class Reader:
         return stop.during(cut_texts(rows, langs, pad, options, 2 * 4 * width))
 
 
+def entropies(logits: Float32Array) -> Float32Array:
+    """Returns the entropy of each row of `(S, V)` logits, in nats: `-sum(p * log(p))`."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    weights = np.exp(shifted)
+    total = weights.sum(axis=-1)
+    shifted *= weights
+    found: Float32Array = np.log(total) - shifted.sum(axis=-1) / total
+    return found
+
+
 def taken(logits: Float32Array, tokens: Int64Array) -> Float32Array:
     """Returns the log-probability of a token in each row of `(S, V)` logits; changes the logits."""
     logits -= logits.max(axis=-1, keepdims=True)

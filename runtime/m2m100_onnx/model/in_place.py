@@ -131,8 +131,11 @@ class InPlaceState(ABC):
             return _numbers(ranked)
         # A ban after the softmax needs only enough other tokens to take the banned ones' places.
         count = ranking.count + ranking.most_cells(self.rows)
-        ranked, seen_scores = head.rank(replace(ranking, count=count, renormalized=False))
-        return amend(_numbers(ranked), seen_scores, ranking)
+        cells = ranking.seen
+        if len(ranking.asked):
+            cells = np.concatenate([cells, ranking.asked])
+        ranked, scores = head.rank(replace(ranking, count=count, renormalized=False, seen=cells))
+        return amend(_numbers(ranked), scores, ranking)
 
     def select(self, rows: Int64Array) -> None:
         """Makes row i a copy of old row `rows[i]`, tokens that wait to be fed included.

@@ -18,6 +18,9 @@ there to here must not see other translations.
   So only greedy scores are renormalised over the remaining tokens, and `repetition_penalty` acts on
   log-probabilities in the one and on logits in the other.
 * A step considers 2K candidates per sentence, but only the best K of them may end.
+* Groups of beams (`num_beam_groups`) are those of transformers up to 4.55 (`_group_beam_search`):
+  each is a search of its own but for the penalty, and what `max_length` cuts is added to what has
+  ended, where other searches let it end in its place among the candidates.
 
 There is one difference, where transformers returns noise. With fewer continuations than beams, it
 adds copies with score -1e9, or token 0. This search drops those beams: a sentence may return fewer
@@ -26,22 +29,20 @@ hypotheses than asked for, and its best unfinished sequence if nothing can end.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from m2m100_onnx.options import SearchOptions
+from m2m100_onnx.search.beams import Beams, Candidates, best_candidates
 from m2m100_onnx.search.constraints import next_ranking
-from m2m100_onnx.search.hypothesis import (
-    Hypothesis,
-    check_arguments,
-    length_norm,
-    require,
-    shared_prefix,
-)
-from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranked, follow
+from m2m100_onnx.search.demands import NO_DEMANDS, Demands
+from m2m100_onnx.search.diverse import diverse_candidates
+from m2m100_onnx.search.finished import Finished
+from m2m100_onnx.search.hypothesis import Hypothesis, check_arguments, require, shared_prefix
+from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, follow
+from m2m100_onnx.search.terms import asked_cells, constrained_candidates
 
 __all__ = ["BeamSearch", "Hypothesis"]
 
@@ -66,6 +67,7 @@ class BeamSearch:
         eos_id: int,
         options: SearchOptions,
         given: int = 1,
+        demands: Demands = NO_DEMANDS,
     ) -> None:
         """Starts with one row per sentence; no step is made.
 
@@ -75,27 +77,37 @@ class BeamSearch:
             eos_id: the token that ends a sequence.
             options: what to search for.
             given: tokens of the prompt that are not in the length of a sequence.
+            demands: what the sentences ask for beside that.
 
         Raises:
             InvalidInputError: shapes or ids do not fit together.
         """
         check_arguments(state.vocab_size, prompt, eos_id, options)
-        self._state, self._eos_id, self._options, self._given = state, eos_id, options, given
+        self._state, self._eos_id, self._options = state, eos_id, options
+        self._demands, self._groups = demands, options.num_beam_groups
         count = len(prompt)
-        scores = np.zeros((count, 1), np.float32)
-        sums = np.empty((count, 1, 0), np.float32)
-        self._beams = _Beams(np.arange(count), prompt[:, None], scores, sums)
-        self._finished: list[list[Hypothesis]] = [[] for _ in prompt]
+        self._limits = demands.most(np.arange(count), options.max_length)
+        searches: Int64Array = np.arange(count * self._groups)
+        scores = np.zeros((len(searches), 1), np.float32)
+        sums = np.empty((len(searches), 1, 0), np.float32)
+        prompts = np.repeat(prompt[:, None], self._groups, axis=0)
+        self._beams = Beams(searches, prompts, scores, sums)
+        self._finished = Finished(count, options, given)
         # The state follows the beams at the start of the next step. So the state is not stepped
         # after the last token, and a dropped sentence costs no `select` of its own.
         self._fed = True
-        self._rows = np.arange(count)  # of the state, that the beams grow from
+        self._rows = searches // self._groups  # of the state, that the beams grow from
         self._state_rows = count
 
     @property
     def live(self) -> tuple[int, ...]:
         """The sentences that still grow, in order, as indices into the prompt."""
-        return tuple(self._beams.sentences.tolist())
+        return tuple(self._sentences[:: self._groups].tolist())
+
+    @property
+    def _sentences(self) -> Int64Array:
+        """`(N,)` the sentence of each search."""
+        return self._beams.searches // self._groups
 
     def step(self) -> tuple[int, ...]:
         """Appends one token to every live sentence; returns the sentences that ended with it.
@@ -103,23 +115,28 @@ class BeamSearch:
         Raises:
             InvalidInputError: the state's scores are NaN or +inf.
         """
-        before = self._beams
+        before, live, options = self._beams, self.live, self._options
         if not before.scores.size:
             return ()
         self._feed()
-        options = self._options
-        ranking = next_ranking(before.sequences, self._eos_id, options)
-        ranked = self._state.best(ranking)
-        require(len(ranked.tokens) == before.scores.size, "rows", "prompt's", len(ranked.tokens))
-        candidates = _best_candidates(ranked, before, options)
-        ended = (candidates.tokens == self._eos_id) | (before.length + 1 == options.max_length)
-        _collect(self._finished, before, candidates, ended, options, self._given)
-        self._rows, self._beams = _advance(
-            self._finished, before, candidates, ended, options, self._given
+        candidates = self._candidates()
+        over = self._demands.over(
+            before.sequences, candidates.rows, candidates.tokens, self._eos_id
         )
+        cut = (before.length + 1 >= self._limits[self._sentences])[:, None]
+        k = options.group_size
+        if self._groups == 1:
+            # The second K replace beams that end; transformers lets none of them finish.
+            self._finished.collect(before, candidates, (over | cut)[:, :k])
+        else:
+            self._finished.collect(before, candidates, over[:, :k])
+            going = self._going(candidates.scores)[:, None]
+            first = np.cumsum(~over, axis=1) <= k
+            self._finished.collect(before, candidates, ~over & cut & going & first)
+        self._advance(candidates, over | cut)
         self._state_rows, self._fed = before.scores.size, False
         # Not `np.setdiff1d`, which takes as long as the rest of a step.
-        return tuple(sorted(set(before.sentences.tolist()).difference(self.live)))
+        return tuple(sorted(set(live).difference(self.live)))
 
     def drop(self, sentence: int) -> None:
         """Ends a live sentence without a result; the other sentences go on as before.
@@ -128,26 +145,24 @@ class BeamSearch:
             InvalidInputError: the sentence is not live.
         """
         beams = self._beams
-        keep = beams.sentences != sentence
+        keep = self._sentences != sentence
         require(not keep.all(), "sentence", f"one of the live {self.live}", sentence)
-        self._finished[sentence] = []
+        self._finished.clear(sentence)
         self._rows = self._rows.reshape(beams.scores.shape)[keep].reshape(-1)
-        self._beams = _Beams(
-            beams.sentences[keep], beams.tokens[keep], beams.scores[keep], beams.sums[keep]
-        )
+        self._beams = beams.kept(keep)
 
     def hypotheses(self, sentence: int) -> list[Hypothesis]:
         """Returns at most `num_hypotheses` results of a sentence, best first.
 
         Those of a sentence that has ended are final. Those of a live one are what has finished so
-        far, and a dropped one has none.
+        far. A dropped one has none, nor has one whose terms no sequence contains.
 
         Raises:
             InvalidInputError: there is no such sentence.
         """
-        last = len(self._finished) - 1
+        last = len(self._limits) - 1
         require(0 <= sentence <= last, "sentence", f"0 to {last}", sentence)
-        return self._finished[sentence][: self._options.num_hypotheses]
+        return self._finished.of(sentence)[: self._options.num_hypotheses]
 
     def settled(self, sentence: int) -> tuple[int, ...]:
         """Returns the prefix that every result of a live sentence will start with.
@@ -158,11 +173,10 @@ class BeamSearch:
         Raises:
             InvalidInputError: the sentence is not live.
         """
-        place = np.flatnonzero(self._beams.sentences == sentence)
-        require(len(place) == 1, "sentence", f"one of the live {self.live}", sentence)
-        running = self._beams.scores[place[0]] > -np.inf
-        tokens = self._beams.tokens[place[0]][running]
-        finished = [hypothesis.tokens for hypothesis in self._finished[sentence]]
+        own = self._beams.kept(self._sentences == sentence)
+        require(len(own.searches) > 0, "sentence", f"one of the live {self.live}", sentence)
+        tokens = own.tokens[own.scores > -np.inf]
+        finished = [hypothesis.tokens for hypothesis in self._finished.of(sentence)]
         return shared_prefix([*map(tuple, tokens.tolist()), *finished])
 
     def _feed(self) -> None:
@@ -170,145 +184,57 @@ class BeamSearch:
         tokens = None if self._fed else self._beams.tokens
         follow(self._state, self._state_rows, self._rows, tokens)
 
+    def _candidates(self) -> Candidates:
+        """Ranks the continuations of the beams, as the options and the demands ask for it."""
+        beams, options = self._beams, self._options
+        ranking = next_ranking(beams.sequences, self._eos_id, options)
+        terms = [self._demands.terms[n] for n in self._sentences] if self._demands.terms else []
+        if terms:
+            ranking = replace(ranking, asked=asked_cells(beams, terms))
+        ranked = self._state.best(ranking)
+        require(len(ranked.tokens) == beams.scores.size, "rows", "prompt's", len(ranked.tokens))
+        if self._groups > 1:
+            return diverse_candidates(ranked, beams, options, self._eos_id)
+        if not terms:
+            return best_candidates(ranked, beams, 2 * options.beam_size)
+        return constrained_candidates(
+            ranked, ranking.asked, beams, terms, self._cannot_go_on, 2 * options.beam_size
+        )
 
-@dataclass(frozen=True)
-class _Beams:
-    """The sequences that still grow: N sentences, K beams each (1 before the first step).
+    def _cannot_go_on(self, rows: Int64Array, tokens: Int64Array) -> npt.NDArray[np.bool_]:
+        """Says which rows end with a token, or with their length."""
+        beams = self._beams
+        cut = beams.length + 1 >= self._limits[self._sentences]
+        over = self._demands.over(beams.sequences, rows, tokens, self._eos_id)
+        over |= cut[rows // beams.scores.shape[1]]
+        return over
 
-    Attributes:
-        sentences: `(N,)` indices into the prompt.
-        tokens: `(N, K, length)` ids, the prompt included; best beam first.
-        scores: `(N, K)` sums of log-probabilities; -inf is a beam that only fills its row.
-        sums: `(N, K, length - P)` what the score was after each token.
-    """
+    def _going(self, scores: Float32Array) -> npt.NDArray[np.bool_]:
+        """Says which searches are worth a step beyond the next, given scores `(N, C)` of it."""
+        beams, limits = self._beams, self._limits[self._sentences]
+        return self._finished.going(beams.searches, scores.max(axis=1), beams.length + 1, limits)
 
-    sentences: Int64Array
-    tokens: Int64Array
-    scores: Float32Array
-    sums: Float32Array
-
-    @property
-    def length(self) -> int:
-        return int(self.tokens.shape[2])
-
-    @property
-    def sequences(self) -> Int64Array:
-        return self.tokens.reshape(-1, self.length)
-
-    def log_probs(self, row: int, *last: float) -> tuple[float, ...]:
-        """Returns the log-probability of each token of a row, and of one that follows."""
-        sums = [0.0, *self.sums[divmod(row, self.scores.shape[1])].tolist(), *last]
-        return tuple(np.diff(sums).tolist())
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """The best 2K ways to grow each sentence by one token, best first; all `(N, 2K)`.
-
-    Attributes:
-        scores: sums of log-probabilities; -inf is no candidate at all.
-        rows: the row that each grows from.
-        tokens: the token that each appends.
-    """
-
-    scores: Float32Array
-    rows: Int64Array
-    tokens: Int64Array
-
-
-def _best_candidates(ranked: Ranked, beams: _Beams, options: SearchOptions) -> _Candidates:
-    """Finds the best 2K continuations of every sentence among the best 2K of its rows."""
-    n, k = beams.scores.shape
-    per_row, wanted = ranked.tokens.shape[1], 2 * options.beam_size
-    totals = (ranked.scores + beams.scores.reshape(-1, 1)).reshape(n, k * per_row)
-    order = np.argsort(-totals, axis=1, kind="stable")[:, :wanted]
-    scores = np.take_along_axis(totals, order, axis=1)
-    missing = wanted - order.shape[1]
-    if missing:  # There is only one row, and V < 2K.
-        order = np.pad(order, ((0, 0), (0, missing)), mode="edge")
-        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
-    rows = order // per_row + np.arange(n)[:, None] * k
-    return _Candidates(scores, rows, ranked.tokens[rows, order % per_row])
-
-
-def _collect(
-    finished: list[list[Hypothesis]],
-    beams: _Beams,
-    candidates: _Candidates,
-    ended: npt.NDArray[np.bool_],
-    options: SearchOptions,
-    given: int,
-) -> None:
-    """Adds the candidates that ended to `finished`, and keeps the best of each sentence."""
-    k = options.beam_size
-    sequences = beams.sequences
-    scores = candidates.scores / length_norm(beams.length + 1 - given, options)
-    # The second K replace beams that end; transformers lets none of them finish.
-    finishing = ended[:, :k] & (candidates.scores[:, :k] > -np.inf)
-    for n, column in np.argwhere(finishing):
-        row = candidates.rows[n, column]
-        tokens = (*sequences[row].tolist(), int(candidates.tokens[n, column]))
-        log_probs = beams.log_probs(row, float(candidates.scores[n, column]))
-        found = Hypothesis(tokens, float(scores[n, column]), log_probs)
-        finished[beams.sentences[n]].append(found)
-    for sentence in beams.sentences:
-        finished[sentence].sort(key=lambda hypothesis: -hypothesis.score)  # the older wins a tie
-        del finished[sentence][options.wanted :]
-
-
-def _advance(
-    finished: list[list[Hypothesis]],
-    beams: _Beams,
-    candidates: _Candidates,
-    ended: npt.NDArray[np.bool_],
-    options: SearchOptions,
-    given: int,
-) -> tuple[Int64Array, _Beams]:
-    """Grows the live sentences; returns the rows they grow from, `(N' * K,)`, and the beams."""
-    order = np.argsort(ended, axis=1, kind="stable")[:, : options.beam_size]
-    scores = np.take_along_axis(candidates.scores, order, axis=1)
-    scores[np.take_along_axis(ended, order, axis=1)] = -np.inf
-
-    going_on = []
-    for n, sentence in enumerate(beams.sentences):
-        if _can_improve(finished[sentence], scores[n, 0], beams.length + 1, options, given):
-            going_on.append(n)
-        elif not finished[sentence]:  # Every continuation is banned; a part is better than nothing.
-            score = beams.scores[n, 0] / length_norm(beams.length - given, options)
-            part = tuple(beams.tokens[n, 0].tolist())
-            log_probs = beams.log_probs(n * beams.scores.shape[1])
-            finished[sentence].append(Hypothesis(part, float(score), log_probs))
-
-    keep = np.array(going_on, dtype=np.int64)
-    rows = np.take_along_axis(candidates.rows, order, axis=1)[keep]
-    tokens = np.take_along_axis(candidates.tokens, order, axis=1)[keep]
-    grown = np.concatenate([beams.sequences[rows], tokens[:, :, None]], axis=2)
-    past = beams.sums[divmod(rows, beams.scores.shape[1])]
-    sums = np.concatenate([past, scores[keep][:, :, None]], axis=2)
-    return rows.reshape(-1), _Beams(beams.sentences[keep], grown, scores[keep], sums)
-
-
-def _can_improve(
-    hypotheses: list[Hypothesis],
-    best_running: float,
-    length: int,
-    options: SearchOptions,
-    given: int,
-) -> bool:
-    """Says whether a sentence is worth another step, as `_check_early_stop_heuristic` does.
-
-    Args:
-        hypotheses: the finished ones, best first.
-        best_running: sum of log-probabilities of the best beam, -inf if none is left.
-        length: tokens of a beam.
-        options: what to search for.
-        given: tokens of the prompt that are not in the length.
-    """
-    full = len(hypotheses) == options.wanted
-    # Greedy search is beam search with one beam that stops at the first hypothesis.
-    if full and (options.early_stopping is True or options.beam_size == 1):
-        return False
-    if options.early_stopping == "never" and options.length_penalty > 0:
-        length = options.max_length
-    worst_finished = hypotheses[-1].score if full else -math.inf
-    return bool(best_running / length_norm(length - given, options) > worst_finished)
+    def _advance(self, candidates: Candidates, ended: npt.NDArray[np.bool_]) -> None:
+        """Grows the live sentences by the best candidates that have not ended."""
+        beams = self._beams
+        order = np.argsort(ended, axis=1, kind="stable")[:, : self._options.group_size]
+        scores = np.take_along_axis(candidates.scores, order, axis=1)
+        scores[np.take_along_axis(ended, order, axis=1)] = -np.inf
+        # A group that is done waits for the others of its sentence, since rows are alike for all.
+        going = self._going(scores if self._groups == 1 else candidates.scores)
+        going &= scores.max(axis=1) > -np.inf
+        scores[~going] = -np.inf
+        stays = going.reshape(-1, self._groups).any(axis=1)
+        for place in (np.flatnonzero(~stays) * self._groups).tolist():
+            sentence = int(beams.searches[place]) // self._groups
+            # Every continuation is banned; a part is better than nothing, but for missing terms.
+            if not self._finished.of(sentence) and not self._demands.wants_terms(sentence):
+                self._finished.add_part(beams, place)
+        keep = np.flatnonzero(np.repeat(stays, self._groups))
+        rows = np.take_along_axis(candidates.rows, order, axis=1)[keep]
+        tokens = np.take_along_axis(candidates.tokens, order, axis=1)[keep]
+        grown = np.concatenate([beams.sequences[rows], tokens[:, :, None]], axis=2)
+        past = beams.sums[divmod(rows, beams.scores.shape[1])]
+        sums = np.concatenate([past, scores[keep][:, :, None]], axis=2)
+        self._rows = rows.reshape(-1)
+        self._beams = Beams(beams.searches[keep], grown, scores[keep], sums)

@@ -35,7 +35,9 @@ def next_ranking(sequences: Int64Array, eos_id: int, options: SearchOptions) -> 
         suffix = sequences[:, None, length - size + 1 :]
         again, starts = np.nonzero((windows[:, :, :-1] == suffix).all(axis=2))
         banned.append(_cells(again, windows[again, starts, -1]))
-    for *before, last in options.suppress_sequences:
+    for sequence in options.suppress_sequences:
+        assert not isinstance(sequence, str), "words are spelled before"
+        *before, last = sequence
         if len(before) <= length:
             same = (sequences[:, length - len(before) :] == before).all(axis=1)
             banned.append(_cells(rows[same], np.full(int(same.sum()), last)))
@@ -56,7 +58,10 @@ def _count(options: SearchOptions) -> int:
     if options.do_sample:
         return options.top_k or _ALL
     # Each of K beams can end in one way only, so K of 2K candidates go on for certain.
-    return 2 * options.beam_size
+    if options.num_beam_groups == 1:
+        return 2 * options.beam_size
+    # The choices of other groups move so many candidates back.
+    return 2 * options.group_size + options.beam_size
 
 
 def _cells(rows: Int64Array, tokens: Int64Array) -> Int64Array:

@@ -7,6 +7,7 @@ with numpy, the fused rank graph computes with operators, and so never hands out
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,17 +36,39 @@ def rank(logits: Float32Array, ranking: Ranking) -> Ranked:
     # log-probabilities, up to rounding (1e-7), and those of the other tokens are not computed.
     columns = _top_columns(logits, min(ranking.count, logits.shape[1]))
     best = np.take_along_axis(logits, columns, axis=1) - normaliser
-    return Ranked(best.astype(np.float32), columns)
+    ranked = Ranked(best.astype(np.float32), columns)
+    if not len(ranking.asked):
+        return ranked
+    rows, tokens = ranking.asked.T
+    asked = (logits[rows, tokens] - normaliser[rows, 0]).astype(np.float32)
+    return replace(ranked, asked=asked)
 
 
-def amend(ranked: Ranked, seen_scores: Float32Array, ranking: Ranking) -> Ranked:
+def amend(ranked: Ranked, cell_scores: Float32Array, ranking: Ranking) -> Ranked:
     """Applies penalty and bans, on log-probabilities, to a ranking that was made without them.
 
     Args:
         ranked: the best `ranking.count + ranking.most_cells(R)` of every row, or all V.
-        seen_scores: `(N,)` log-probabilities of `ranking.seen`.
+        cell_scores: `(N + Q,)` log-probabilities of `ranking.seen` and then of `ranking.asked`.
         ranking: what the search wants; not `renormalized`.
     """
+    seen_scores, asked = np.split(cell_scores, [len(ranking.seen)])
+    found = _amended(ranked, seen_scores, ranking)
+    if not len(ranking.asked):
+        return found
+    is_seen = among(ranking.asked, ranking.seen)
+    asked = np.where(is_seen, _penalized(asked, ranking), asked)
+    asked[among(ranking.asked, ranking.banned)] = -np.inf
+    return replace(found, asked=asked)
+
+
+def _penalized(scores: Float32Array, ranking: Ranking) -> Float32Array:
+    """Returns log-probabilities with the repetition penalty."""
+    penalty = ranking.repetition_penalty
+    return np.where(scores < 0, scores * penalty, scores / penalty).astype(np.float32)
+
+
+def _amended(ranked: Ranked, seen_scores: Float32Array, ranking: Ranking) -> Ranked:
     rows, wanted = len(ranked.tokens), min(ranking.count, ranked.tokens.shape[1])
     if not len(ranking.seen) and not len(ranking.banned):
         return ranked
@@ -60,9 +83,7 @@ def amend(ranked: Ranked, seen_scores: Float32Array, ranking: Ranking) -> Ranked
     scores = ranked.scores.copy()
     scores[among(_numbered(rows, ranked.tokens), cells)] = -np.inf
     seen, first = np.unique(ranking.seen, axis=0, return_index=True)
-    penalized = seen_scores[first]
-    penalty = ranking.repetition_penalty
-    penalized = np.where(penalized < 0, penalized * penalty, penalized / penalty)
+    penalized = _penalized(seen_scores[first], ranking)
     penalized[among(seen, ranking.banned)] = -np.inf
     place = np.arange(len(seen)) - np.searchsorted(seen[:, 0], seen[:, 0])  # within its row
     width = int(place.max(initial=-1)) + 1

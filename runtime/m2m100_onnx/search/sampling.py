@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from m2m100_onnx.options import SearchOptions
 from m2m100_onnx.search.constraints import next_ranking
+from m2m100_onnx.search.demands import NO_DEMANDS, Demands
 from m2m100_onnx.search.hypothesis import (
     Hypothesis,
     check_arguments,
@@ -46,6 +47,7 @@ class SamplingSearch:
         options: SearchOptions,
         keys: Sequence[Sequence[int]],
         given: int = 1,
+        demands: Demands = NO_DEMANDS,
     ) -> None:
         """Starts with one row per sentence; no step is made.
 
@@ -56,11 +58,14 @@ class SamplingSearch:
             options: what to draw from.
             keys: what tells the sentences apart: equal ones have equal samples with one seed.
             given: tokens of the prompt that are not in the length of a sequence.
+            demands: what ends sequences beside `</s>` and `max_length`; they have no terms.
 
         Raises:
             InvalidInputError: shapes or ids do not fit together.
         """
         check_arguments(state.vocab_size, prompt, eos_id, options)
+        self._demands = demands
+        self._limits = demands.most(np.arange(len(prompt)), options.max_length)
         self._state, self._eos_id, self._options, self._given = state, eos_id, options, given
         samples = options.num_hypotheses
         self._sentences: Int64Array = np.arange(len(prompt))
@@ -150,7 +155,7 @@ class SamplingSearch:
 
     def _append(self, tokens: Int64Array, scores: Float32Array) -> None:
         """Appends `(N, S)` tokens; the samples that end are kept as they are then."""
-        options = self._options
+        before = self._tokens.reshape(tokens.size, -1)
         # Every continuation is banned; a part is better than nothing.
         stuck = self._running & (scores == -np.inf)
         self._finish(stuck)
@@ -162,7 +167,10 @@ class SamplingSearch:
         self._log_probs = np.concatenate([self._log_probs, scores[:, :, None]], axis=2)
         self._running = going
         length = self._tokens.shape[2]
-        self._finish(going & ((tokens == self._eos_id) | (length == options.max_length)))
+        rows = np.arange(tokens.size).reshape(tokens.shape)
+        over = self._demands.over(before, rows, tokens, self._eos_id)
+        cut = (length >= self._limits[self._sentences])[:, None]
+        self._finish(going & (over | cut))
 
     def _finish(self, ended: npt.NDArray[np.bool_]) -> None:
         """Keeps the results of `(N, S)` samples, which run no longer."""

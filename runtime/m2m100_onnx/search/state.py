@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 __all__ = [
     "NO_CELLS",
+    "NO_SCORES",
     "DecoderState",
     "Float32Array",
     "Int64Array",
@@ -26,6 +27,8 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 NO_CELLS: Int64Array = np.empty((0, 2), np.int64)
 """No cell, that is no pair of row and token."""
+NO_SCORES: Float32Array = np.empty(0, np.float32)
+"""The scores of no cells."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Ranking:
         repetition_penalty: multiplies the scores of `seen` cells below 0, divides those above.
         seen: `(N, 2)` rows and tokens; a cell that occurs twice counts once.
         banned: `(M, 2)` rows and tokens that must not occur.
+        asked: `(Q, 2)` rows and tokens whose scores are wanted however low; not `renormalized`.
     """
 
     count: int
@@ -46,6 +50,7 @@ class Ranking:
     repetition_penalty: float = 1.0
     seen: Int64Array = field(default_factory=lambda: NO_CELLS)
     banned: Int64Array = field(default_factory=lambda: NO_CELLS)
+    asked: Int64Array = field(default_factory=lambda: NO_CELLS)
 
     def most_cells(self, rows: int) -> int:
         """Returns the largest number of cells, seen or banned, of one of `rows` rows."""
@@ -60,10 +65,12 @@ class Ranked:
     Attributes:
         scores: `(R, k)` log-probabilities, k the least of `Ranking.count` and V; -inf is banned.
         tokens: `(R, k)` ids.
+        asked: `(Q,)` log-probabilities of the cells `Ranking.asked`, as `scores` has them.
     """
 
     scores: Float32Array
     tokens: Int64Array
+    asked: Float32Array = field(default_factory=lambda: NO_SCORES)
 
 
 class DecoderState(Protocol):

@@ -227,7 +227,11 @@ class Tokenizer:
 
     def has_text(self, ids: Sequence[int]) -> bool:
         """Whether ids that `encode` returned hold more than control tokens."""
-        return len(ids) >= len(self._family.source_frame)
+        return self.count_pieces(ids) > 0
+
+    def count_pieces(self, ids: Sequence[int]) -> int:
+        """Returns how many of the ids that `encode` returned are no control tokens around them."""
+        return len(ids) + 1 - len(self._family.source_frame)
 
     def truncate(self, ids: Sequence[int], limit: int) -> list[int]:
         """Cuts the text of ids that `encode` returned, so that `limit` ids are left.
