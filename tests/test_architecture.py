@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bundle", "search", "rerank"),
     ("model", "text"),
     ("engine", "terminology"),
-    ("targets",),
+    ("targets", "aligning"),
     ("calls",),
     ("language_calls", "face", "reading", "streaming", "alternatives"),
     ("translator", "language_model"),

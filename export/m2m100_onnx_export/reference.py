@@ -26,7 +26,10 @@ def load_reference(checkpoint: Checkpoint) -> tuple[M2M100ForConditionalGenerati
     """
     transformers.utils.logging.disable_progress_bar()
     model = M2M100ForConditionalGeneration.from_pretrained(
-        checkpoint.directory, dtype=torch.float32
+        # Other implementations of attention do not tell its weights.
+        checkpoint.directory,
+        dtype=torch.float32,
+        attn_implementation="eager",
     )
     _load_tables(model, checkpoint)
     if checkpoint.adapter is None:

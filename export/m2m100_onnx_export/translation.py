@@ -17,6 +17,7 @@ from m2m100_onnx.bundle.bundle import GENERATION_CONFIG_FILE
 from m2m100_onnx.bundle.config import CONFIG_FILE, ModelConfig, read_json
 from m2m100_onnx.bundle.folder import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import (
+    CROSS_ATTENTION_FILE,
     FUSED_FILES,
     GRAPH_FILES,
     NATIVE_FILES,
@@ -95,7 +96,7 @@ class TranslationRecipe:
         weights = write_weights(parameters, source, work / WEIGHTS_FILE, precision)
         tell("writing graphs")
         # This project's own operators multiply quantized matrices.
-        names: tuple[str, ...] = (*GRAPH_FILES, *FUSED_FILES)
+        names: tuple[str, ...] = (*GRAPH_FILES, CROSS_ATTENTION_FILE, *FUSED_FILES)
         if precision not in ("fp32", "fp16"):
             names = (*names, *NATIVE_FILES)
         graphs = {}

@@ -17,6 +17,7 @@ import torch
 from transformers import M2M100ForConditionalGeneration
 
 from m2m100_onnx.bundle.graphs import (
+    CROSS_ATTENTION_FILE,
     DECODER_FILE,
     DECODER_WITH_PAST_FILE,
     ENCODER_FILE,
@@ -210,11 +211,13 @@ def _run_pytorch(model: M2M100ForConditionalGeneration, batch: _Batch) -> dict[s
     with torch.inference_mode():
         attention = torch.from_numpy(batch.mask)
         encoded = model.model.encoder(torch.from_numpy(batch.ids), attention).last_hidden_state
-        decoded = model.model.decoder(
+        output = model.model.decoder(
             torch.from_numpy(batch.target),
             encoder_hidden_states=encoded,
             encoder_attention_mask=attention,
-        ).last_hidden_state
+            output_attentions=True,
+        )
+        decoded = output.last_hidden_state
         logits = model.lm_head(decoded)
         log_probs = logits.log_softmax(-1).numpy()
         source = torch.stack(
@@ -228,6 +231,7 @@ def _run_pytorch(model: M2M100ForConditionalGeneration, batch: _Batch) -> dict[s
         ENCODER_FILE: encoded.numpy() * batch.mask[..., None],
         DECODER_FILE: logits.numpy()[:, :_PREFILL],
         DECODER_WITH_PAST_FILE: np.repeat(logits.numpy()[:, _PREFILL:], 2, axis=0),
+        CROSS_ATTENTION_FILE: torch.stack(output.cross_attentions).numpy(),
         FUSED_SOURCE_FILE: source.numpy() * batch.mask[:, None, :, None],
         FUSED_STEP_FILE: decoded.numpy()[:, _PREFILL - 1 :],
         FUSED_RANK_FILE: log_probs[:, _PREFILL - 1 :],
@@ -253,7 +257,15 @@ def _run_portable(translator: Translator, batch: _Batch) -> dict[str, _Floats]:
         input_ids=np.repeat(batch.target[:, _PREFILL:], 2, axis=0),
         **{k: np.repeat(v, 2, axis=0) if ".decoder." in k else v for k, v in past.items()},
     )
+    weights = _run(
+        translator,
+        CROSS_ATTENTION_FILE,
+        encoder_attention_mask=batch.mask,
+        input_ids=batch.target,
+        encoder_hidden_states=hidden,
+    )
     return {
+        CROSS_ATTENTION_FILE: np.stack(list(weights.values())),
         ENCODER_FILE: hidden * batch.mask[..., None],
         DECODER_FILE: first["logits"],
         DECODER_WITH_PAST_FILE: then["logits"],

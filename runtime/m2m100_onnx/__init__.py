@@ -35,13 +35,21 @@ if TYPE_CHECKING:
     from m2m100_onnx.scores import Filling, Generation, Score
     from m2m100_onnx.text.term_files import read_terms
     from m2m100_onnx.text.tokenizer import Tokenizer
-    from m2m100_onnx.translation import Alternative, Hypothesis, Translation
+    from m2m100_onnx.translation import (
+        Alignment,
+        AlignmentHeads,
+        Alternative,
+        Hypothesis,
+        Translation,
+    )
     from m2m100_onnx.translator import Translator
 
 __version__ = "0.1.0"
 
 __all__ = [
     "OPTIONS",
+    "Alignment",
+    "AlignmentHeads",
     "Alternative",
     "Bundle",
     "BundleError",
@@ -89,7 +97,7 @@ _HOMES = {
     "scores": ("Filling", "Generation", "Score"),
     "text.term_files": ("read_terms",),
     "text.tokenizer": ("Tokenizer",),
-    "translation": ("Alternative", "Hypothesis", "Translation"),
+    "translation": ("Alignment", "AlignmentHeads", "Alternative", "Hypothesis", "Translation"),
     "translator": ("Translator",),
 }
 

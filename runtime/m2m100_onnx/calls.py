@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.generation import options_from_config
+from m2m100_onnx.aligning import Aligner, Pair
 from m2m100_onnx.engine.batches import Batch, Sentence, cut
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation, Stop
-from m2m100_onnx.errors import BundleError, InputTooLongError, InvalidInputError, M2M100Error
+from m2m100_onnx.errors import InputTooLongError, InvalidInputError, M2M100Error
 from m2m100_onnx.inputs import Languages, Row, joined
 from m2m100_onnx.model.model import Model
-from m2m100_onnx.options import OPTIONS, SearchOptions, Settings, check_ids, resolve_options
+from m2m100_onnx.options import SearchOptions, Settings, resolve_options
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.rerank import Reranker, as_reranker
 from m2m100_onnx.search.hypothesis import Hypothesis as Tokens
@@ -37,7 +36,6 @@ __all__ = [
     "OnError",
     "Progress",
     "Worker",
-    "default_options",
 ]
 
 _LOGGER = logging.getLogger("m2m100_onnx")
@@ -103,7 +101,7 @@ class _Window:
     Attributes:
         first: position of the first text in the call.
         sentences: the texts that can be translated.
-        targets: their target languages.
+        rows: these texts, as the caller gave them.
         errors: why others cannot, by position.
         failure: why no text was read after these, where that is an error.
         stats: what was done for these texts.
@@ -111,7 +109,7 @@ class _Window:
 
     first: int
     sentences: list[Sentence] = field(default_factory=list)
-    targets: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     errors: dict[int, M2M100Error] = field(default_factory=dict)
     failure: Exception | None = None
     stats: Stats = field(default_factory=Stats)
@@ -124,7 +122,7 @@ class _Window:
     def leave_out(self, sentence: Sentence) -> None:
         """Takes out a text, which turned out to have no translation."""
         place = self.sentences.index(sentence)
-        del self.sentences[place], self.targets[place]
+        del self.sentences[place], self.rows[place]
 
 
 class Worker:
@@ -147,6 +145,7 @@ class Worker:
         """
         self._tokenizer, self._generator, self._gate = tokenizer, generator, gate
         self._config, self._defaults = generator.model.bundle.config, defaults
+        self.aligner = Aligner(generator.model, tokenizer, self._sample)
 
     def begin(
         self,
@@ -248,7 +247,7 @@ class Worker:
                     self._fail(error, position, window, call)
                 else:
                     window.sentences.append(sentence)
-                    window.targets.append(row.target_lang)
+                    window.rows.append(row)
                     window.stats.characters += len(row.text)
                 window.stats.encode_seconds += time.perf_counter() - began
         except Exception as error:
@@ -301,9 +300,33 @@ class Worker:
                     call.advance(len(found) + len(window.errors) - failed)
             if call.rerank is not None:
                 results = _reranked(window, results, call.rerank)
+            search = call.settings.search
+            if search.alignments or search.replace_unknowns:
+                results = self._aligned(window, results, call)
         finally:
             call.record(stats)
         return results
+
+    def _aligned(
+        self, window: _Window, results: dict[int, Translation], call: Call
+    ) -> dict[int, Translation]:
+        """Returns the results with their alignments, as far as `call.stop` allowed."""
+        sides = {
+            sentence.position: (row.text, sentence.source, row.target_lang)
+            for sentence, row in zip(window.sentences, window.rows, strict=True)
+        }
+        with self._gate.call():
+            return self.aligner.attach(results, sides, call.settings, call.stop)
+
+    def _sample(self, text: str, source_lang: str, target_lang: str) -> Pair:
+        """Translates a text greedily, to find out which heads align."""
+        options = {"beam_size": 1, "do_sample": False, "max_length": 48, "min_length": 0}
+        call = self.begin(options, None, "raise", None, None)
+        sentence = self.sentence(0, Row(text, source_lang, target_lang), call)
+        batch = Batch.of([sentence], self._config.pad_token_id)
+        (found,) = self._generator.run(batch, call.settings.search, call.stop)
+        assert found, "a greedy search has a result"
+        return Pair(text, sentence.source, found[0].tokens, target_lang)
 
     def _search(
         self, sentences: list[Sentence], call: Call, window: _Window
@@ -354,7 +377,8 @@ def _reranked(
     window: _Window, results: Mapping[int, Translation], rerank: Reranker
 ) -> dict[int, Translation]:
     """Returns the results with their hypotheses in a language model's order."""
-    targets = {s.position: t for s, t in zip(window.sentences, window.targets, strict=True)}
+    rows = zip(window.sentences, window.rows, strict=True)
+    targets = {sentence.position: row.target_lang for sentence, row in rows}
     positions = list(results)
     try:
         found = rerank.order([*results.values()], [targets[p] for p in positions])
@@ -363,25 +387,3 @@ def _reranked(
             error.position = positions[error.position]
         raise
     return dict(zip(positions, found, strict=True))
-
-
-def default_options(bundle: Bundle) -> SearchOptions:
-    """Returns the search options of a bundle's generation config.
-
-    Raises:
-        BundleError: the file asks for something that cannot be.
-    """
-    try:
-        options = options_from_config(
-            bundle.generation,
-            is_generation_config=bundle.has_generation_config,
-            positions=bundle.config.max_position_embeddings,
-        )
-        check_ids(options, bundle.config.vocab_size)
-        return options
-    except InvalidInputError as error:
-        # The file has transformers' names.
-        name, _, rest = str(error).partition(":")
-        row = OPTIONS.get(name)
-        theirs = row.transformers if row and row.transformers in bundle.generation else name
-        raise BundleError(f"{bundle.generation_file}: {theirs}:{rest}") from None

@@ -296,6 +296,12 @@ def _columns(rows: Sequence[Row]) -> tuple[list[list[int]], list[int]]:
 
 def _refuse_words(search: SearchOptions) -> None:
     """Raises `InvalidInputError` for options of a translation."""
+    for name in ("alignments", "replace_unknowns"):
+        if getattr(search, name):
+            raise InvalidInputError(
+                f"{name}: expected a translation, which has a source, found a text of a language "
+                "model"
+            )
     for name in ("suppress_sequences", "stop_sequences"):
         if words := [each for each in getattr(search, name) if isinstance(each, str)]:
             raise InvalidInputError(

@@ -5,15 +5,16 @@ Knows values; knows no row, no model and no call. `options.py` has the table.
 
 from __future__ import annotations
 
+import difflib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
 
 from m2m100_onnx.errors import InvalidInputError
 
-__all__ = ["Option", "option"]
+__all__ = ["Option", "elsewhere", "option"]
 
 _LONGEST_SHOWN = 200
 
@@ -157,3 +158,31 @@ _KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     ),
     "tuple[int, ...]": ("a list or tuple of token ids of 0 or more", _ids),
 }
+
+
+# What users of other tools try beyond the table's names, and what to do here.
+_ELSEWHERE = {
+    "max_decoding_length": "use max_length = max_decoding_length + 1, as the start token counts",
+    "src_lang": "use source_lang",
+    "tgt_lang": "use target_lang",
+    "forced_bos_token_id": "use target_lang",
+    "decoder_start_token_id": "the bundle has it",
+    "max_time": "use timeout",
+    "max_input_length": "longer texts are an error, or cut with truncate=True",
+    "skip_special_tokens": "they are always skipped",
+    **dict.fromkeys(("batch_size", "batch_type"), "max_batch_tokens counts tokens"),
+    "coverage_penalty": "not supported",
+    "output_attentions": "use alignments",
+    **dict.fromkeys(("return_scores", "output_scores"), "translate_batch returns scores"),
+}
+
+
+def elsewhere(name: str, table: Mapping[str, Option]) -> str:
+    """Names an unknown option, and the one of a table in its place where there is one."""
+    if name in _ELSEWHERE:
+        return f"{name} ({_ELSEWHERE[name]})"
+    for row in table.values():
+        if name in (row.transformers, row.ctranslate2):
+            return f"{name} (use {row.name})"
+    near = difflib.get_close_matches(name, table, n=1, cutoff=0.8)
+    return f"{name} (did you mean {near[0]}?)" if near else name

@@ -10,7 +10,6 @@ This file knows values and no models: what depends on a model's size is checked 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 from m2m100_onnx._typing import TypedDict
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.option import Option, option
+from m2m100_onnx.option import Option, elsewhere, option
 
 __all__ = [
     "OPTIONS",
@@ -127,6 +126,16 @@ class SearchOptions:
         False,
         "The unknown token never occurs in a translation.",
         *(None, None, None, "disable_unk"),
+    )
+    replace_unknowns: bool = option(
+        False,
+        "Put the source word that is attended to most in the place of an unknown token.",
+        *(None, None, None, "replace_unknowns"),
+    )
+    alignments: bool = option(
+        False,
+        "Say for each translation which of its words stand for which words of the source.",
+        *(None, None, None, "return_attention"),
     )
     do_sample: bool = option(
         False,
@@ -288,6 +297,8 @@ class TranslateOptions(TypedDict, total=False):
     suppress_tokens: tuple[int, ...] | list[int]
     suppress_sequences: Sequence[str | Sequence[int]]
     disable_unk: bool
+    replace_unknowns: bool
+    alignments: bool
     do_sample: bool
     temperature: float
     top_k: int
@@ -306,33 +317,6 @@ class Settings:
 
     search: SearchOptions
     call: CallOptions
-
-
-# What users of other tools try beyond the table's names, and what to do here.
-_ELSEWHERE = {
-    "max_decoding_length": "use max_length = max_decoding_length + 1, as the start token counts",
-    "src_lang": "use source_lang",
-    "tgt_lang": "use target_lang",
-    "forced_bos_token_id": "use target_lang",
-    "decoder_start_token_id": "the bundle has it",
-    "max_time": "use timeout",
-    "max_input_length": "longer texts are an error, or cut with truncate=True",
-    "skip_special_tokens": "they are always skipped",
-    **dict.fromkeys(("batch_size", "batch_type"), "max_batch_tokens counts tokens"),
-    "coverage_penalty": "not supported",
-    **dict.fromkeys(("return_scores", "output_scores"), "translate_batch returns scores"),
-}
-
-
-def _elsewhere(name: str) -> str:
-    """Names an unknown option, and ours in its place where there is one."""
-    if name in _ELSEWHERE:
-        return f"{name} ({_ELSEWHERE[name]})"
-    for row in OPTIONS.values():
-        if name in (row.transformers, row.ctranslate2):
-            return f"{name} (use {row.name})"
-    near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.8)
-    return f"{name} (did you mean {near[0]}?)" if near else name
 
 
 def check_ids(search: SearchOptions, vocab_size: int) -> None:
@@ -372,13 +356,18 @@ def resolve_options(
     """
     given = dict(options)
     if unknown := sorted(set(given) - set(OPTIONS)):
-        raise TypeError(f"unknown option: {', '.join(map(_elsewhere, unknown))}")
+        raise TypeError(
+            f"unknown option: {', '.join(elsewhere(name, OPTIONS) for name in unknown)}"
+        )
     values = {name: OPTIONS[name].check(value) for name, value in given.items()}
     # What was not asked for gives way to what was.
     if values.get("do_sample"):
         values.setdefault("beam_size", 1)
     elif values.get("beam_size", 1) > 1:
         values.setdefault("do_sample", False)
+    grouped = {"num_beam_groups", "diversity_penalty"} & {*values}
+    if not grouped and values.get("beam_size", defaults.beam_size) % defaults.num_beam_groups:
+        values |= {"num_beam_groups": 1, "diversity_penalty": 0.0}
     for name, limit in (("num_hypotheses", "beam_size"), ("min_length", "max_length")):
         if name not in values and limit in values:
             values[name] = min(getattr(defaults, name), values[limit])

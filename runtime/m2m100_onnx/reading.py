@@ -12,18 +12,20 @@ from typing import Any, overload
 
 import numpy as np
 
+from m2m100_onnx.aligning import Pair
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.calls import Worker
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.pair_reader import PairReader
 from m2m100_onnx.engine.stopping import Cancellation, Stop
 from m2m100_onnx.errors import InputTooLongError, InvalidInputError, M2M100Error
-from m2m100_onnx.inputs import check_languages, check_texts, joined
+from m2m100_onnx.inputs import Row, check_languages, check_texts, joined
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import OPTIONS, CallOptions, SearchOptions, resolve_options
 from m2m100_onnx.scores import Score
 from m2m100_onnx.search.state import Float32Array
 from m2m100_onnx.text.tokenizer import Tokenizer
+from m2m100_onnx.translation import Alignment, AlignmentHeads
 
 __all__ = ["Reading"]
 
@@ -97,6 +99,97 @@ class Reading:
             StoppedError: `timeout` or `cancellation` ended the call.
             ClosedError: the translator is closed.
         """
+        call, stop = self._begin(options, cancellation)
+        rows = self._encoded(sources, targets, source_lang, target_lang, call)
+        first, second = [ids for _, ids, _ in rows], [target for *_, target in rows]
+        with self._gate.call():
+            found = self._pairs.log_probs(first, second, call, stop, with_entropies=entropy)
+        read = stop.complete(found, len(rows))
+        scores = [self._score(ids, row) for ids, row in zip(second, read, strict=True)]
+        return scores[0] if isinstance(sources, str) else scores
+
+    @overload
+    def align(
+        self,
+        sources: str,
+        targets: str,
+        *,
+        source_lang: str,
+        target_lang: str,
+        heads: AlignmentHeads | None = None,
+        cancellation: Cancellation | None = None,
+        **options: Any,
+    ) -> Alignment: ...
+
+    @overload
+    def align(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        source_lang: str | Sequence[str],
+        target_lang: str | Sequence[str],
+        heads: AlignmentHeads | None = None,
+        cancellation: Cancellation | None = None,
+        **options: Any,
+    ) -> list[Alignment]: ...
+
+    def align(
+        self,
+        sources: str | Sequence[str],
+        targets: str | Sequence[str],
+        *,
+        source_lang: str | Sequence[str],
+        target_lang: str | Sequence[str],
+        heads: AlignmentHeads | None = None,
+        cancellation: Cancellation | None = None,
+        **options: Any,
+    ) -> Alignment | list[Alignment]:
+        """Returns which words of each target stand for which words of its source.
+
+        Args:
+            sources: a text, or several.
+            targets: its translation, or one for each source.
+            source_lang: the sources' language, or one for each.
+            target_lang: the targets' language, or one for each.
+            heads: whose attention aligns; by default `alignment_heads`.
+            cancellation: lets another thread end the call.
+            **options: `max_batch_tokens`, `max_batch_bytes`, `truncate` and `timeout`.
+
+        Raises:
+            BundleError: the bundle was exported without the graph of attention.
+            M2M100Error: see `score`.
+        """
+        call, stop = self._begin(options, cancellation)
+        rows = self._encoded(sources, targets, source_lang, target_lang, call)
+        pairs = [Pair(row.text, ids, target, row.target_lang) for row, ids, target in rows]
+        with self._gate.call():
+            found = self._worker.aligner.align(pairs, call, stop, heads)
+        alignments = stop.complete(found, len(pairs))
+        return alignments[0] if isinstance(sources, str) else alignments
+
+    def alignment_heads(self) -> AlignmentHeads:
+        """Returns the head whose attention aligns by default.
+
+        It is the one whose words agree most with one another, on a few sentences that the first
+        call translates for it.
+
+        Raises:
+            BundleError: the bundle was exported without the graph of attention.
+            InvalidInputError: the model knows too few languages of these sentences.
+        """
+        with self._gate.call():
+            return self._worker.aligner.heads()
+
+    def _encoded(
+        self,
+        sources: str | Sequence[str],
+        targets: str | Sequence[str],
+        source_lang: str | Sequence[str],
+        target_lang: str | Sequence[str],
+        call: CallOptions,
+    ) -> list[tuple[Row, list[int], list[int]]]:
+        """Returns each source with its tokens and those of its target; checks that they match."""
         single = isinstance(sources, str)
         if single != isinstance(targets, str):
             kinds = type(sources).__name__, type(targets).__name__
@@ -104,25 +197,20 @@ class Reading:
                 "targets: expected a str for a str of sources, or a list for a list, found "
                 f"{kinds[1]} for {kinds[0]}"
             )
-        call, stop = self._begin(options, cancellation)
         firsts, seconds = _several(sources), _several(targets)
         if len(firsts) != len(seconds):
             raise InvalidInputError(
                 f"targets: expected one for each of {len(firsts)} sources, found {len(seconds)}"
             )
         check_languages(len(firsts), source_lang=source_lang, target_lang=target_lang)
+        found = []
         sides = zip(joined(firsts, source_lang, target_lang), seconds, strict=True)
-        encoded = []
-        for position, ((source, source_code, target_code, *_), target) in enumerate(sides):
+        for position, (row, target) in enumerate(sides):
             with _at(None if single else position):
-                ids = self._worker.encode(source, source_code, target_code, truncate=call.truncate)
-                encoded.append((ids, self._target(target, target_code, call.truncate)))
-        with self._gate.call():
-            first, second = [s for s, _ in encoded], [t for _, t in encoded]
-            found = self._pairs.log_probs(first, second, call, stop, with_entropies=entropy)
-        rows = stop.complete(found, len(encoded))
-        scores = [self._score(ids, row) for ids, row in zip(second, rows, strict=True)]
-        return scores[0] if single else scores
+                codes = row.source_lang, row.target_lang
+                ids = self._worker.encode(row.text, *codes, truncate=call.truncate)
+                found.append((row, ids, self._target(target, row.target_lang, call.truncate)))
+        return found
 
     def encode_states(
         self,

@@ -66,6 +66,12 @@ class Streaming:
                 "num_hypotheses: expected 1 for a stream, which is one translation, found "
                 f"{call.settings.search.num_hypotheses}"
             )
+        for name in ("alignments", "replace_unknowns"):
+            if getattr(call.settings.search, name):
+                raise InvalidInputError(
+                    f"{name}: expected False for a stream, whose words are not all there when the "
+                    "first are, found True"
+                )
         prefix = cast("Prefix", call.targets.prefixes)
         row = Row(text, source_lang, target_lang, prefix)
         sentence = self._worker.sentence(0, row, call)

@@ -5,7 +5,45 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["EMPTY", "Alternative", "Hypothesis", "Translation"]
+__all__ = ["EMPTY", "Alignment", "AlignmentHeads", "Alternative", "Hypothesis", "Translation"]
+
+
+@dataclass(frozen=True)
+class AlignmentHeads:
+    """Whose attention aligns words.
+
+    Attributes:
+        layer: of the decoder, from 0; below 0 from the last.
+        heads: of that layer, from 0; their mean counts.
+        fed: whether a word's attention is that of the steps that its tokens are fed to, in which
+            the decoder knows them; else that of the steps which predict them.
+    """
+
+    layer: int
+    heads: tuple[int, ...]
+    fed: bool = True
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which words of a translation stand for which words of its source.
+
+    Attributes:
+        source_words: words and punctuation marks of the source.
+        target_words: those of the translation.
+        matrix: how much attention each target word pays to each source word, `(T, S)` as rows. What
+            is left of 1 is on the source's language token and `</s>`.
+        pairs: places of a source word and a target word that belong together, by target word.
+    """
+
+    source_words: tuple[str, ...]
+    target_words: tuple[str, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    pairs: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        """Writes the pairs in the Pharaoh format: `0-0 1-2`."""
+        return " ".join(f"{source}-{target}" for source, target in self.pairs)
 
 
 @dataclass(frozen=True)
@@ -21,12 +59,14 @@ class Hypothesis:
             after the language token and a prefix. In beam search they are the model's, after
             penalties; in greedy search and sampling the tokens that are not banned share all
             probability.
+        alignment: which words stand for which; None unless it was asked for.
     """
 
     text: str
     score: float
     tokens: tuple[int, ...]
     token_log_probs: tuple[float, ...] = ()
+    alignment: Alignment | None = None
 
     @property
     def mean_log_prob(self) -> float:

@@ -13,12 +13,12 @@ from typing import Any, Literal, cast, overload
 from m2m100_onnx._typing import Unpack
 from m2m100_onnx.alternatives import Alternatives
 from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.bundle.defaults import default_options
 from m2m100_onnx.bundle.kinds import opened
 from m2m100_onnx.calls import (
     OnError,
     Progress,
     Worker,
-    default_options,
 )
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator

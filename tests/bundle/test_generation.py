@@ -84,7 +84,6 @@ def test_what_the_file_names_counts_as_in_transformers(
 REFUSED = {
     "begin_suppress_tokens": [5],
     "constraints": [{}],
-    "diversity_penalty": 0.5,
     "dola_layers": "low",
     "encoder_no_repeat_ngram_size": 2,
     "encoder_repetition_penalty": 1.5,
@@ -94,11 +93,9 @@ REFUSED = {
     "forced_eos_token_id": 2,
     "guidance_scale": 2.0,
     "max_time": 0.5,
-    "num_beam_groups": 2,
     "penalty_alpha": 0.6,
     "renormalize_logits": True,
     "sequence_bias": [[[5], 1.0]],
-    "stop_strings": ["."],
     "token_healing": True,
     "watermarking_config": {"bias": 2.0},
     "eos_token_id": [2, 5],
@@ -132,9 +129,21 @@ def test_old_configs_are_read_alike(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = edited(tiny_bundle, tmp_path / "bundle")
     (bundle / "generation_config.json").unlink()
     config = json.loads((bundle / "config.json").read_text())
-    (bundle / "config.json").write_text(json.dumps({**config, "num_beam_groups": 4}))
-    with pytest.raises(BundleError, match=r"config\.json: num_beam_groups .*found 4"):
+    (bundle / "config.json").write_text(json.dumps({**config, "guidance_scale": 4}))
+    with pytest.raises(BundleError, match=r"config\.json: guidance_scale .*found 4"):
         Bundle.open(bundle)
+
+
+def test_groups_and_stops_of_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+    named = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "stop_strings": "."}
+    bundle = edited(tiny_bundle, tmp_path / "bundle", **named)
+    translator = Translator(bundle, lazy=True)
+    defaults = translator.defaults
+    assert (defaults.num_beam_groups, defaults.diversity_penalty) == (2, 0.5)
+    assert defaults.stop_sequences == (".",)
+    # What a call asks for goes before what it does not.
+    for beams in (1, 3):
+        translator.translate("Quit", source_lang="en", target_lang="de", beam_size=beams)
 
 
 def test_what_transformers_writes_out_changes_nothing(tiny_bundle: Path, tmp_path: Path) -> None:

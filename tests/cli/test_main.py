@@ -97,7 +97,7 @@ def test_bash_completes_flags_and_choices(shell: Shell, tmp_path: Path) -> None:
         'cd "$1"; . ./completion; '
         'complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); '
         '_shtab_m2m100 m2m100 "${COMP_WORDS[COMP_CWORD]}"; echo "${COMPREPLY[@]}"; }; '
-        "complete_words m2m100 la; complete_words m2m100 translate --num-; "
+        "complete_words m2m100 la; complete_words m2m100 translate --num-h; "
         "complete_words m2m100 translate --early-stopping ne; "
         "complete_words m2m100 translate --model f"
     )

@@ -137,7 +137,8 @@ def test_options_reach_the_search(
         "max_batch_bytes": 1000,
         "timeout": 2.5,
     }
-    assert {*given, "do_sample", "disable_unk", "truncate"} == set(OPTIONS)
+    switches = dict.fromkeys(("do_sample", "disable_unk", "replace_unknowns", "alignments"), True)
+    assert {*given, *switches, "truncate"} == set(OPTIONS)
     shown = {
         **given,
         "suppress_tokens": "7,8",
@@ -146,8 +147,7 @@ def test_options_reach_the_search(
     }
     flags = [part for name, v in shown.items() for part in (f"--{name.replace('_', '-')}", str(v))]
     flags += [
-        "--do-sample",
-        "--disable-unk",
+        *(f"--{name.replace('_', '-')}" for name in switches),
         "--truncate",
         "--read-ahead",
         "7",
@@ -157,7 +157,6 @@ def test_options_reach_the_search(
     assert shell(*arguments(demo_bundle, *flags))[0] == 0
     languages = {"source_lang": "en", "target_lang": "fr"}
     outside: dict[str, object] = {**languages, "on_error": "raise"}
-    switches = {"do_sample": True, "disable_unk": True}
     wanted = {**outside, **given, **switches, "truncate": True, "read_ahead": 7}
     assert seen.pop() == {**wanted, "target_prefix": "Das"}
     for value, meant in (("true", True), ("false", False), ("never", "never")):

@@ -135,6 +135,7 @@ def run_transformers(
         off = ("patience", "num_beam_groups", "diversity_penalty", "stop_sequences")
         assert [settings.pop(name) for name in off] == [1, 1, 0, ()]
         assert settings.pop("max_length_ratio") is None
+        assert not settings.pop("replace_unknowns") | settings.pop("alignments")
         settings["min_p"] = settings["min_p"] or None
         out = model.generate(
             input_ids=sources.input_ids[index],

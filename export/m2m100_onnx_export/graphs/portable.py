@@ -1,4 +1,4 @@
-"""The three portable graphs, layer by layer, in standard ai.onnx operators.
+"""The portable graphs, layer by layer, in standard ai.onnx operators.
 
 Knows the architecture: a pre-norm transformer with absolute positions, whose encoder, decoder and
 LM head share one embedding or have their own. Refuses to know weights; parameters are references
@@ -10,7 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from m2m100_onnx.bundle.config import ModelConfig
-from m2m100_onnx.bundle.graphs import DECODER_WITH_PAST_FILE, ENCODER_FILE
+from m2m100_onnx.bundle.graphs import (
+    CROSS_ATTENTION_FILE,
+    DECODER_WITH_PAST_FILE,
+    ENCODER_FILE,
+)
 from m2m100_onnx_export.graphs.builder import GraphBuilder
 from m2m100_onnx_export.graphs.layers import Layers, embed
 
@@ -37,6 +41,8 @@ class PortableGraphs:
         """Adds the nodes of one graph."""
         if file == ENCODER_FILE:
             self._encoder()
+        elif file == CROSS_ATTENTION_FILE:
+            self._decoder_layers(with_past=False, weights=True)
         else:
             self._decoder(with_past=file == DECODER_WITH_PAST_FILE)
 
@@ -61,6 +67,23 @@ class PortableGraphs:
 
     def _decoder(self, *, with_past: bool) -> None:
         g, config = self.g, self.config
+        x = self._decoder_layers(with_past=with_past)
+        g.enter("decoder")
+        x = g.layer_norm(x, "decoder.layer_norm")
+        logits = self.layers.logits(g.op("Reshape", x, g.ints(-1, config.d_model)))
+        lengths = g.op("Shape", x, start=0, end=2)
+        shape = g.op("Concat", lengths, g.ints(config.vocab_size), axis=0)
+        g.op("Reshape", logits, shape, name="logits")
+
+    def _decoder_layers(self, *, with_past: bool, weights: bool = False) -> str:
+        """Adds the decoder but for its last layer norm; `(rows, T, D)`.
+
+        Args:
+            with_past: whether keys and values of earlier tokens are inputs.
+            weights: whether the weights of cross-attention are outputs, in the place of keys and
+                values.
+        """
+        g, config = self.g, self.config
         g.enter("decoder")
         past_length = None
         if with_past:
@@ -70,16 +93,11 @@ class PortableGraphs:
         padding = self._padding_mask("encoder_attention_mask")
         for index in range(config.decoder_layers):
             g.enter(f"decoder/layers/{index}")
-            x = self._decoder_layer(x, index, causal, padding, with_past=with_past)
-        g.enter("decoder")
-        x = g.layer_norm(x, "decoder.layer_norm")
-        logits = self.layers.logits(g.op("Reshape", x, g.ints(-1, config.d_model)))
-        lengths = g.op("Shape", x, start=0, end=2)
-        shape = g.op("Concat", lengths, g.ints(config.vocab_size), axis=0)
-        g.op("Reshape", logits, shape, name="logits")
+            x = self._decoder_layer(x, index, causal, padding, with_past=with_past, weights=weights)
+        return x
 
     def _decoder_layer(
-        self, x: str, index: int, causal: str, padding: str, *, with_past: bool
+        self, x: str, index: int, causal: str, padding: str, *, with_past: bool, weights: bool
     ) -> str:
         g, heads = self.g, self.config.decoder_attention_heads
         layer = f"decoder.layers.{index}"
@@ -90,7 +108,7 @@ class PortableGraphs:
             past = f"past_key_values.{index}.decoder"
             k = g.op("Concat", f"{past}.key", k, axis=2, name=f"{present}.key")
             v = g.op("Concat", f"{past}.value", v, axis=2, name=f"{present}.value")
-        else:
+        elif not weights:
             k = g.op("Identity", k, name=f"{present}.key")
             v = g.op("Identity", v, name=f"{present}.value")
         y = g.linear(self._attend(q, k, v, causal, y), f"{layer}.self_attn.out_proj")
@@ -100,9 +118,10 @@ class PortableGraphs:
         if with_past:
             k, v = (f"past_key_values.{index}.encoder.{kind}" for kind in ("key", "value"))
         else:
-            k, v = self._cross_keys_values(layer, index)
+            k, v = self._cross_keys_values(layer, index, present=not weights)
         q = self._cross_queries(g.linear(y, f"{layer}.encoder_attn.q_proj"), k)
-        y = g.linear(self._attend(q, k, v, padding, y), f"{layer}.encoder_attn.out_proj")
+        name = f"cross_attentions.{index}" if weights else None
+        y = g.linear(self._attend(q, k, v, padding, y, name), f"{layer}.encoder_attn.out_proj")
         return self._feed_forward(g.op("Add", x, y), layer)
 
     def _feed_forward(self, x: str, layer: str) -> str:
@@ -138,7 +157,7 @@ class PortableGraphs:
         shape = g.ints(0, 0, heads, width // heads)
         return [g.op("Transpose", g.op("Reshape", p, shape), perm=[0, 2, 1, 3]) for p in parts]
 
-    def _cross_keys_values(self, layer: str, index: int) -> tuple[str, str]:
+    def _cross_keys_values(self, layer: str, index: int, *, present: bool) -> tuple[str, str]:
         """Adds the source's keys and values, `(B, H, S, E)`, which every later step reuses."""
         g, width, heads = self.g, self.config.d_model, self.config.decoder_attention_heads
         both = g.linear("encoder_hidden_states", f"{layer}.encoder_attn.kv")
@@ -149,7 +168,7 @@ class PortableGraphs:
                 "Transpose",
                 g.op("Reshape", part, shape),
                 perm=[0, 2, 1, 3],
-                name=f"present.{index}.encoder.{kind}",
+                name=f"present.{index}.encoder.{kind}" if present else None,
             )
             for part, kind in zip(parts, ("key", "value"), strict=True)
         )
@@ -169,10 +188,12 @@ class PortableGraphs:
     def _scale(self, queries: str, heads: int) -> str:
         return self.g.op("Mul", queries, self.g.number((self.config.d_model // heads) ** -0.5))
 
-    def _attend(self, q: str, k: str, v: str, mask: str, like: str) -> str:
+    def _attend(
+        self, q: str, k: str, v: str, mask: str, like: str, weights_name: str | None = None
+    ) -> str:
         """Adds softmax(q k^T + mask) v, with the heads joined to the shape of `like`."""
         g = self.g
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
-        weights = g.op("Softmax", g.op("Add", scores, mask), axis=-1)
+        weights = g.op("Softmax", g.op("Add", scores, mask), axis=-1, name=weights_name)
         mixed = g.op("Transpose", g.op("MatMul", weights, v), perm=[0, 2, 1, 3])
         return g.op("Reshape", mixed, g.op("Shape", like))

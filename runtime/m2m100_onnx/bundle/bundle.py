@@ -22,6 +22,7 @@ from m2m100_onnx.bundle.folder import (
 )
 from m2m100_onnx.bundle.generation import GENERATION_CONFIG_FILE, read_generation
 from m2m100_onnx.bundle.graphs import (
+    CROSS_ATTENTION_FILE,
     DECODER_FILE,
     FUSED_FILES,
     GRAPH_FILES,
@@ -71,7 +72,7 @@ class Bundle(BundleFolder):
     generation_file: Path
     fused_files: ClassVar[tuple[str, ...]] = FUSED_FILES
     native_files: ClassVar[tuple[str, ...]] = NATIVE_FILES
-    rarely_run: ClassVar[tuple[str, ...]] = (DECODER_FILE,)
+    rarely_run: ClassVar[tuple[str, ...]] = (DECODER_FILE, CROSS_ATTENTION_FILE)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Bundle:
@@ -100,6 +101,11 @@ class Bundle(BundleFolder):
     def portable_files(self) -> tuple[str, ...]:
         """The graphs in standard operators."""
         return GRAPH_FILES
+
+    @property
+    def has_cross_attention(self) -> bool:
+        """Whether the bundle has the graph that alignments are made from."""
+        return self.manifest is not None and CROSS_ATTENTION_FILE in self.manifest.graphs
 
     @property
     def head_size(self) -> int:

@@ -15,6 +15,7 @@ from typing import Literal
 from m2m100_onnx.bundle.config import ModelConfig
 
 __all__ = [
+    "CROSS_ATTENTION_FILE",
     "DECODER_FILE",
     "DECODER_WITH_PAST_FILE",
     "ENCODER_FILE",
@@ -40,6 +41,8 @@ __all__ = [
 ENCODER_FILE = "encoder_model.onnx"
 DECODER_FILE = "decoder_model.onnx"
 DECODER_WITH_PAST_FILE = "decoder_with_past_model.onnx"
+# Whole targets in, attention weights out; opened for alignments alone.
+CROSS_ATTENTION_FILE = "cross_attention.onnx"
 GRAPH_FILES = (ENCODER_FILE, DECODER_FILE, DECODER_WITH_PAST_FILE)
 # Optimum and transformers.js look for "encoder" and "decoder" in file names, so these have neither.
 FUSED_SOURCE_FILE = "fused_source.onnx"
@@ -93,7 +96,7 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
     since the graph takes several tokens at once.
 
     Args:
-        file: a name in `GRAPH_FILES`, `FUSED_FILES` or `NATIVE_FILES`.
+        file: a name in `GRAPH_FILES`, `FUSED_FILES` or `NATIVE_FILES`, or `CROSS_ATTENTION_FILE`.
         config: the model's sizes.
         precision: the weights' precision.
     """
@@ -103,6 +106,7 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
         ENCODER_FILE: _encoder,
         DECODER_FILE: _decoder,
         DECODER_WITH_PAST_FILE: _decoder_with_past,
+        CROSS_ATTENTION_FILE: _cross_attention,
         FUSED_SOURCE_FILE: _fused_source,
         FUSED_STEP_FILE: _fused_step,
         NATIVE_SOURCE_FILE: _fused_source,
@@ -160,6 +164,16 @@ def _decoder(config: ModelConfig, real: str) -> Signature:
         TensorSpec("encoder_hidden_states", real, (*_SOURCE, config.d_model)),
     )
     return Signature(inputs, _grown(config, real, encoder=_SOURCE))
+
+
+def _cross_attention(config: ModelConfig, real: str) -> Signature:
+    """Describes the graph of a target's attention to its source, `(B, H, T, S)` of each layer."""
+    axes = ("batch_size", config.decoder_attention_heads, _TARGET[1], _SOURCE[1])
+    outputs = tuple(
+        TensorSpec(f"cross_attentions.{layer}", real, axes)
+        for layer in range(config.decoder_layers)
+    )
+    return Signature(_decoder(config, real).inputs, outputs)
 
 
 def _decoder_with_past(config: ModelConfig, real: str) -> Signature:

@@ -61,9 +61,12 @@ def _facts(bundle: Bundle | LanguageModelBundle, *, verified: bool) -> dict[str,
         for file in sorted(bundle.directory.iterdir())
         if file.is_file()
     }
+    from m2m100_onnx.bundle.graphs import CROSS_ATTENTION_FILE
+
     fused = bundle.fused_files if bundle.has_fused_graphs else ()
     native = bundle.native_files if bundle.has_native_graphs else ()
-    names = (*bundle.portable_files, *fused, *native)
+    attention = (CROSS_ATTENTION_FILE,) if CROSS_ATTENTION_FILE in graphs else ()
+    names = (*bundle.portable_files, *attention, *fused, *native)
     return {
         "bundle": os.fspath(bundle.directory),
         "kind": bundle.manifest.kind if bundle.manifest else "translation",

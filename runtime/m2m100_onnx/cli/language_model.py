@@ -26,6 +26,7 @@ from m2m100_onnx.cli.arguments import (
 )
 from m2m100_onnx.cli.cache import add_cache_options
 from m2m100_onnx.cli.lines import LINE_BREAK, add_files, answer_lines, check_input
+from m2m100_onnx.cli.pairs import sides_of
 from m2m100_onnx.errors import InvalidInputError, M2M100Error
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _scorer(arguments: argparse.Namespace) -> Callable[[list[str]], list[Score]]
     translator = Translator(arguments.model, **opening(arguments))
 
     def score(lines: list[str]) -> list[Score]:
-        sides = [_sides(line, position) for position, line in enumerate(lines)]
+        sides = [sides_of(line, position) for position, line in enumerate(lines)]
         source_lang, target_lang = languages
         return translator.score(
             [source for source, _ in sides],
@@ -137,23 +138,6 @@ def _scorer(arguments: argparse.Namespace) -> Callable[[list[str]], list[Score]]
         )
 
     return score
-
-
-def _sides(line: object, position: int) -> tuple[str, str]:
-    """Returns the two texts of a line.
-
-    Raises:
-        InvalidInputError: there are more or fewer, or the line is no text.
-    """
-    sides = line.split("\t") if isinstance(line, str) else []
-    if len(sides) != 2:
-        error = InvalidInputError(
-            "expected a source and its translation with a tab between them, found "
-            f"{len(sides)} of them"
-        )
-        error.position = position
-        raise error
-    return sides[0], sides[1]
 
 
 def _score(arguments: argparse.Namespace) -> int:

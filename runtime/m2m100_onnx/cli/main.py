@@ -15,6 +15,7 @@ from pathlib import Path
 
 from m2m100_onnx import __version__
 from m2m100_onnx.cli import (
+    align,
     cache,
     completion,
     export,
@@ -112,4 +113,5 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_parser(commands)
     language_model.add_parsers(commands)
     rerank.add_parser(commands)
+    align.add_parser(commands)
     return parser

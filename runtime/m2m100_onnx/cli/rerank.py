@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import Any
 
 from m2m100_onnx.cli.arguments import Commands, add_command
 from m2m100_onnx.cli.language_model import add_model_arguments, open_model
 from m2m100_onnx.cli.lines import LINE_BREAK, add_files, answer_lines
+from m2m100_onnx.cli.translate import facts_of
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.rerank import DEFAULT_WEIGHT, Reranker
 from m2m100_onnx.translation import Hypothesis, Translation
@@ -93,6 +93,6 @@ def _translation(record: dict[str, Any]) -> Translation:
 
 def _line(record: dict[str, Any], translation: Translation, *, as_json: bool) -> str:
     if as_json:
-        kept = record if "error" in record else {**record, **asdict(translation)}
+        kept = record if "error" in record else {**record, **facts_of(translation)}
         return json.dumps(kept, ensure_ascii=False)
     return LINE_BREAK.sub(" ", translation.text)

@@ -34,10 +34,9 @@ from m2m100_onnx.cli.lines import LINE_BREAK, Texts, add_files, check_input, enc
 from m2m100_onnx.cli.output import progress, warn
 from m2m100_onnx.errors import InvalidInputError, M2M100Error, StoppedError
 from m2m100_onnx.options import READ_AHEAD
-from m2m100_onnx.text.term_files import read_terms
 from m2m100_onnx.translation import EMPTY, Translation
 
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "facts_of"]
 
 _PROGRESS = "{task.fields[lines]:,} lines, {task.fields[rate]:,.1f} lines/s"
 
@@ -120,6 +119,8 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.target_prefix is not None:
         given["target_prefix"] = arguments.target_prefix
     if arguments.terms is not None:
+        from m2m100_onnx.text.term_files import read_terms
+
         languages = arguments.source_lang, arguments.target_lang
         try:
             given["terms"] = read_terms(arguments.terms, *languages)
@@ -164,6 +165,15 @@ def _write_all(found: Iterator[Translation | M2M100Error], texts: Texts, written
         raise InvalidInputError(f"{place}: {message}") from error
 
 
+def facts_of(translation: Translation) -> dict[str, Any]:
+    """Returns what a line of JSON has of a translation; an alignment where there is one."""
+    found = asdict(translation)
+    for hypothesis in found["hypotheses"]:
+        if hypothesis["alignment"] is None:
+            del hypothesis["alignment"]
+    return found
+
+
 class _Lines:
     """Writes a line for each text, and counts.
 
@@ -184,7 +194,7 @@ class _Lines:
         # A vocabulary may hold a line break, and one line more would shift all that follow.
         line = LINE_BREAK.sub(" ", translation.text)
         if self._languages:
-            record = {"source": source, **self._languages, **asdict(translation)}
+            record = {"source": source, **self._languages, **facts_of(translation)}
             line = json.dumps(record, ensure_ascii=False)
         self._put(line)
 

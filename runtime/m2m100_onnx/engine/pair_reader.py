@@ -62,6 +62,37 @@ class PairReader:
                 found[place] = np.stack([taken(own, tokens), *rows])
         return found
 
+    def attention(
+        self,
+        sources: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        layers: Sequence[int],
+        options: CallOptions,
+        stop: Stop,
+    ) -> dict[int, Float32Array]:
+        """Returns the attention of target tokens to source tokens, `(L', H, T, S)`.
+
+        Args:
+            sources: the tokens of each source, as the encoder reads them.
+            targets: the tokens that the decoder is fed.
+            layers: L' layers of the decoder.
+            options: has the budgets of a batch.
+            stop: ends the work between two batches.
+
+        Returns:
+            By index of the pair, what was read until `stop`.
+        """
+        found = {}
+        longest = max(map(len, sources), default=0)
+        # The outputs and a copy of them, and what a layer computes them from.
+        numbers = 2 * (len(layers) + 1) * self._config.decoder_attention_heads * longest
+        for batch in self._batches(sources, targets, options, stop, numbers):
+            inputs = batch.input_ids, batch.attention_mask, batch.target
+            weights = self._model.cross_attention(*inputs, layers)
+            for place, row in zip(batch.places.tolist(), weights, strict=True):
+                found[place] = row[..., : len(targets[place]), : len(sources[place])].copy()
+        return found
+
     def states(
         self, sources: Sequence[Sequence[int]], options: CallOptions, stop: Stop
     ) -> dict[int, Float32Array]:

@@ -6,13 +6,15 @@ The fused one runs fused and native graphs, which have the same inputs and outpu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.model.blocks import on_device
 from m2m100_onnx.model.fused import FusedState
 from m2m100_onnx.model.graphs import Graphs
-from m2m100_onnx.model.portable import PortableState, run_decoder, run_encoder
+from m2m100_onnx.model.portable import PortableState, run_cross_attention, run_decoder, run_encoder
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array
 
@@ -80,6 +82,30 @@ class Model(Graphs[Bundle]):
         hidden = run_encoder(self.sessions, ids, mask)
         logits, _ = run_decoder(self.sessions, mask, fed, hidden, present=False)
         return logits.astype(np.float32, copy=False)
+
+    def cross_attention(
+        self,
+        input_ids: Int64Array,
+        attention_mask: Int64Array,
+        target: Int64Array,
+        layers: Sequence[int],
+    ) -> Float32Array:
+        """Returns the attention `(B, L', H, T, S)` of each token of the target to the source.
+
+        Args:
+            input_ids: `(B, S)` source tokens, padded at the end.
+            attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
+            target: `(B, T)` decoder tokens, padded at the end.
+            layers: L' layers of the decoder, from 0.
+
+        Raises:
+            BundleError: the bundle has no such graph, or it is damaged.
+            InferenceError: onnxruntime failed.
+        """
+        ids, mask, fed = self._on_device(input_ids, attention_mask, target)
+        hidden = run_encoder(self.sessions, ids, mask)
+        weights = run_cross_attention(self.sessions, mask, fed, hidden, layers)
+        return weights.astype(np.float32, copy=False)
 
     def _on_device(self, *arrays: Int64Array) -> list[ort.OrtValue]:
         return [on_device(array, (self.device, self.device_id)) for array in arrays]

@@ -7,13 +7,20 @@ T target tokens so far, V vocabulary, L decoder layers, H heads, E head size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.graphs import DECODER_FILE, DECODER_WITH_PAST_FILE, ENCODER_FILE
+from m2m100_onnx.bundle.graphs import (
+    CROSS_ATTENTION_FILE,
+    DECODER_FILE,
+    DECODER_WITH_PAST_FILE,
+    ENCODER_FILE,
+)
+from m2m100_onnx.errors import BundleError
 from m2m100_onnx.model.blocks import real_of
 from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy
 from m2m100_onnx.model.sessions import Sessions, run
@@ -159,6 +166,40 @@ def run_decoder(
         binding.bind_output(name, sessions.factory.device, sessions.factory.device_id)
     run(session, binding, only=not present)
     return logits, dict(zip(names, binding.get_outputs()[1:], strict=True))
+
+
+def run_cross_attention(
+    sessions: Sessions[Bundle],
+    mask: ort.OrtValue,
+    target: ort.OrtValue,
+    hidden: ort.OrtValue,
+    layers: Sequence[int],
+) -> npt.NDArray[Any]:
+    """Returns attention of whole targets to their sources, `(B, L', H, T, S)` of some layers.
+
+    Other arguments are those of `run_decoder`.
+
+    Raises:
+        BundleError: the bundle has no such graph.
+    """
+    bundle = sessions.bundle
+    if not bundle.has_cross_attention:
+        raise BundleError(
+            f"{bundle.directory}: expected {CROSS_ATTENTION_FILE} for alignments, found none, as "
+            "in bundles that were exported before; export the checkpoint again"
+        )
+    session = sessions.get(CROSS_ATTENTION_FILE)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("encoder_attention_mask", mask)
+    binding.bind_ortvalue_input("input_ids", target)
+    binding.bind_ortvalue_input("encoder_hidden_states", hidden)
+    rows, length = target.shape()
+    shape = rows, bundle.config.decoder_attention_heads, length, mask.shape()[1]
+    weights = [np.empty(shape, real_of(bundle)) for _ in layers]
+    for layer, array in zip(layers, weights, strict=True):
+        bind_numpy(binding, f"cross_attentions.{layer}", array)
+    run(session, binding, only=True)
+    return np.stack(weights, axis=1)
 
 
 def _beams_share_source(bundle: Bundle) -> bool:

@@ -229,6 +229,11 @@ class Tokenizer:
         """Whether ids that `encode` returned hold more than control tokens."""
         return self.count_pieces(ids) > 0
 
+    def pieces_within(self, ids: Sequence[int]) -> slice:
+        """Returns where the pieces of ids that `encode` returned lie, between control tokens."""
+        start = self._family.source_frame.index("text")
+        return slice(start, start + self.count_pieces(ids))
+
     def count_pieces(self, ids: Sequence[int]) -> int:
         """Returns how many of the ids that `encode` returned are no control tokens around them."""
         return len(ids) + 1 - len(self._family.source_frame)
