@@ -21,7 +21,7 @@ import numpy as np
 
 from m2m100_onnx import Translator
 from m2m100_onnx.engine.batches import Pairs
-from m2m100_onnx.search.alignment import best_pairs, between_words
+from m2m100_onnx.search.alignment import between_words, mutual_pairs
 from m2m100_onnx.search.state import Float32Array
 from m2m100_onnx.text.words import words_of
 
@@ -67,10 +67,9 @@ def error_rate(found: Iterable[Links], gold: Sequence[Gold]) -> float:
     return 100 * (1 - both / size)
 
 
-def intersection(matrix: Float32Array) -> list[tuple[int, int]]:
-    """Returns the pairs of which each word attends to, or is attended by, the other most."""
-    back = {(source, int(target)) for source, target in enumerate(matrix.argmax(axis=0))}
-    return [pair for pair in best_pairs(matrix) if pair in back]
+def most_attended(matrix: Float32Array) -> list[tuple[int, int]]:
+    """Returns a pair for each target word: the source word that it attends to most."""
+    return [(int(source), target) for target, source in enumerate(matrix.argmax(axis=1))]
 
 
 def matrices(
@@ -101,8 +100,8 @@ def main() -> None:
     translator = Translator(parser.parse_args().model)
     gold = list(read_gold())
     ways: dict[str, Callable[[Float32Array], list[tuple[int, int]]]] = {
-        "most attended": best_pairs,
-        "intersection": intersection,
+        "most attended": most_attended,
+        "mutual": mutual_pairs,
     }
     config = translator.bundle.config
     for layer in range(config.decoder_layers):
@@ -112,11 +111,10 @@ def main() -> None:
             for name, way in ways.items():
                 mean = (set(way(np.mean(heads, axis=0))) for heads in found)
                 row[name] = round(error_rate(mean, gold), 1)
-            each = [
-                error_rate((set(best_pairs(heads[head])) for heads in found), gold)
-                for head in range(config.decoder_attention_heads)
-            ]
-            row["heads"] = [round(rate, 1) for rate in each]
+                row[f"{name}, heads"] = [
+                    round(error_rate((set(way(heads[head])) for heads in found), gold), 1)
+                    for head in range(config.decoder_attention_heads)
+                ]
             print(json.dumps(row), flush=True)
 
 

@@ -23,7 +23,7 @@ from m2m100_onnx.errors import InvalidInputError, UnknownLanguageError
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import CallOptions, Settings
 from m2m100_onnx.process import renew_in_children
-from m2m100_onnx.search.alignment import agreement, best_pairs, between_words
+from m2m100_onnx.search.alignment import agreement, between_words, mutual_pairs
 from m2m100_onnx.search.state import Float32Array
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.text.words import Word, words_of
@@ -123,7 +123,7 @@ class Aligner:
                 tuple(word.text for word in sources),
                 tuple(word.text for word in targets),
                 tuple(map(tuple, matrix.tolist())),
-                tuple(best_pairs(matrix)),
+                tuple(mutual_pairs(matrix)),
             )
         return found
 
@@ -185,11 +185,10 @@ class Aligner:
         words = self._tokenizer
         kept = [t for t in tokens if t == words.unk_id or t not in words.control_ids]
         pieces = words.ids_to_pieces(kept)
-        source_of = {target: source for source, target in alignment.pairs}
         for target, word in enumerate(words_of(pieces)):
             for place in range(word.start, word.end):
                 if kept[place] == words.unk_id:
-                    pieces[place] = alignment.source_words[source_of[target]]
+                    pieces[place] = alignment.source_words[int(np.argmax(alignment.matrix[target]))]
         return "".join(pieces).replace("▁", " ").strip()
 
     def heads(self) -> AlignmentHeads:

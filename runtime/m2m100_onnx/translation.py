@@ -33,7 +33,8 @@ class Alignment:
         target_words: those of the translation.
         matrix: how much attention each target word pays to each source word, `(T, S)` as rows. What
             is left of 1 is on the source's language token and `</s>`.
-        pairs: places of a source word and a target word that belong together, by target word.
+        pairs: places of a source word and a target word that belong together, by target word: those
+            that choose one another by most attention.
     """
 
     source_words: tuple[str, ...]

@@ -11,7 +11,7 @@ import numpy as np
 
 from m2m100_onnx.search.state import Float32Array
 
-__all__ = ["agreement", "best_pairs", "between_words"]
+__all__ = ["agreement", "between_words", "mutual_pairs"]
 
 Span = tuple[int, int]
 
@@ -33,14 +33,16 @@ def between_words(
     return np.array(found, np.float32).reshape(len(targets), len(sources))
 
 
-def best_pairs(matrix: Float32Array) -> list[tuple[int, int]]:
+def mutual_pairs(matrix: Float32Array) -> list[tuple[int, int]]:
     """Returns places of source and target words that belong together, by target word.
 
-    A target word belongs to the source word that it attends to most.
+    They choose one another: the target word attends to no other source word more, and no other
+    target word attends to the source word more.
     """
     if not matrix.size:
         return []
-    return [(int(source), target) for target, source in enumerate(matrix.argmax(axis=1))]
+    sources, targets = matrix.argmax(axis=1).tolist(), matrix.argmax(axis=0).tolist()
+    return [(source, target) for target, source in enumerate(sources) if targets[source] == target]
 
 
 def agreement(matrix: Float32Array) -> float:
@@ -48,6 +50,4 @@ def agreement(matrix: Float32Array) -> float:
 
     A head that aligns has more of them than others. No links made by hand are needed to tell.
     """
-    back = {(source, int(target)) for source, target in enumerate(matrix.argmax(axis=0))}
-    targets, sources = map(int, matrix.shape)
-    return len(back.intersection(best_pairs(matrix))) / max(targets, sources)
+    return len(mutual_pairs(matrix)) / max(len(matrix), len(matrix[0]))
