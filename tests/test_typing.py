@@ -158,7 +158,7 @@ from m2m100_onnx import TranslateOptions, Translator
 from m2m100_onnx.rerank import TranslateArguments
 
 hints = typing.get_type_hints(Translator.translate)
-print(hints["options"] is TranslateArguments, sorted(typing.get_type_hints(TranslateOptions))[0])
+print(hints["options"] is TranslateArguments, next(iter(typing.get_type_hints(TranslateOptions))))
 assert "typing_extensions" not in sys.modules
 """
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -87,7 +88,9 @@ class Aligner:
 
     def __init__(self, model: Model, tokenizer: Tokenizer, translate: Translate) -> None:
         """Takes the parts; no graph is opened, and no text translated."""
-        self._reader, self._tokenizer, self._translate = PairReader(model), tokenizer, translate
+        self._reader, self._tokenizer = PairReader(model), tokenizer
+        # Whose method it is has this aligner, and is to be freed at once.
+        self._translate = WeakMethod(translate)
         self._config = model.bundle.config
         self._chosen: AlignmentHeads | None = None
         self.renew()
@@ -229,9 +232,11 @@ class Aligner:
                 "heads: expected layer and heads for a model that knows fewer than two of "
                 f"{', '.join(_SAMPLES)}, found None"
             )
+        translate = self._translate()
+        assert translate is not None, "it has this aligner"
         for (code, source), (_, target) in zip(known, [*known[1:], known[0]], strict=True):
             for text in _SAMPLES[code]:
-                yield self._translate(text, source, target)
+                yield translate(text, source, target)
 
     def _resolved(self, code: str) -> str | None:
         try:

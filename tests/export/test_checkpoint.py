@@ -142,7 +142,7 @@ def test_exports_are_the_same_byte_for_byte(
 ) -> None:
     export(tiny_checkpoint, tmp_path / "again", verify_outputs=False)
     assert tree(tmp_path / "again") == tree(tiny_bundle)
-    assert len(tree(tiny_bundle)) == 17
+    assert len(tree(tiny_bundle)) == 18
 
 
 def test_what_export_returns(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from checkpoints import SAFETENSORS, copied, tree
 from conftest import LANGUAGES
 from m2m100_onnx import ExportError, Translator
-from m2m100_onnx.bundle.graphs import FUSED_FILES, GRAPH_FILES, Precision
+from m2m100_onnx.bundle.graphs import CROSS_ATTENTION_FILE, FUSED_FILES, GRAPH_FILES, Precision
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx_export import export, translation
 from m2m100_onnx_export.weights import StoredTensor, WeightsFile
@@ -103,7 +103,7 @@ def test_verification_report_of_the_demo(
     assert [check.method for check in report.translations] == ["greedy", "beam 5"]
     for check in report.translations:
         assert (check.total, check.identical) == (len(LANGUAGES), len(LANGUAGES))
-    files = {*GRAPH_FILES, *(FUSED_FILES if precision == "fp32" else ())}
+    files = {*GRAPH_FILES, CROSS_ATTENTION_FILE, *(FUSED_FILES if precision == "fp32" else ())}
     assert report.differences.keys() == report.tolerances.keys() == files
     largest = 1e-4 if precision == "fp32" else 5e-2
     # Exactly zero would mean that something was compared with itself.
