@@ -3,7 +3,7 @@
     python benchmarks/controls.py BUNDLE [--ctranslate2 FOLDER --interpreter PYTHON] [--only score]
 
 `score` compares pairs a second with CTranslate2's `score_batch`, by turns, each in its own process;
-CTranslate2 takes the best of several thread settings. `stream` compares the time to the first piece
+CTranslate2 takes the best of several thread settings. `stream` compares the time to the first tokens
 of a stream with whole calls that end after one and after three steps. `terms` compares constrained
 with plain beam search at one length. Run it on an idle machine.
 """
@@ -21,6 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 from m2m100_onnx import Translator
+from m2m100_onnx.engine.batches import Batch
+from m2m100_onnx.inputs import Row
 
 ROUNDS = 5
 WORDS = ["file", "open", "window", "save", "close", "folder", "name", "error", "list", "menu"]
@@ -97,17 +99,17 @@ def measure_streams(translator: Translator) -> None:
     """Compares the first piece with one step and three steps."""
     (text,) = texts(1, 32)
     for beams in (1, 5):
-        options: dict[str, Any] = {
-            **LANGUAGES,
-            "beam_size": beams,
-            "min_length": 40,
-            "max_length": 40,
-        }
+        search: dict[str, Any] = {"beam_size": beams, "min_length": 40, "max_length": 40}
+        options = {**LANGUAGES, **search}
 
-        def first(options: dict[str, Any] = options) -> None:
-            pieces = translator.stream(text, **options)
-            next(pieces)
-            pieces.close()
+        def first(search: dict[str, Any] = search) -> None:
+            # The tokens of random weights may have no text.
+            call = translator._worker.begin(search, None, "raise", None, None)
+            sentence = translator._worker.sentence(0, Row(text, *LANGUAGES.values()), call)
+            batch = Batch.of([sentence], translator.bundle.config.pad_token_id)
+            tokens = translator.generator.stream(batch, call.settings.search, call.stop)
+            next(tokens)
+            tokens.close()
 
         def steps(count: int, options: dict[str, Any] = options) -> Callable[[], object]:
             limits = {"min_length": 2 + count, "max_length": 2 + count}
