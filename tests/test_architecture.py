@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("language_calls", "face", "reading", "streaming", "alternatives"),
     ("translator", "language_model"),
     ("pipelines",),
+    ("server",),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,138 @@
+"""The application: routes of all APIs, errors in their shapes, health, metrics, the page."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from m2m100_onnx.errors import M2M100Error
+from m2m100_onnx.server import api, deepl, inference_protocol, libretranslate
+from m2m100_onnx.server.detection import Detector
+from m2m100_onnx.server.engine import Engine, Served
+from m2m100_onnx.server.guard import Guard
+from m2m100_onnx.server.keys import Keys
+from m2m100_onnx.server.limits import Admission, Rate
+from m2m100_onnx.server.metrics import Metrics
+from m2m100_onnx.server.openapi import document
+from m2m100_onnx.server.refusals import Refused
+from m2m100_onnx.server.replies import as_http_exception, as_m2m100_error, as_refused, reply
+from m2m100_onnx.server.service import Service, service_of
+from m2m100_onnx.server.settings import Settings
+
+__all__ = ["make_app", "make_service"]
+
+_STATIC = {
+    "": ("index.html", "text/html"),
+    "page.css": ("page.css", "text/css"),
+    "page.js": ("page.js", "text/javascript"),
+}
+
+
+async def live(request: Request) -> Response:  # noqa: ARG001 - as routes are called
+    """Says that the process runs."""
+    return reply({"status": "live"})
+
+
+async def ready(request: Request) -> Response:
+    """Says whether the server takes requests: not any more once it drains."""
+    if service_of(request).engine.closing:
+        return reply({"status": "closing"}, 503)
+    return reply({"status": "ready"})
+
+
+async def metrics(request: Request) -> Response:
+    """Answers Prometheus; where API keys are needed, it needs one too."""
+    service = service_of(request)
+    service.admission.check(request)
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+async def specification(request: Request) -> Response:
+    """Returns the OpenAPI document."""
+    return reply(document(service_of(request).settings.limits))
+
+
+async def page(request: Request) -> Response:
+    """Returns a file of the page."""
+    name, kind = _STATIC[request.url.path.lstrip("/")]
+    content = files("m2m100_onnx.server") / "static" / name
+    return Response(content.read_bytes(), media_type=kind)
+
+
+_ROUTES = (
+    *(Route(f"/{path}", page, methods=["GET"]) for path in _STATIC),
+    Route("/health/live", live, methods=["GET"]),
+    Route("/health/ready", ready, methods=["GET"]),
+    Route("/metrics", metrics, methods=["GET"]),
+    Route("/spec", specification, methods=["GET"]),
+    Route("/openapi.json", specification, methods=["GET"]),
+    *libretranslate.ROUTES,
+    *api.ROUTES,
+    *deepl.ROUTES,
+    *inference_protocol.ROUTES,
+)
+
+
+def make_service(
+    open_bundles: Callable[[], tuple[Served, ...]], settings: Settings, threads: int
+) -> Service:
+    """Opens the bundles and returns what the APIs are built on.
+
+    Args:
+        open_bundles: opens them.
+        settings: what the operator has set.
+        threads: calls that run at the same time.
+
+    Raises:
+        M2M100Error: a bundle or the file of API keys cannot be used.
+        OSError: a file cannot be read.
+    """
+    limits, counts = settings.limits, Metrics()
+    keys = Keys(settings.api_keys) if settings.api_keys else None
+    per_minute = limits.requests_per_minute
+    admission = Admission(keys, Rate(per_minute) if per_minute else None)
+    engine = Engine(open_bundles, counts, threads=threads, most_calls=limits.calls)
+    return Service(engine, settings, admission, counts, Detector())
+
+
+def make_app(service: Service) -> ASGIApp:
+    """Returns the ASGI application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await service.engine.close()
+
+    handlers: dict[Any, Any] = {
+        Refused: as_refused,
+        M2M100Error: as_m2m100_error,
+        HTTPException: as_http_exception,
+    }
+    middleware = []
+    origins = service.settings.cors_origins
+    if origins:
+        headers = ("Authorization", "Content-Type", "X-API-Key", "X-Request-ID")
+        methods = ("GET", "POST")
+        middleware.append(
+            Middleware(
+                CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=headers
+            )
+        )
+    app = Starlette(
+        routes=[*_ROUTES], exception_handlers=handlers, middleware=middleware, lifespan=lifespan
+    )
+    app.router.redirect_slashes = False
+    app.state.service = service
+    limits = service.settings.limits
+    return Guard(app, limits, service.metrics, cors=bool(origins))

@@ -1,0 +1,261 @@
+"""Carries calls out on opened bundles: the one file that knows how calls share the processor.
+
+A call takes a thread of a bounded pool. Bundles can be opened anew while calls run: what has begun
+ends on the translator with which it began, which is closed after the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from m2m100_onnx.engine.stats import Stats
+from m2m100_onnx.engine.stopping import Cancellation
+from m2m100_onnx.errors import InvalidInputError, M2M100Error
+from m2m100_onnx.server.metrics import Metrics
+from m2m100_onnx.server.refusals import Refused
+from m2m100_onnx.translation import Translation
+from m2m100_onnx.translator import Translator
+
+__all__ = ["Engine", "Served", "open_all"]
+
+_LOGGER = logging.getLogger("m2m100_onnx.server")
+_T = TypeVar("_T")
+
+
+@dataclass(eq=False)
+class Served:
+    """An opened bundle.
+
+    Attributes:
+        name: what clients call it.
+        translator: translates with it.
+        users: calls that use it, or wait to.
+        retired: whether a newer one has taken its place.
+    """
+
+    name: str
+    translator: Translator
+    users: int = field(default=0, init=False)
+    retired: bool = field(default=False, init=False)
+
+
+def open_all(bundles: Sequence[str], arguments: Mapping[str, Any]) -> tuple[Served, ...]:
+    """Opens bundles, each by its folder's name.
+
+    Args:
+        bundles: their folders, or names on the hub.
+        arguments: how a `Translator` is opened.
+
+    Raises:
+        InvalidInputError: two have the same name.
+        M2M100Error: one cannot be opened.
+    """
+    names = [Path(bundle).name for bundle in bundles]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInputError(f"model: expected folders of different names, found {name!r}")
+    found: list[Served] = []
+    try:
+        for name, bundle in zip(names, bundles, strict=True):
+            translator = Translator(bundle, **arguments)
+            translator.model.load()
+            found.append(Served(name, translator))
+    except BaseException:
+        for served in found:
+            served.translator.close()
+        raise
+    return tuple(found)
+
+
+class Engine:
+    """The opened bundles, and the threads in which calls run.
+
+    Attributes:
+        served: the bundles; calls that name none take the first that has their languages.
+        closing: whether the server ends, so that it is not ready for more.
+    """
+
+    def __init__(
+        self,
+        open_bundles: Callable[[], tuple[Served, ...]],
+        metrics: Metrics,
+        *,
+        threads: int,
+        most_calls: int,
+    ) -> None:
+        """Opens the bundles.
+
+        Args:
+            open_bundles: opens them; a reload calls it again.
+            metrics: takes what calls did.
+            threads: calls that run at the same time.
+            most_calls: calls that run or wait; others are refused.
+
+        Raises:
+            M2M100Error: a bundle cannot be opened.
+        """
+        self.served, self.closing = open_bundles(), False
+        self._open, self._metrics, self._most = open_bundles, metrics, most_calls
+        self._threads, self._calls = threads, 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="m2m100-call")
+        self._reloading = asyncio.Lock()
+        self._closings: set[asyncio.Future[None]] = set()
+
+    async def translate(
+        self,
+        served: Served,
+        texts: Sequence[str],
+        source_lang: str,
+        target_lang: str,
+        options: Mapping[str, Any],
+        timeout: float | None,
+        cancellation: Cancellation,
+    ) -> list[Translation]:
+        """Translates texts as `Translator.translate_batch` does.
+
+        Args:
+            served: the bundle.
+            texts: the texts.
+            source_lang: their language.
+            target_lang: the language to translate into.
+            options: options of the call.
+            timeout: seconds from now, the time in which the call waits included.
+            cancellation: ends the call.
+
+        Raises:
+            M2M100Error: those of `translate_batch`.
+            Refused: too many calls wait.
+        """
+        stats = Stats()
+        began = time.monotonic()
+        waited = 0.0
+
+        def work() -> list[Translation]:
+            nonlocal waited
+            waited = time.monotonic() - began
+            left = None if timeout is None else max(0.0, timeout - waited)
+            return served.translator.translate_batch(
+                texts,
+                source_lang=source_lang,
+                target_lang=target_lang,
+                cancellation=cancellation,
+                stats=stats,
+                **{**options, "timeout": left},
+            )
+
+        try:
+            return await self.run(served, work, cancellation)
+        finally:
+            self._metrics.called(stats, waited)
+
+    async def run(self, served: Served, work: Callable[[], _T], cancellation: Cancellation) -> _T:
+        """Runs work in a thread; a task that is cancelled cancels the work.
+
+        Raises:
+            Refused: too many calls wait.
+        """
+        self._begin(served)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+        def ended(done: asyncio.Future[_T]) -> None:
+            self._end(served)
+            if not done.cancelled():
+                done.exception()  # Nobody else may ask for it.
+
+        future.add_done_callback(ended)
+        try:
+            # The thread goes on after the task is cancelled, and uses the bundle meanwhile.
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancellation.cancel()
+            raise
+
+    async def stream(
+        self,
+        served: Served,
+        text: str,
+        source_lang: str,
+        target_lang: str,
+        options: Mapping[str, Any],
+        timeout: float | None,
+        cancellation: Cancellation,
+    ) -> AsyncIterator[str]:
+        """Yields a translation in pieces as `Translator.astream` does; arguments as `translate`.
+
+        Raises:
+            M2M100Error: those of `astream`.
+            Refused: too many calls wait.
+        """
+        self._begin(served)
+        try:
+            pieces = served.translator.astream(
+                text,
+                source_lang=source_lang,
+                target_lang=target_lang,
+                cancellation=cancellation,
+                **{**options, "timeout": timeout},
+            )
+            async for piece in pieces:
+                yield piece
+        finally:
+            self._end(served)
+
+    def _begin(self, served: Served) -> None:
+        if self._calls >= self._most:
+            self._metrics.refused.inc()
+            raise Refused("busy", "the server is busy; try again", 1.0)
+        self._calls += 1
+        served.users += 1
+        self._show()
+
+    def _end(self, served: Served) -> None:
+        self._calls -= 1
+        served.users -= 1
+        self._show()
+        self._close_unused(served)
+
+    def _show(self) -> None:
+        self._metrics.running.set(min(self._calls, self._threads))
+        self._metrics.waiting.set(max(0, self._calls - self._threads))
+
+    async def reload(self) -> bool:
+        """Opens the bundles anew and switches to them; returns whether it did.
+
+        Where one cannot be opened, all stay as they are, and the log says why.
+        """
+        async with self._reloading:
+            try:
+                fresh = await asyncio.to_thread(self._open)
+            except (M2M100Error, OSError) as error:
+                self._metrics.reloads.labels("failed").inc()
+                _LOGGER.error("the bundles stay as they were: %s", error)
+                return False
+            old, self.served = self.served, fresh
+            for served in old:
+                served.retired = True
+                self._close_unused(served)
+            self._metrics.reloads.labels("done").inc()
+            _LOGGER.info("opened the bundles anew")
+            return True
+
+    def _close_unused(self, served: Served) -> None:
+        if served.retired and not served.users:
+            loop = asyncio.get_running_loop()
+            closing = loop.run_in_executor(None, served.translator.close)
+            self._closings.add(closing)
+            closing.add_done_callback(self._closings.discard)
+
+    async def close(self) -> None:
+        """Closes the bundles after the calls that run."""
+        self.closing = True
+        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.gather(*self._closings)
+        for served in self.served:
+            await asyncio.to_thread(served.translator.close)

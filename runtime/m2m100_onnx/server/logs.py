@@ -1,0 +1,57 @@
+"""Log lines as JSON objects, with the id of the request that they are about.
+
+No line has a text or a translation unless the server is told to log them: an unexpected error is
+logged by its type and its frames, since its message may quote a text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from contextvars import ContextVar
+from datetime import datetime, timezone
+
+__all__ = ["REQUEST_ID", "JsonFormatter", "configure", "frames"]
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("m2m100_request_id", default=None)
+"""The id of the request that a task answers."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON; `extra={"facts": {...}}` adds to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if request_id := REQUEST_ID.get():
+            line["request_id"] = request_id
+        line.update(getattr(record, "facts", {}))
+        if record.exc_info and record.exc_info[1] is not None:
+            line.update(frames(record.exc_info[1]))
+        return json.dumps(line, default=str)
+
+
+def frames(error: BaseException) -> dict[str, object]:
+    """Returns an error's type and where it was raised, without its message."""
+    places = traceback.extract_tb(error.__traceback__)
+    return {
+        "error": type(error).__name__,
+        "frames": [f"{place.filename}:{place.lineno} {place.name}" for place in places],
+    }
+
+
+def configure() -> None:
+    """Sends the lines of this package and of uvicorn to standard error, as JSON."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    for name in ("m2m100_onnx", "uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], name == "uvicorn.error"
+        if name != "uvicorn.error":
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,236 @@
+"""What all APIs share: the bundles, the limits, and the way from texts to translations.
+
+Knows texts, languages and limits; knows no request's shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from m2m100_onnx.engine.stopping import Cancellation
+from m2m100_onnx.errors import M2M100Error
+from m2m100_onnx.server.detection import Detector
+from m2m100_onnx.server.engine import Engine, Served
+from m2m100_onnx.server.languages import choose
+from m2m100_onnx.server.limits import Admission
+from m2m100_onnx.server.markup import Markup
+from m2m100_onnx.server.metrics import Metrics
+from m2m100_onnx.server.passages import Passage, cut, joined
+from m2m100_onnx.server.refusals import Refused
+from m2m100_onnx.server.settings import Settings
+from m2m100_onnx.translation import Translation
+
+__all__ = ["Job", "Service", "service_of", "while_connected"]
+
+_LOGGER = logging.getLogger("m2m100_onnx.server")
+_T = TypeVar("_T")
+
+
+@dataclass
+class Job:
+    """Texts to translate, as a client asked for it.
+
+    Attributes:
+        texts: the texts.
+        source_lang: their language, as the client writes it.
+        target_lang: the language to translate into.
+        model: the name of a bundle, None for any.
+        options: options of the library.
+        timeout: seconds that the client gives; the server's deadline counts too.
+        cancellation: ends the work.
+    """
+
+    texts: Sequence[str]
+    source_lang: str
+    target_lang: str
+    model: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
+    cancellation: Cancellation = field(default_factory=Cancellation)
+
+
+@dataclass
+class Service:
+    """The parts that the APIs are built on.
+
+    Attributes:
+        engine: carries calls out.
+        settings: what the operator has set.
+        admission: lets requests in.
+        metrics: counts.
+        detector: detects languages.
+        characters: characters that were translated since the server began.
+    """
+
+    engine: Engine
+    settings: Settings
+    admission: Admission
+    metrics: Metrics
+    detector: Detector
+    characters: int = 0
+
+    def check_size(self, texts: Sequence[str]) -> None:
+        """Refuses more texts or characters than the limits allow.
+
+        Raises:
+            Refused: it is too much.
+        """
+        limits = self.settings.limits
+        for count, limit in (
+            (len(texts), limits.texts),
+            (sum(map(len, texts)), limits.characters),
+        ):
+            if count > limit:
+                message = f"Invalid request: request ({count}) exceeds text limit ({limit})"
+                raise Refused("too_much", message)
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuses more beams or hypotheses than the limits allow.
+
+        Raises:
+            Refused: it is too much.
+        """
+        most = self.settings.limits.beams
+        for name in ("beam_size", "num_hypotheses"):
+            value = options.get(name)
+            if isinstance(value, int) and value > most:
+                raise Refused("bad_request", f"{name}: expected at most {most}, found {value}")
+
+    def seconds(self, job: Job) -> float:
+        """Returns the seconds that a job may take."""
+        deadline = self.settings.limits.deadline
+        return deadline if job.timeout is None else min(job.timeout, deadline)
+
+    async def translate(self, job: Job) -> tuple[Served, list[Translation]]:
+        """Translates the texts of a job as they are; returns the bundle too.
+
+        Raises:
+            M2M100Error: those of `Translator.translate_batch`.
+            Refused: a limit is exceeded, or no bundle has the languages.
+        """
+        self.check_size(job.texts)
+        self.check_options(job.options)
+        return await self._call(job, job.texts, job.options)
+
+    async def _call(
+        self, job: Job, texts: Sequence[str], options: Mapping[str, Any]
+    ) -> tuple[Served, list[Translation]]:
+        served, source, target = choose(
+            self.engine.served, job.source_lang, job.target_lang, job.model
+        )
+        found = await self.engine.translate(
+            served, texts, source, target, options, self.seconds(job), job.cancellation
+        )
+        self.characters += sum(map(len, job.texts))
+        if self.settings.log_texts:
+            translations = [translation.text for translation in found]
+            facts = {"texts": list(texts), "translations": translations}
+            _LOGGER.info("translated", extra={"facts": facts})
+        return served, found
+
+    async def translate_passages(
+        self, job: Job, *, hypotheses: int = 1, html: bool = False
+    ) -> list[list[str]]:
+        """Translates texts of any length, sentence by sentence.
+
+        Args:
+            job: the texts, and the options for their sentences.
+            hypotheses: translations of each text, best first.
+            html: whether the texts are HTML, whose markup is kept.
+
+        Returns:
+            For each text its translations, of which later ones may equal earlier ones.
+
+        Raises:
+            M2M100Error: those of `Translator.translate_batch`; the position is that of the text.
+            Refused: a limit is exceeded, or no bundle has the languages.
+        """
+        self.check_size(job.texts)
+        self.check_options(job.options)
+        served, source, target = choose(
+            self.engine.served, job.source_lang, job.target_lang, job.model
+        )
+        documents = [Markup(text) for text in job.texts] if html else []
+        runs = [document.runs for document in documents] or [[text] for text in job.texts]
+        passages = [[cut(run, source) for run in each] for each in runs]
+        flat = [(owner, p) for owner, each in enumerate(passages) for run in each for p in run]
+        owners = [owner for owner, passage in flat if passage.translated]
+        sentences = [passage.text for _, passage in flat if passage.translated]
+        if source == target or not sentences:
+            return [[text] for text in job.texts]
+        options = dict(job.options)
+        if hypotheses > 1:
+            beams = max(served.translator.defaults.beam_size, hypotheses)
+            options |= {"num_hypotheses": hypotheses, "beam_size": beams}
+        try:
+            _, found = await self._call(job, sentences, options)
+        except M2M100Error as error:
+            if error.position is not None:
+                error.position = owners[error.position]
+            raise
+        return _assembled(documents, passages, found, target, hypotheses)
+
+
+def _assembled(
+    documents: Sequence[Markup],
+    passages: Sequence[Sequence[Sequence[Passage]]],
+    found: Sequence[Translation],
+    target: str,
+    hypotheses: int,
+) -> list[list[str]]:
+    """Returns the texts that sentences make up, each as many times as there are hypotheses."""
+    left = iter(found)
+    results = []
+    for number, runs in enumerate(passages):
+        # The translations of a run's sentences, by their place in it.
+        own = [
+            {place: next(left) for place, passage in enumerate(run) if passage.translated}
+            for run in runs
+        ]
+        versions = []
+        for rank in range(hypotheses):
+            texts = [
+                joined(run, target, {place: _ranked(each, rank) for place, each in of.items()})
+                for run, of in zip(runs, own, strict=True)
+            ]
+            versions.append(documents[number].filled(texts) if documents else texts[0])
+        results.append(versions)
+    return results
+
+
+def _ranked(translation: Translation, rank: int) -> str:
+    """Returns a hypothesis, the best one where there are fewer."""
+    some = translation.hypotheses
+    return some[rank].text if rank < len(some) else translation.text
+
+
+def service_of(request: Request) -> Service:
+    """Returns the service that a request is for."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def while_connected(request: Request, cancellation: Cancellation, work: Awaitable[_T]) -> _T:
+    """Returns what work returns, and cancels it when the client closes the connection."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            cancellation.cancel()
+        return await task
+    finally:
+        watch.cancel()
+        if not task.done():  # This request's own task was cancelled.
+            cancellation.cancel()
+            task.cancel()
