@@ -36,6 +36,7 @@ _STATIC = {
     "": ("index.html", "text/html"),
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
+    "page.svg": ("page.svg", "image/svg+xml"),
 }
 
 

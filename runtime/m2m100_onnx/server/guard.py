@@ -120,13 +120,16 @@ class _Exchange:
         self._deadline = time.monotonic() + limits.receive_seconds
 
     def check(self, headers: Headers) -> None:
-        """Refuses what the headers announce, if that is too much or compressed.
+        """Refuses what the headers announce, if that is too much, compressed or ambiguous.
 
         Raises:
             Refused: so it is.
         """
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused("encoding", "Content-Encoding: expected none, found a compressed body")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy may believe the one, and the second request in the body would be its secret.
+            raise Refused("two_lengths", "expected one length of the body, found two")
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length[:20]) > self._limits.body_bytes:
             self._too_large()

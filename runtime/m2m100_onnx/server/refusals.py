@@ -15,6 +15,7 @@ Reason = Literal[
     "body_too_large",
     "too_much",
     "slow",
+    "two_lengths",
     "encoding",
     "content_type",
     "rate",

@@ -29,6 +29,7 @@ __all__ = ["Face", "as_http_exception", "as_m2m100_error", "as_refused", "face_o
 Face = Literal["libretranslate", "deepl", "inference", "own"]
 
 _DEEPL = ("translate", "languages", "usage", "document", "glossaries", "glossary-language-pairs")
+_OWN_PATHS = ("/metrics", "/openapi.json")
 _STATUSES: Mapping[Reason, int] = {
     "bad_request": 400,
     "not_found": 404,
@@ -38,6 +39,7 @@ _STATUSES: Mapping[Reason, int] = {
     "body_too_large": 413,
     "too_much": 413,
     "slow": 408,
+    "two_lengths": 400,
     "encoding": 415,
     "content_type": 415,
     "rate": 429,
@@ -55,7 +57,7 @@ _OWN_STATUSES: Mapping[Face, Mapping[Reason, int]] = {
 def face_of(path: str) -> Face:
     """Returns the API that a path belongs to."""
     parts = path.split("/")
-    if parts[1:2] == ["v1"] or path.startswith("/health/"):
+    if parts[1:2] == ["v1"] or path.startswith("/health/") or path in _OWN_PATHS:
         return "own"
     if parts[1:2] in (["v2"], ["v3"]):
         return "deepl" if parts[2:3] and parts[2] in _DEEPL else "inference"
@@ -103,7 +105,7 @@ def as_refused(request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if error.reason in ("slow", "body_too_large"):
+    if error.reason in ("slow", "body_too_large", "two_lengths"):
         headers["Connection"] = "close"  # The rest of the body is not read.
     return _error(request, status, error.reason, error.message, headers=headers)
 

@@ -82,8 +82,10 @@ def serve(service: Service, host: str, port: int, trusted_proxies: str) -> bool:
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=trusted_proxies,
         h11_max_incomplete_event_size=32 * 1024,
+        timeout_keep_alive=min(5, int(limits.receive_seconds) or 1),
         timeout_graceful_shutdown=int(limits.drain_seconds) or 1,
     )
     server = _Server(config, service)
-    server.run()
+    with contextlib.suppress(SystemExit):  # uvicorn's answer to a port that is taken.
+        server.run()
     return server.started
