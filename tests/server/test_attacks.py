@@ -102,7 +102,7 @@ def test_malformed_requests(server: Server) -> None:
         one = server.raw()
         one.sendall(start)
         found = ended(one)
-        assert found == b"" or found.split()[1] in (b"400", b"408", b"501"), (start, found)
+        assert found == b"" or found.split()[1].startswith(b"4"), (start, found)
     goes_on(server)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -94,27 +96,45 @@ def test_what_is_wrong_with_a_stream_is_said_before_it_begins(server: Server) ->
         assert (answer.status, list(answer.json)) == (400, ["error"])
 
 
-def test_a_client_that_goes_away_ends_its_work(server: Server) -> None:
-    """The texts are long, and must be translated to long ones; the server is free at once."""
-    texts = ["word " * 100] * 4
-    job = {"text": texts, **JOB, "min_length": 190, "num_hypotheses": 10, "beam_size": 10}
+def send(server: Server, job: Any) -> socket.socket:
+    """Asks, and does not wait for the answer."""
     body = json.dumps(job).encode()
-    sockets = [server.raw() for _ in range(6)]
-    for one in sockets:
-        head = f"POST /v1/translations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-        one.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
-    wait_for(server, "m2m100_calls_running 2.0")
+    head = f"POST /v1/translations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    one = server.raw()
+    one.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    return one
+
+
+def test_clients_that_go_away_end_their_work(server: Server) -> None:
+    """The texts are long, and must be translated to long ones; the server is free at once."""
+    options = {"min_length": 190, "num_hypotheses": 10, "beam_size": 10}
+    sockets = [send(server, {"text": ["word " * 100] * 4, **JOB, **options}) for _ in range(6)]
+    wait_for(lambda: is_counted(server, "m2m100_queue_depth 4.0"))
     for one in sockets:
         one.close()
-    wait_for(server, "m2m100_calls_running 0.0")
-    last = [line for line in server.lines() if line["message"] == "request"]
-    assert [line["status"] for line in last if line["status"] == 499] == [499] * 6
+    wait_for(lambda: [line.get("status") for line in server.lines()].count(499) == 6)
+    assert is_counted(server, "m2m100_calls_running 0.0")
 
 
-def wait_for(server: Server, line: str) -> None:
+def test_a_reader_of_a_stream_that_goes_away_ends_its_work(server: Server) -> None:
+    text = "Open the file and save a copy of it. " * 200
+    one = send(server, {"text": text, **JOB, "stream": True, "split": True, "min_length": 190})
+    assert one.recv(1000).startswith(b"HTTP/1.1 200")
+    assert is_counted(server, "m2m100_calls_running 1.0")
+    one.close()
+    began = time.monotonic()
+    wait_for(lambda: is_counted(server, "m2m100_calls_running 0.0"))
+    assert time.monotonic() - began < 3  # All of it takes more than the deadline of 20 s.
+
+
+def is_counted(server: Server, line: str) -> bool:
+    return line.encode() in server.get("/metrics").body
+
+
+def wait_for(true: Callable[[], object]) -> None:
     end = time.monotonic() + 15
-    while line.encode() not in server.get("/metrics").body:
-        assert time.monotonic() < end, line
+    while not true():
+        assert time.monotonic() < end
         time.sleep(0.02)
 
 
@@ -205,7 +225,7 @@ def test_metrics_count_and_quote_nothing(server: Server) -> None:
 
 
 def test_the_document_has_every_option_and_path() -> None:
-    found = document(Limits())
+    found = document(Limits(), ["en", "de"])
     body = found["paths"]["/v1/translations"]["post"]["requestBody"]
     names = set(body["content"]["application/json"]["schema"]["properties"])
     assert names >= {*CALL_OPTIONS, "timeout"}

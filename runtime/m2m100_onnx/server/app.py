@@ -22,6 +22,7 @@ from m2m100_onnx.server.detection import Detector
 from m2m100_onnx.server.engine import Engine, Served
 from m2m100_onnx.server.guard import Guard
 from m2m100_onnx.server.keys import Keys
+from m2m100_onnx.server.languages import all_codes
 from m2m100_onnx.server.limits import Admission, Rate
 from m2m100_onnx.server.metrics import Metrics
 from m2m100_onnx.server.openapi import document
@@ -61,7 +62,8 @@ async def metrics(request: Request) -> Response:
 
 async def specification(request: Request) -> Response:
     """Returns the OpenAPI document."""
-    return reply(document(service_of(request).settings.limits))
+    service = service_of(request)
+    return reply(document(service.settings.limits, all_codes(service.engine.served)))
 
 
 async def page(request: Request) -> Response:

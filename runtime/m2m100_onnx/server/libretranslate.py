@@ -83,7 +83,9 @@ def _key(given: dict[str, Any]) -> str | None:
     """Returns the API key of a body; a client from npm spells it otherwise."""
     for name in ("api_key", "apiKey"):
         value = given.get(name)
-        if value and isinstance(value, str):
+        if not isinstance(value, (str, type(None))):
+            raise Refused("bad_request", f"Invalid request: {name} parameter is not a string")
+        if value:
             return value
     return None
 

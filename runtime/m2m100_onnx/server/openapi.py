@@ -5,7 +5,7 @@ Knows the names and types of parameters and answers. A test holds it equal to th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ _STRING: Final = {"type": "string"}
 _STRINGS: Final = {"type": "array", "items": _STRING}
 _IDS: Final = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _NUMBER: Final = {"type": "number"}
+_KEY: Final = {"type": ["string", "null"]}
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
 
 
@@ -86,7 +87,13 @@ def _operation(
     return found
 
 
-def _translation_request(limits: Limits) -> dict[str, Any]:
+def _language(codes: Sequence[str], about: str, *more: str) -> dict[str, Any]:
+    """A language: a code that is listed, or another way to write one."""
+    listed = {"type": "string", "enum": [*more, *codes]}
+    return {"anyOf": [listed, {**_STRING, "minLength": 1}], "description": about}
+
+
+def _translation_request(limits: Limits, codes: Sequence[str]) -> dict[str, Any]:
     text = {
         "oneOf": [_STRING, {**_STRINGS, "minItems": 1, "maxItems": limits.texts}],
         "description": "A text, best a sentence, or several.",
@@ -109,8 +116,8 @@ def _translation_request(limits: Limits) -> dict[str, Any]:
     }
     return {
         "text": text,
-        "source_lang": {**_STRING, "description": "Language of the texts."},
-        "target_lang": {**_STRING, "description": "Language to translate into."},
+        "source_lang": _language(codes, "Language of the texts."),
+        "target_lang": _language(codes, "Language to translate into."),
         "model": {"type": ["string", "null"], "description": about},
         "target_prefix": {
             "description": "What every translation begins with, or one for each text.",
@@ -126,8 +133,8 @@ def _translation_request(limits: Limits) -> dict[str, Any]:
     }
 
 
-def _own_paths(limits: Limits) -> dict[str, Any]:
-    request = _translation_request(limits)
+def _own_paths(limits: Limits, codes: Sequence[str]) -> dict[str, Any]:
+    request = _translation_request(limits, codes)
     needed = ("text", "source_lang", "target_lang")
     about = 'Answer with server-sent events: `data: {"text": piece}`, then `event: done`.'
     stream = {"type": "boolean", "default": False, "description": about}
@@ -188,18 +195,18 @@ def _own_paths(limits: Limits) -> dict[str, Any]:
     return found
 
 
-def _libretranslate_paths() -> dict[str, Any]:
+def _libretranslate_paths(codes: Sequence[str]) -> dict[str, Any]:
     error = _object(("error",), error=_STRING)
     bodies = ("application/json", "application/x-www-form-urlencoded")
     text = {"oneOf": [{**_STRING, "minLength": 1}, {**_STRINGS, "minItems": 1}]}
     request = _object(
         ("q", "source", "target"),
         q=text,
-        source={**_STRING, "minLength": 1, "description": "A code, or `auto`."},
-        target={**_STRING, "minLength": 1},
+        source=_language(codes, "Language of the texts, or `auto`.", "auto"),
+        target=_language(codes, "Language to translate into."),
         format={"enum": ["text", "html"]},
         alternatives={"type": "integer", "minimum": 0},
-        api_key=_STRING,
+        api_key=_KEY,
     )
     detection = _object(("confidence", "language"), confidence=_NUMBER, language=_STRING)
     answer = _object(
@@ -209,7 +216,7 @@ def _libretranslate_paths() -> dict[str, Any]:
         alternatives=_array({"oneOf": [_STRING, _STRINGS]}),
     )
     row = _object(("code", "name", "targets"), code=_STRING, name=_STRING, targets=_STRINGS)
-    detected = _object(("q",), q=text, api_key=_STRING)
+    detected = _object(("q",), q=text, api_key=_KEY)
     like = partial(_operation, error=error, bodies=bodies)
     return {
         "/translate": {
@@ -230,12 +237,13 @@ def _libretranslate_paths() -> dict[str, Any]:
     }
 
 
-def _deepl_paths() -> dict[str, Any]:
+def _deepl_paths(codes: Sequence[str]) -> dict[str, Any]:
+    upper = [code.upper() for code in codes]
     request = _object(
         ("text", "target_lang"),
         text={**_STRINGS, "minItems": 1},
-        target_lang=_STRING,
-        source_lang=_STRING,
+        target_lang=_language(upper, "Language to translate into."),
+        source_lang=_language(upper, "Language of the texts."),
         tag_handling={"enum": ["html"]},
     )
     row = _object(
@@ -261,8 +269,11 @@ def _deepl_paths() -> dict[str, Any]:
     }
 
 
-def document(limits: Limits) -> Mapping[str, Any]:
-    """Returns the document of a server with some limits."""
+def document(limits: Limits, codes: Sequence[str]) -> Mapping[str, Any]:
+    """Returns the document of a server with some limits and languages."""
+    paths = {**_own_paths(limits, codes), **_libretranslate_paths(codes), **_deepl_paths(codes)}
+    answer = paths["/v1/translations"]["post"]["responses"]["200"]
+    answer["content"]["text/event-stream"] = {"schema": _STRING}  # With `stream`.
     tokens = {"tokens": _IDS, "token_log_probs": _array(_NUMBER)}
     hypothesis = _object(("text", "score", "tokens"), text=_STRING, score=_NUMBER, **tokens)
     hypotheses = _array(hypothesis)
@@ -291,6 +302,6 @@ def document(limits: Limits) -> Mapping[str, Any]:
             "description": "Translation with M2M100: our own API, LibreTranslate's, DeepL's. The "
             "Open Inference Protocol's paths under /v2 are described by KServe.",
         },
-        "paths": {**_own_paths(limits), **_libretranslate_paths(), **_deepl_paths()},
+        "paths": paths,
         "components": {"schemas": schemas},
     }
