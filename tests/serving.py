@@ -78,7 +78,17 @@ class Server:
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of the log; all of them are JSON."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").split("\n")[:-1]]
+
+    def logged(self, request_id: str) -> dict[str, Any]:
+        """The line about a request, which is written after its answer."""
+        end = time.monotonic() + 10
+        while True:
+            for line in self.lines():
+                if line.get("request_id") == request_id and line["message"] == "request":
+                    return line
+            assert time.monotonic() < end, request_id
+            time.sleep(0.02)
 
 
 @contextmanager

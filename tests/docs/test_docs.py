@@ -12,16 +12,18 @@ run here: test_services.py runs the file.
 from __future__ import annotations
 
 import ast
+import contextlib
 import doctest
 import importlib.util
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +33,7 @@ from pytest_examples import CodeExample, EvalExample, find_examples
 
 from m2m100_onnx import errors
 from m2m100_onnx.options import OPTIONS
+from services import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
@@ -68,6 +71,19 @@ def blocks(page: Path) -> list[CodeExample | Console]:
     return sorted([*find_examples(page), *consoles(page)], key=lambda block: block.start_line)
 
 
+def at_port(block: CodeExample | Console, port: int) -> CodeExample | Console:
+    """A block of the page about the server, at a port that is free."""
+
+    def changed(text: str) -> str:
+        text = text.replace("127.0.0.1:5000", f"127.0.0.1:{port}")
+        return text.replace("m2m100 serve ", f"m2m100 serve --port {port} ")
+
+    if isinstance(block, Console):
+        commands = [(changed(command), changed(expected)) for command, expected in block.commands]
+        return replace(block, commands=commands)
+    return replace(block, source=changed(block.source))
+
+
 def is_include(block: CodeExample | Console) -> bool:
     return isinstance(block, CodeExample) and block.source.startswith(INCLUDE)
 
@@ -84,7 +100,7 @@ def with_blocks() -> list[Path]:
 @pytest.fixture
 def desk(
     tmp_path: Path, repository: Path, demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+) -> Iterator[Path]:
     """The folder in which blocks run; a home of its own, and the command on the path."""
     folder = tmp_path / "desk"
     (folder / "bundles").mkdir(parents=True)
@@ -100,7 +116,11 @@ def desk(
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     # Blocks run as `__main__`, and a process that is spawned later would run them again.
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    return folder
+    yield folder
+    # A page that fails leaves its server behind.
+    if (folder / "server.pid").exists():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((folder / "server.pid").read_text()), signal.SIGTERM)
 
 
 def shell(command: str, folder: Path) -> str:
@@ -114,7 +134,9 @@ def shell(command: str, folder: Path) -> str:
 def test_blocks_run(page: Path, desk: Path, eval_example: EvalExample) -> None:
     eval_example.set_config(line_length=240)  # An output stays on one line.
     names: dict[str, object] = {}
-    for block in filter(is_run, blocks(page)):
+    port = free_port()
+    for written in filter(is_run, blocks(page)):
+        block = written if eval_example.update_examples else at_port(written, port)
         if isinstance(block, Console):
             for command, expected in block.commands:
                 found = shell(command, desk)
