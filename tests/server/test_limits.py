@@ -165,6 +165,10 @@ def test_cors_and_texts_in_logs(demo_bundle: Path, tmp_path: Path) -> None:
         assert found == {"https://a.example": "https://a.example", "https://b.example": None}
         server.post("/translate", LT, **{"X-Request-ID": "told"})
         assert server.logged("told")["status"] == 200
+        job = {"text": "Save it.", **JOB, "stream": True}
+        server.post("/v1/translations", job, **{"X-Request-ID": "streamed"})
+        assert server.logged("streamed")["status"] == 200
+        assert any("Save it." in each.get("texts", ()) for each in server.lines())
         assert any(LT["q"] in each.get("texts", ()) for each in server.lines())
 
 

@@ -13,6 +13,7 @@ from m2m100_onnx.server.languages import supported_code
 from m2m100_onnx.server.logs import frames
 from m2m100_onnx.server.markup import Markup
 from m2m100_onnx.server.passages import cut, joined
+from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.settings import LIMITS, Limits
 
 M2M100 = ("en", "de", "no", "pt", "zh", "sr")
@@ -109,6 +110,13 @@ def test_random_documents_keep_their_tags() -> None:
         assert Tags(filled).found == Tags(page).found
         # What is not translated is the same document.
         assert html.unescape(markup.filled(markup.runs)) == html.unescape(page)
+
+
+def test_tags_that_are_never_closed_take_no_time() -> None:
+    for part in ("<a ", "<a b='", "a<b ", '"\'<a b="'):
+        with pytest.raises(Refused, match="too many tags"):
+            Markup(part * 5000)
+    assert len(Markup("<p>if a < b" * 1000).runs) == 1000
 
 
 @pytest.mark.parametrize(

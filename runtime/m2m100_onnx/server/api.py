@@ -36,7 +36,7 @@ async def translations(request: Request) -> Response:
     streams, split = (typed(body, name, bool, False) for name in ("stream", "split"))
     job = _job(body)
     if streams:
-        return await _streamed(service, job, split)
+        return await _streamed(request, job, split)
     if split:
         if job.options.keys() & {"num_hypotheses", "target_prefix"}:
             message = "split: expected neither num_hypotheses nor target_prefix with it"
@@ -84,17 +84,20 @@ def _needed(body: dict[str, Any], name: str) -> str:
     return typed(body, name, str, "")
 
 
-async def _streamed(service: Service, job: Job, split: bool) -> Response:
+async def _streamed(request: Request, job: Job, split: bool) -> Response:
     """Answers with server-sent events: pieces, then the whole translation or an error."""
     if len(job.texts) != 1:
         raise Refused("bad_request", "text: expected one text with stream, found several")
+    service = service_of(request)
     service.check_size(job.texts)
     service.check_options(job.options)
     pieces = _pieces(service, job, split)
     # What is wrong with the request is said before the answer begins.
-    first = await anext(pieces, None)
+    first = await while_connected(request, job.cancellation, anext(pieces, None))
     return StreamingResponse(
-        _events(pieces, first), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        _events(service, job, pieces, first),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
     )
 
 
@@ -103,7 +106,7 @@ async def _pieces(service: Service, job: Job, split: bool) -> AsyncIterator[str]
         service.engine.served, job.source_lang, job.target_lang, job.model
     )
     (text,) = job.texts
-    service.characters += len(text)
+    service.count(job.texts)
     ends = time.monotonic() + service.seconds(job)
     try:
         for passage in cut(text, source) if split else [Passage(text, True)]:
@@ -124,7 +127,9 @@ async def _pieces(service: Service, job: Job, split: bool) -> AsyncIterator[str]
         job.cancellation.cancel()
 
 
-async def _events(pieces: AsyncIterator[str], first: str | None) -> AsyncIterator[str]:
+async def _events(
+    service: Service, job: Job, pieces: AsyncIterator[str], first: str | None
+) -> AsyncIterator[str]:
     """Yields the events of a stream."""
     whole = first or ""
     try:
@@ -133,6 +138,7 @@ async def _events(pieces: AsyncIterator[str], first: str | None) -> AsyncIterato
             async for piece in pieces:
                 whole += piece
                 yield _event(None, {"text": piece})
+        service.log(job.texts, [whole])
         yield _event("done", {"text": whole})
     except (M2M100Error, Refused) as error:
         kind = error.reason if isinstance(error, Refused) else type(error).__name__

@@ -7,6 +7,7 @@ no prose, and under `translate="no"`, is no run.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 
@@ -17,6 +18,9 @@ __all__ = ["Markup"]
 _SKIPPED = frozenset(
     ("address", "applet", "audio", "canvas", "code", "embed", "script", "style", "time", "video")
 )
+# A tag in which another begins. Python's parser takes quadratic time for many of them.
+_CUT_TAG = re.compile(r"<[a-zA-Z/!?][^<>]*(?=<)")
+_MOST_CUT_TAGS = 200
 _VOID = frozenset(
     ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr")
 )
@@ -30,6 +34,13 @@ class Markup:
     """
 
     def __init__(self, document: str) -> None:
+        """Reads a document.
+
+        Raises:
+            Refused: it cannot be read, or not in reasonable time.
+        """
+        if sum(1 for _ in _CUT_TAG.finditer(document)) > _MOST_CUT_TAGS:
+            raise Refused("bad_request", "Invalid HTML: too many tags are not closed")
         self._parts: list[str | tuple[str, str]] = []
         self.runs: list[str] = []
         for raw, is_text in _Tokens(document).found:

@@ -14,7 +14,7 @@ from sentencex import segment
 
 __all__ = ["Passage", "cut", "joined"]
 
-_BREAKS = re.compile(r"(\s*[\r\n]\s*)")
+_BREAKS = re.compile(r"([\r\n]+)")
 # Languages that write no space between sentences.
 _WITHOUT_SPACES = ("zh", "ja", "th", "lo", "km", "my", "yue")
 

@@ -127,12 +127,19 @@ class Service:
         found = await self.engine.translate(
             served, texts, source, target, options, self.seconds(job), job.cancellation
         )
-        self.characters += sum(map(len, job.texts))
-        if self.settings.log_texts:
-            translations = [translation.text for translation in found]
-            facts = {"texts": list(texts), "translations": translations}
-            _LOGGER.info("translated", extra={"facts": facts})
+        self.count(job.texts)
+        self.log(texts, [translation.text for translation in found])
         return served, found
+
+    def count(self, texts: Sequence[str]) -> None:
+        """Counts the characters of texts."""
+        self.characters += sum(map(len, texts))
+
+    def log(self, texts: Sequence[str], translations: Sequence[str]) -> None:
+        """Logs texts with their translations, where the operator wants that."""
+        if self.settings.log_texts:
+            facts = {"texts": list(texts), "translations": list(translations)}
+            _LOGGER.info("translated", extra={"facts": facts})
 
     async def translate_passages(
         self, job: Job, *, hypotheses: int = 1, html: bool = False
