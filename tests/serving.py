@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,14 +92,16 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: Path | list[Path], folder: Path, *flags: str) -> Iterator[Server]:
-    """Runs `m2m100 serve`, and ends it."""
+def serving(
+    bundle: Path | list[Path], folder: Path, *flags: str, start: Sequence[str] = ()
+) -> Iterator[Server]:
+    """Runs `m2m100 serve`, in a surrounding that `start` makes, and ends it."""
     port = free_port()
     models = [bundle] if isinstance(bundle, Path) else bundle
     command = ["m2m100_onnx", "serve", "--port", str(port), "--threads", "1", "--no-cache"]
     command += [part for model in models for part in ("--model", str(model))] + [*flags]
     runtime = str(Path(__file__).resolve().parent.parent / "runtime")
-    with process(command, folder, {**os.environ, "PYTHONPATH": runtime}) as running:
+    with process(command, folder, {**os.environ, "PYTHONPATH": runtime}, start) as running:
         server = Server(port, running, folder / "log")
         end = time.monotonic() + 60
         while True:

@@ -64,6 +64,18 @@ def test_the_health_check(server: Server) -> None:
         assert done.returncode == status
 
 
+def test_a_read_only_file_system(demo_bundle: Path, expected: str, tmp_path: Path) -> None:
+    """As `docker run --read-only`, where the system lets a test do so; else without a home."""
+    start = ["unshare", "-rm", "sh", "-c", 'mount -o remount,bind,ro / && exec "$@"', "sh"]
+    if subprocess.run([*start, "true"], capture_output=True, check=False).returncode:
+        start = ["env", "HOME=/nonexistent", "TMPDIR=/nonexistent"]
+    with serving(demo_bundle, tmp_path, start=start) as server:
+        job = {"q": " ".join(SENTENCES), "source": "auto", "target": "de"}
+        found = server.post("/translate", job).json
+    assert found["translatedText"] == expected
+    assert found["detectedLanguage"]["language"] == "en"
+
+
 def test_addresses_behind_a_proxy(server: Server) -> None:
     server.get("/health", **{"X-Forwarded-For": "203.0.113.7", "X-Request-ID": "proxied"})
     assert server.logged("proxied")["client"] == "203.0.113.7"

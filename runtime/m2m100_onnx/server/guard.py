@@ -10,6 +10,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import h11
@@ -44,9 +45,25 @@ _HEADERS = {
 class Guard:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, *, cors: bool) -> None:
-        """Takes the application, its limits, where it counts, and whether other origins may ask."""
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        metrics: Metrics,
+        paths: Mapping[object, str],
+        *,
+        cors: bool,
+    ) -> None:
+        """Wraps an application.
+
+        Args:
+            app: it.
+            limits: what a request may ask for.
+            metrics: counts requests.
+            paths: the path of each endpoint, as metrics and logs show it.
+            cors: whether pages of other origins may ask.
+        """
+        self._app, self._limits, self._metrics, self._paths = app, limits, metrics, paths
         self._headers = {
             name: value
             for name, value in _HEADERS.items()
@@ -88,9 +105,7 @@ class Guard:
                 raise _CutError from None
 
     def _record(self, scope: Scope, status: int | None, seconds: float) -> None:
-        # Older versions of Starlette name the function alone.
-        function = getattr(scope.get("endpoint"), "__name__", "other")
-        route = getattr(scope.get("route"), "path", function)
+        route = self._paths.get(scope.get("endpoint"), "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.answered(route, method, status or 499, seconds)
         client = scope.get("client")
