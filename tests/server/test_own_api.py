@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 
 from m2m100_onnx import OPTIONS, Translator
@@ -162,6 +163,14 @@ def test_scores(server: Server, translator: Translator) -> None:
     assert found["sum"] == pytest.approx(expected.sum)
     (found,) = server.post("/v1/scores", {**job, "target": [""]}).json["scores"]
     assert found["sum"] < 0
+
+
+def test_embeddings(server: Server, translator: Translator) -> None:
+    expected = translator.embed([TEXT, ""], source_lang="en")
+    found = server.post("/v1/embeddings", {"text": [TEXT, ""], "source_lang": "en"}).json
+    assert np.allclose(found["embeddings"], expected, atol=1e-6)
+    answer = server.post("/v1/embeddings", {"text": TEXT, "source_lang": "en", "beam_size": 2})
+    assert answer.json["error"]["message"] == "unknown name: beam_size"
 
 
 def test_errors_name_the_text(server: Server) -> None:

@@ -172,7 +172,7 @@ async def alternatives(request: Request) -> Response:
     served, source, target = choose(
         service.engine.served, job.source_lang, job.target_lang, job.model
     )
-    seconds = service.seconds(job)
+    ends = time.monotonic() + service.seconds(job)
 
     def work() -> list[dict[str, Any]]:
         found = served.translator.alternatives(
@@ -182,7 +182,7 @@ async def alternatives(request: Request) -> Response:
             prefix=prefix,
             count=count,
             cancellation=job.cancellation,
-            **{**job.options, "timeout": seconds},
+            **{**job.options, "timeout": max(0.0, ends - time.monotonic())},
         )
         return [asdict(each) for each in found]
 
@@ -207,7 +207,7 @@ async def scores(request: Request) -> Response:
     served, source, target = choose(
         service.engine.served, job.source_lang, job.target_lang, job.model
     )
-    seconds = service.seconds(job)
+    ends = time.monotonic() + service.seconds(job)
 
     def work() -> list[dict[str, Any]]:
         found = served.translator.score(
@@ -216,7 +216,7 @@ async def scores(request: Request) -> Response:
             source_lang=source,
             target_lang=target,
             cancellation=job.cancellation,
-            **{**job.options, "timeout": seconds},
+            **{**job.options, "timeout": max(0.0, ends - time.monotonic())},
         )
         rows = [{"sum": each.sum, "mean": each.mean, **asdict(each)} for each in found]
         # JSON has no NaN: the mean of no tokens.
@@ -228,6 +228,39 @@ async def scores(request: Request) -> Response:
     with service.engine.keep(served):
         rows = await while_connected(request, job.cancellation, run)
     return reply({"model": served.name, "scores": rows})
+
+
+async def embeddings(request: Request) -> Response:
+    """Returns a vector for each text."""
+    service, body = service_of(request), await json_object(request)
+    service.admission.check(request)
+    given = body.get("target_lang") is not None
+    if not given:  # SMaLL-100's encoder alone reads it.
+        body["target_lang"] = body.get("source_lang")
+    job = _job(body)
+    if job.options.keys() - {"truncate"}:
+        raise Refused("bad_request", f"unknown name: {min(job.options.keys() - {'truncate'})}")
+    service.check_size(job.texts)
+    served, source, target = choose(
+        service.engine.served, job.source_lang, job.target_lang, job.model
+    )
+    ends = time.monotonic() + service.seconds(job)
+
+    def work() -> list[list[float]]:
+        found = served.translator.embed(
+            list(job.texts),
+            source_lang=source,
+            target_lang=target if given else None,
+            cancellation=job.cancellation,
+            **{**job.options, "timeout": max(0.0, ends - time.monotonic())},
+        )
+        rows: list[list[float]] = found.tolist()
+        return rows
+
+    run = service.engine.run(served, work, job.cancellation)
+    with service.engine.keep(served):
+        rows = await while_connected(request, job.cancellation, run)
+    return reply({"model": served.name, "embeddings": rows})
 
 
 async def detections(request: Request) -> Response:
@@ -276,6 +309,7 @@ ROUTES = (
     Route("/v1/translations", translations, methods=["POST"]),
     Route("/v1/alternatives", alternatives, methods=["POST"]),
     Route("/v1/scores", scores, methods=["POST"]),
+    Route("/v1/embeddings", embeddings, methods=["POST"]),
     Route("/v1/detections", detections, methods=["POST"]),
     Route("/v1/languages", languages, methods=["GET"]),
     Route("/v1/models", models, methods=["GET"]),

@@ -174,6 +174,20 @@ def _own_paths(limits: Limits, codes: Sequence[str]) -> dict[str, Any]:
             _object(("model", "scores"), **model, scores=_array(refs["Score"])),
             name="scores",
         ),
+        "/v1/embeddings": _operation(
+            "Returns a vector for each text, the mean of the encoder's states.",
+            _closed(
+                ("text", "source_lang"),
+                **{n: request[n] for n in ("text", "source_lang", "model", "timeout", "truncate")},
+                target_lang={"anyOf": [request["target_lang"], {"type": "null"}]},
+            ),
+            _object(
+                ("model", "embeddings"),
+                **model,
+                embeddings=_array({"type": "array", "items": _NUMBER}),
+            ),
+            name="embeddings",
+        ),
         "/v1/detections": _operation(
             "Detects the language of a text.",
             _closed(("text",), text=_STRING),
