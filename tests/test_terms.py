@@ -93,6 +93,11 @@ def test_each_text_may_have_terms_of_its_own(translator: Translator) -> None:
     assert "".join(translator.stream(TEXTS[0], **EN_DE, terms=own[0])) == found[0]
 
 
+def test_a_stream_has_one_text(translator: Translator) -> None:
+    with pytest.raises(InvalidInputError, match="terms: expected a mapping for a stream, found li"):
+        translator.stream(TEXTS[0], **EN_DE, terms=[TERMS])
+
+
 def test_prefixes_and_terms_go_together(translator: Translator) -> None:
     found = translator.translate(TEXTS[2], **EN_DE, terms=TERMS, target_prefix="Leider")
     assert found.startswith("Leider")

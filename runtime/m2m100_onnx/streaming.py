@@ -72,6 +72,9 @@ class Streaming:
                     f"{name}: expected False for a stream, whose words are not all there when the "
                     "first are, found True"
                 )
+        if call.targets.own_terms is not None:
+            kind = type(call.targets.own_terms).__name__
+            raise InvalidInputError(f"terms: expected a mapping for a stream, found {kind}")
         prefix = cast("Prefix", call.targets.prefixes)
         row = Row(text, source_lang, target_lang, prefix)
         sentence = self._worker.sentence(0, row, call)

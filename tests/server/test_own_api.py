@@ -51,6 +51,10 @@ def events(server: Server, **given: Any) -> list[tuple[str, Any]]:
         {"target_prefix": "Die Datei"},
         {"early_stopping": "never", "length_penalty": 0.5, "max_new_tokens": 8},
         {"suppress_tokens": [5], "suppress_sequences": [[7, 8]], "disable_unk": True},
+        {"suppress_sequences": ["Datei"], "stop_sequences": [" nicht", [5, 6]]},
+        {"beam_size": 4, "num_beam_groups": 2, "diversity_penalty": 1.0, "num_hypotheses": 4},
+        {"terms": {"file": ["Dokument", "Dokumente"]}, "alignments": True},
+        {"terms": [{"file": "Dokument"}, None], "max_length_ratio": 3.0},
     ],
     ids=str,
 )

@@ -38,8 +38,8 @@ async def translations(request: Request) -> Response:
     if streams:
         return await _streamed(request, job, split)
     if split:
-        if job.options.keys() & {"num_hypotheses", "target_prefix"}:
-            message = "split: expected neither num_hypotheses nor target_prefix with it"
+        if job.options.keys() & {"num_hypotheses", "target_prefix", "terms"}:
+            message = "split: expected neither num_hypotheses, target_prefix nor terms with it"
             raise Refused("bad_request", message)
         found = await while_connected(request, job.cancellation, service.translate_passages(job))
         rows: list[Any] = [{"text": versions[0]} for versions in found]
@@ -69,6 +69,9 @@ def _job(body: dict[str, Any]) -> Job:
     prefix = body.pop("target_prefix", None)
     if prefix is not None:
         job.options["target_prefix"] = [prefix] * len(texts) if isinstance(prefix, str) else prefix
+    terms = body.pop("terms", None)
+    if terms is not None:
+        job.options["terms"] = terms
     job.timeout = OPTIONS["timeout"].check(body.pop("timeout", None))
     for name in (*CALL_OPTIONS, "max_new_tokens", "min_new_tokens"):
         if name in body:

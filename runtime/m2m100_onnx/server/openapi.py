@@ -26,6 +26,10 @@ _STRING: Final = {"type": "string"}
 _STRINGS: Final = {"type": "array", "items": _STRING}
 _IDS: Final = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _NUMBER: Final = {"type": "number"}
+_TERMS: Final = {
+    "type": "object",
+    "additionalProperties": {"oneOf": [_STRING, {**_STRINGS, "minItems": 1}]},
+}
 _KEY: Final = {"type": ["string", "null"]}
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
 
@@ -39,7 +43,9 @@ def option_schema(option: Option) -> dict[str, Any]:
         "bool": {"type": "boolean"},
         "bool | Literal['never']": {"enum": [True, False, "never"]},
         "tuple[int, ...]": dict(_IDS),
-        "tuple[tuple[int, ...], ...]": {"type": "array", "items": {**_IDS, "minItems": 1}},
+        "tuple[str | tuple[int, ...], ...]": _array(
+            {"oneOf": [{**_STRING, "minLength": 1}, {**_IDS, "minItems": 1}]}
+        ),
     }
     found = schemas[kind]
     if option.low is not None:
@@ -126,6 +132,10 @@ def _translation_request(limits: Limits, codes: Sequence[str]) -> dict[str, Any]
                 _STRING,
                 _array({"oneOf": [_STRING, _IDS, {"type": "null"}]}),
             ],
+        },
+        "terms": {
+            "description": "Terms with their targets, for all texts or for each.",
+            "oneOf": [{"type": "null"}, _TERMS, _array({"oneOf": [_TERMS, {"type": "null"}]})],
         },
         "timeout": option_schema(OPTIONS["timeout"]),
         **options,
@@ -288,8 +298,19 @@ def document(limits: Limits, codes: Sequence[str]) -> Mapping[str, Any]:
     paths = {**_own_paths(limits, codes), **_libretranslate_paths(codes), **_deepl_paths(codes)}
     answer = paths["/v1/translations"]["post"]["responses"]["200"]
     answer["content"]["text/event-stream"] = {"schema": _STRING}  # With `stream`.
-    tokens = {"tokens": _IDS, "token_log_probs": _array(_NUMBER)}
-    hypothesis = _object(("text", "score", "tokens"), text=_STRING, score=_NUMBER, **tokens)
+    alignment = _object(
+        ("source_words", "target_words", "matrix", "pairs"),
+        source_words=_STRINGS,
+        target_words=_STRINGS,
+        matrix=_array(_array(_NUMBER)),
+        pairs=_array(_IDS),
+    )
+    more = {
+        "tokens": _IDS,
+        "token_log_probs": _array(_NUMBER),
+        "alignment": {"oneOf": [{"type": "null"}, alignment]},
+    }
+    hypothesis = _object(("text", "score", "tokens"), text=_STRING, score=_NUMBER, **more)
     hypotheses = _array(hypothesis)
     error = _object(
         ("type", "message"), type=_STRING, message=_STRING, position={"type": "integer"}
