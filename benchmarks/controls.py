@@ -3,9 +3,9 @@
     python benchmarks/controls.py BUNDLE [--ctranslate2 FOLDER --interpreter PYTHON] [--only score]
 
 `score` compares pairs a second with CTranslate2's `score_batch`, by turns, each in its own process;
-CTranslate2 takes the best of several thread settings. `stream` compares the time to the first tokens
-of a stream with whole calls that end after one and after three steps. `terms` compares constrained
-with plain beam search at one length. Run it on an idle machine.
+CTranslate2 takes the best of several thread settings. `stream` compares the time to the first
+tokens of a stream with whole calls that end after one, two and three steps. `terms` compares
+constrained with plain beam search at one length. Run it on an idle machine.
 """
 
 from __future__ import annotations
