@@ -118,6 +118,8 @@ def test_bad_alternatives(translator: Translator) -> None:
     ):
         with pytest.raises(InvalidInputError, match=message):
             translator.alternatives(TEXTS[0], **EN_DE, **options)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="do_sample: expected False for alternatives"):
+        translator.alternatives(TEXTS[0], **EN_DE, do_sample=True)
     cancellation = Cancellation()
     cancellation.cancel()
     with pytest.raises(Cancelled):

@@ -15,6 +15,7 @@ from m2m100_onnx.engine.batches import Batch
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stopping import Cancellation
+from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.inputs import Prefix, Row
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.option import Option
@@ -69,6 +70,10 @@ class Alternatives:
         """
         count, least = _COUNT.check(count), _LEAST.check(min_probability)
         call = self._worker.begin(options, cancellation, "raise", None, None)
+        if call.settings.search.do_sample:
+            raise InvalidInputError(
+                "do_sample: expected False for alternatives, which are the likeliest, found True"
+            )
         row = Row(text, source_lang, target_lang, prefix)
         sentence = self._worker.sentence(0, row, call)
         batch = Batch.of([sentence], self.bundle.config.pad_token_id)
