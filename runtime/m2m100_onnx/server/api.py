@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +25,7 @@ from m2m100_onnx.server.passages import Passage, cut, joined
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.replies import reply
 from m2m100_onnx.server.service import Job, Service, service_of, while_connected
+from m2m100_onnx.translator import Translator
 
 __all__ = ["ROUTES"]
 
@@ -41,14 +42,14 @@ async def translations(request: Request) -> Response:
         if job.options.keys() & {"num_hypotheses", "target_prefix", "terms"}:
             message = "split: expected neither num_hypotheses, target_prefix nor terms with it"
             raise Refused("bad_request", message)
-        found = await while_connected(request, job.cancellation, service.translate_passages(job))
+        split_work = service.translate_passages(job)
+        served, found = await while_connected(request, job.cancellation, split_work)
         rows: list[Any] = [{"text": versions[0]} for versions in found]
-        name = choose(service.engine.served, job.source_lang, job.target_lang, job.model)[0].name
     else:
         work = service.translate(job)
         served, results = await while_connected(request, job.cancellation, work)
-        rows, name = [asdict(result) for result in results], served.name
-    return reply({"model": name, "translations": rows})
+        rows = [asdict(result) for result in results]
+    return reply({"model": served.name, "translations": rows})
 
 
 def _job(body: dict[str, Any]) -> Job:
@@ -172,27 +173,49 @@ async def alternatives(request: Request) -> Response:
         )
     service.check_size(job.texts)
     service.check_options(job.options)
-    served, source, target = choose(
-        service.engine.served, job.source_lang, job.target_lang, job.model
-    )
-    ends = time.monotonic() + service.seconds(job)
 
-    def work() -> list[dict[str, Any]]:
-        found = served.translator.alternatives(
+    def work(translator: Translator, source: str, target: str, **options: Any) -> list[Any]:
+        found = translator.alternatives(
             job.texts[0],
             source_lang=source,
             target_lang=target,
             prefix=prefix,
             count=count,
-            cancellation=job.cancellation,
-            **{**job.options, "timeout": max(0.0, ends - time.monotonic())},
+            **options,
         )
         return [asdict(each) for each in found]
 
-    run = service.engine.run(served, work, job.cancellation)
+    name, rows = await _carried_out(request, job, work)
+    return reply({"model": name, "alternatives": rows})
+
+
+async def _carried_out(
+    request: Request, job: Job, work: Callable[..., list[Any]]
+) -> tuple[str, list[Any]]:
+    """Returns the name of the bundle that a job is for, and what work on it returns.
+
+    Args:
+        request: it.
+        job: names the bundle and the languages.
+        work: takes the translator, both languages, and the options of the call by name.
+
+    Raises:
+        M2M100Error: those of the work.
+        Refused: no bundle has the languages, or too many calls wait.
+    """
+    service = service_of(request)
+    served, source, target = choose(
+        service.engine.served, job.source_lang, job.target_lang, job.model
+    )
+    ends = time.monotonic() + service.seconds(job)
+
+    def called() -> list[Any]:
+        options = {**job.options, "timeout": max(0.0, ends - time.monotonic())}
+        return work(served.translator, source, target, cancellation=job.cancellation, **options)
+
+    run = service.engine.run(served, called, job.cancellation)
     with service.engine.keep(served):
-        rows = await while_connected(request, job.cancellation, run)
-    return reply({"model": served.name, "alternatives": rows})
+        return served.name, await while_connected(request, job.cancellation, run)
 
 
 async def scores(request: Request) -> Response:
@@ -207,19 +230,10 @@ async def scores(request: Request) -> Response:
     if len(targets) != len(job.texts) or job.options.keys() - {"truncate"}:
         raise Refused("bad_request", "target: expected one for each text, and no search options")
     service.check_size([*job.texts, *targets])
-    served, source, target = choose(
-        service.engine.served, job.source_lang, job.target_lang, job.model
-    )
-    ends = time.monotonic() + service.seconds(job)
 
-    def work() -> list[dict[str, Any]]:
-        found = served.translator.score(
-            list(job.texts),
-            targets,
-            source_lang=source,
-            target_lang=target,
-            cancellation=job.cancellation,
-            **{**job.options, "timeout": max(0.0, ends - time.monotonic())},
+    def work(translator: Translator, source: str, target: str, **options: Any) -> list[Any]:
+        found = translator.score(
+            list(job.texts), targets, source_lang=source, target_lang=target, **options
         )
         rows = [{"sum": each.sum, "mean": each.mean, **asdict(each)} for each in found]
         # JSON has no NaN: the mean of no tokens.
@@ -227,10 +241,8 @@ async def scores(request: Request) -> Response:
             {**row, "mean": row["mean"] if row["mean"] == row["mean"] else None} for row in rows
         ]
 
-    run = service.engine.run(served, work, job.cancellation)
-    with service.engine.keep(served):
-        rows = await while_connected(request, job.cancellation, run)
-    return reply({"model": served.name, "scores": rows})
+    name, rows = await _carried_out(request, job, work)
+    return reply({"model": name, "scores": rows})
 
 
 async def embeddings(request: Request) -> Response:
@@ -244,26 +256,19 @@ async def embeddings(request: Request) -> Response:
     if job.options.keys() - {"truncate"}:
         raise Refused("bad_request", f"unknown name: {min(job.options.keys() - {'truncate'})}")
     service.check_size(job.texts)
-    served, source, target = choose(
-        service.engine.served, job.source_lang, job.target_lang, job.model
-    )
-    ends = time.monotonic() + service.seconds(job)
 
-    def work() -> list[list[float]]:
-        found = served.translator.embed(
+    def work(translator: Translator, source: str, target: str, **options: Any) -> list[Any]:
+        found = translator.embed(
             list(job.texts),
             source_lang=source,
             target_lang=target if given else None,
-            cancellation=job.cancellation,
-            **{**job.options, "timeout": max(0.0, ends - time.monotonic())},
+            **options,
         )
-        rows: list[list[float]] = found.tolist()
+        rows: list[Any] = found.tolist()
         return rows
 
-    run = service.engine.run(served, work, job.cancellation)
-    with service.engine.keep(served):
-        rows = await while_connected(request, job.cancellation, run)
-    return reply({"model": served.name, "embeddings": rows})
+    name, rows = await _carried_out(request, job, work)
+    return reply({"model": name, "embeddings": rows})
 
 
 async def detections(request: Request) -> Response:

@@ -47,13 +47,14 @@ async def translate(request: Request) -> Response:
         raise Refused("bad_request", "split_sentences: expected 0, 1 or nonewlines")
     job = Job(texts, source, target)
     if splits == "0" and not html:
-        _, results = await while_connected(request, job.cancellation, service.translate(job))
-        found = [result.text for result in results]
+        _, plain = await while_connected(request, job.cancellation, service.translate(job))
+        found = [result.text for result in plain]
     else:
         if splits == "nonewlines" and not html:
             job.texts = [text.replace("\r\n", " ").replace("\n", " ") for text in texts]
         work = service.translate_passages(job, html=html)
-        found = [versions[0] for versions in await while_connected(request, job.cancellation, work)]
+        _, results = await while_connected(request, job.cancellation, work)
+        found = [versions[0] for versions in results]
     code = choose(service.engine.served, source, target)[1]
     rows = [
         {

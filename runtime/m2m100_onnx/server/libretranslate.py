@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from m2m100_onnx.server.bodies import parameters
 from m2m100_onnx.server.detection import Detected
-from m2m100_onnx.server.languages import all_codes, as_shown, choose, name_of, supported_code
+from m2m100_onnx.server.languages import all_codes, as_shown, name_of, supported_code
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.replies import reply
 from m2m100_onnx.server.service import Job, Service, service_of, while_connected
@@ -38,11 +38,10 @@ async def translate(request: Request) -> Response:
     if source == "auto":
         detected = _detect(service, " ".join(texts))[0]
         source = detected.language
-    choose(service.engine.served, source, target)
     job = Job(texts, source, target)
     hypotheses = 1 if kind == "html" else wanted + 1
     work = service.translate_passages(job, hypotheses=hypotheses, html=kind == "html")
-    found = await while_connected(request, job.cancellation, work)
+    _, found = await while_connected(request, job.cancellation, work)
     answer: dict[str, Any] = {"translatedText": [versions[0] for versions in found]}
     if detected is not None:
         shown = _shown(detected)

@@ -143,8 +143,8 @@ class Service:
 
     async def translate_passages(
         self, job: Job, *, hypotheses: int = 1, html: bool = False
-    ) -> list[list[str]]:
-        """Translates texts of any length, sentence by sentence.
+    ) -> tuple[Served, list[list[str]]]:
+        """Translates texts of any length, sentence by sentence; returns the bundle too.
 
         Args:
             job: the texts, and the options for their sentences.
@@ -152,7 +152,8 @@ class Service:
             html: whether the texts are HTML, whose markup is kept.
 
         Returns:
-            For each text its translations, of which later ones may equal earlier ones.
+            The bundle, and for each text its translations, of which later ones may equal earlier
+            ones.
 
         Raises:
             M2M100Error: those of `Translator.translate_batch`; the position is that of the text.
@@ -170,7 +171,7 @@ class Service:
         owners = [owner for owner, passage in flat if passage.translated]
         sentences = [passage.text for _, passage in flat if passage.translated]
         if source == target or not sentences:
-            return [[text] for text in job.texts]
+            return served, [[text] for text in job.texts]
         options = dict(job.options)
         if hypotheses > 1:
             beams = max(served.translator.defaults.beam_size, hypotheses)
@@ -181,7 +182,7 @@ class Service:
             if error.position is not None:
                 error.position = owners[error.position]
             raise
-        return _assembled(documents, passages, found, target, hypotheses)
+        return served, _assembled(documents, passages, found, target, hypotheses)
 
 
 def _assembled(
