@@ -146,27 +146,24 @@ class Aligner:
             stop: ends the work between two batches; what was not reached is left out.
         """
         wanted, unknown = settings.search.alignments, self._tokenizer.unk_id
-        places = [
-            (position, number)
-            for position, result in results.items()
-            for number, hypothesis in enumerate(result.hypotheses)
-            if wanted or unknown in hypothesis.tokens
-        ]
-        pairs = [
-            Pair(text, source, results[position].hypotheses[number].tokens, target_lang)
-            for position, number in places
-            for text, source, target_lang in [sides[position]]
-        ]
-        found = self.align(pairs, settings.call, stop, None) if pairs else {}
-        found_at = {places[place]: alignment for place, alignment in found.items()}
+        asked: dict[tuple[int, int], Pair] = {}
+        for position, result in results.items():
+            text, source, target_lang = sides[position]
+            for number, hypothesis in enumerate(result.hypotheses):
+                if wanted or unknown in hypothesis.tokens:
+                    pair = Pair(text, source, hypothesis.tokens, target_lang)
+                    asked[position, number] = pair
+        read = self.align([*asked.values()], settings.call, stop, None) if asked else {}
+        places = [*asked]
+        found = {places[n]: alignment for n, alignment in read.items()}
+        stopped = {position for position, number in asked.keys() - found.keys()}
         done = {}
         for position, result in results.items():
-            own = [(position, number) for number in range(len(result.hypotheses))]
-            if any(place in places and place not in found_at for place in own):
-                continue  # `stop` was reached.
+            if position in stopped:
+                continue
             hypotheses = tuple(
-                self._with(hypothesis, found_at.get(place), settings)
-                for hypothesis, place in zip(result.hypotheses, own, strict=True)
+                self._with(hypothesis, found.get((position, number)), settings)
+                for number, hypothesis in enumerate(result.hypotheses)
             )
             text = hypotheses[0].text if hypotheses else result.text
             done[position] = replace(result, text=text, hypotheses=hypotheses)

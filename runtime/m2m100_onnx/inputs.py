@@ -5,12 +5,13 @@ Refuses to know tokens and models.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from types import NoneType
 from typing import Any, NamedTuple
 
-from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.errors import InvalidInputError, M2M100Error
 
 __all__ = [
     "Languages",
@@ -24,6 +25,7 @@ __all__ = [
     "check_terms",
     "check_texts",
     "joined",
+    "located",
 ]
 
 Languages = str | Iterable[str]
@@ -162,6 +164,16 @@ def joined(
                 raise InvalidInputError(missing.format(position))
             found.append(value)
         yield Row(text, *found)
+
+
+@contextlib.contextmanager
+def located(position: int | None) -> Iterator[None]:
+    """Gives an error about a text the text's position; None where there is only one text."""
+    try:
+        yield
+    except M2M100Error as error:
+        error.position = position
+        raise
 
 
 def _repeat(value: Any) -> Iterable[Any]:

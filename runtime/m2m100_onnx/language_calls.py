@@ -17,8 +17,8 @@ from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.reader import Reader
 from m2m100_onnx.engine.stopping import Cancellation, Stop
-from m2m100_onnx.errors import InputTooLongError, InvalidInputError, M2M100Error
-from m2m100_onnx.inputs import check_languages, check_texts
+from m2m100_onnx.errors import InputTooLongError, InvalidInputError
+from m2m100_onnx.inputs import check_languages, check_texts, located
 from m2m100_onnx.model.causal import LanguageGraphs
 from m2m100_onnx.options import Option, SearchOptions, Settings, resolve_options
 from m2m100_onnx.scores import Filling, Generation, Score
@@ -125,11 +125,8 @@ class LanguageWorker:
         for position, (text, code) in enumerate(zip(texts, languages, strict=False)):
             if call.stop.reached:
                 raise call.stop.error({})
-            try:
+            with located(position):
                 found.append(self.row(text, code, call, is_prompt=is_prompt))
-            except M2M100Error as error:
-                error.position = position
-                raise
         return found
 
     def row(
@@ -210,7 +207,8 @@ class LanguageWorker:
                 "whose config.json does not say so is exported with causal=True (--causal true)"
             )
         for position, row in enumerate(rows):
-            self._check_room(row, position, call)
+            with located(position):
+                self._check_room(row, call)
         found: dict[int, Generation] = {}
         sequences = call.settings.search.stop_sequences
         ends = Stops(sequences) if sequences else None
@@ -227,23 +225,19 @@ class LanguageWorker:
                         found[n] = self._generation(some)
         return call.stop.complete(found, len(rows))
 
-    def _check_room(self, row: Row, position: int, call: LanguageCall) -> None:
+    def _check_room(self, row: Row, call: LanguageCall) -> None:
         """Raises `InvalidInputError` if a prompt leaves no room for a token."""
         longest = call.settings.search.max_length
         if call.max_new_tokens is not None:
             longest = self._config.max_position_embeddings
-        error = None
         if call.max_new_tokens == 1 and len(row.ids) == 1:
             # `max_length` counts three tokens at least, as a translation has.
-            error = InvalidInputError("max_new_tokens: expected 2 or more for an empty prompt")
-        elif len(row.ids) >= longest:
-            error = InvalidInputError(
+            raise InvalidInputError("max_new_tokens: expected 2 or more for an empty prompt")
+        if len(row.ids) >= longest:
+            raise InvalidInputError(
                 f"prompt: expected fewer than {longest} tokens, which max_length or the model's "
                 f"positions allow, found {len(row.ids)}"
             )
-        if error is not None:
-            error.position = position
-            raise error
 
     def _batches(
         self, rows: Sequence[Row], call: LanguageCall

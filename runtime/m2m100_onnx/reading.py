@@ -5,8 +5,7 @@ Knows arguments, tokenizer and reader; leaves batches to the engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, overload
 
@@ -18,8 +17,8 @@ from m2m100_onnx.calls import Worker
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.pair_reader import PairReader
 from m2m100_onnx.engine.stopping import Cancellation, Stop
-from m2m100_onnx.errors import InputTooLongError, InvalidInputError, M2M100Error
-from m2m100_onnx.inputs import Row, check_languages, check_texts, joined
+from m2m100_onnx.errors import InputTooLongError, InvalidInputError
+from m2m100_onnx.inputs import Row, check_languages, check_texts, joined, located
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import OPTIONS, CallOptions, SearchOptions, resolve_options
 from m2m100_onnx.scores import Score
@@ -206,7 +205,7 @@ class Reading:
         found = []
         sides = zip(joined(firsts, source_lang, target_lang), seconds, strict=True)
         for position, (row, target) in enumerate(sides):
-            with _at(None if single else position):
+            with located(None if single else position):
                 codes = row.source_lang, row.target_lang
                 ids = self._worker.encode(row.text, *codes, truncate=call.truncate)
                 found.append((row, ids, self._target(target, row.target_lang, call.truncate)))
@@ -242,7 +241,7 @@ class Reading:
         check_languages(len(texts), source_lang=source_lang, target_lang=targets)
         rows = []
         for position, (text, source, target, *_) in enumerate(joined(texts, source_lang, targets)):
-            with _at(position):
+            with located(position):
                 code = None if target_lang is None else target
                 rows.append(self._worker.encode(text, source, code, truncate=call.truncate))
         with self._gate.call():
@@ -314,13 +313,3 @@ def _several(texts: str | Sequence[str]) -> list[str]:
         return [texts]
     check_texts(texts)
     return list(texts)
-
-
-@contextmanager
-def _at(position: int | None) -> Iterator[None]:
-    """Gives an error the position of its text."""
-    try:
-        yield
-    except M2M100Error as error:
-        error.position = position
-        raise
