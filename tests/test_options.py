@@ -92,7 +92,11 @@ from translations import EN_DE, GREEDY, LIMIT, assert_same
         ({"suppress_sequences": [[5, 10609]]}, "suppress_sequences: expected ids from 0 to 10608"),
         ({"max_new_tokens": 1}, "max_new_tokens: expected an int from 2.*found 1"),
         ({"max_new_tokens": 9, "max_length": 9}, "expected either it or max_length, found both"),
-        ({"min_new_tokens": 9, "target_prefix": "Das"}, "min_new_tokens: expected min_length with"),
+        (
+            {"min_new_tokens": 9, "max_new_tokens": 8, "target_prefix": ["Das"]},
+            "min_new_tokens: expected at most max_new_tokens = 8, found 9",
+        ),
+        ({"max_new_tokens": 0, "target_prefix": ["Das"]}, "max_new_tokens: expected an int from 1"),
     ],
     ids=lambda value: repr(value) if isinstance(value, str) else "+".join(value),
 )

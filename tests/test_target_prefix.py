@@ -26,6 +26,9 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"beam_size": 4, "num_hypotheses": 4},
     {"beam_size": 3, "early_stopping": False, "length_penalty": 2.0, "num_hypotheses": 2},
     {"beam_size": 2, "min_length": 20, "no_repeat_ngram_size": 3, "max_length": 30},
+    {"beam_size": 1, "max_new_tokens": 5},
+    {"beam_size": 3, "max_new_tokens": 3, "num_hypotheses": 3},
+    {"beam_size": 2, "min_new_tokens": 12, "max_new_tokens": 16},
 )
 NAMES = {"beam_size": "num_beams", "num_hypotheses": "num_return_sequences"}
 
@@ -82,6 +85,15 @@ def test_text_and_tokens_are_alike(translator: Translator) -> None:
     )
     wanted = translator.translate(TEXTS, **EN_DE, target_prefix=PREFIXES)
     assert [t.text for t in streamed] == wanted
+
+
+def test_one_new_token(translator: Translator) -> None:
+    options: dict[str, Any] = {**EN_DE, "max_new_tokens": 1, "target_prefix": ["Bitte"]}
+    (found,) = translator.translate_batch(TEXTS[:1], **options)
+    assert len(found.tokens) == 2 + len(tokens_of(translator, "Bitte")) + 1
+    message = "max_new_tokens: expected room for a token behind the language token.*found 2 in all"
+    with pytest.raises(InvalidInputError, match=message):
+        translator.translate(TEXTS[:2], **{**options, "target_prefix": ["Bitte", None]})
 
 
 def test_half_a_word_is_continued(translator: Translator) -> None:

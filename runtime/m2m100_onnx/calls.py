@@ -163,10 +163,10 @@ class Worker:
         if rerank is not None:  # One hypothesis has no order.
             given.setdefault("num_hypotheses", given.get("beam_size", self._defaults.beam_size))
         prefixes, terms = given.pop("target_prefix", None), given.pop("terms", None)
-        count_new_tokens(given, prefixes)
+        new_tokens = count_new_tokens(given, prefixes, positions)
         settings = resolve_options(given, self._defaults, positions, vocab_size)
         settings = replace(settings, search=spelled(settings.search, self._tokenizer))
-        targets = Targets.of(settings.search, self._tokenizer, prefixes, terms)
+        targets = Targets.of(settings.search, self._tokenizer, prefixes, terms, new_tokens)
         stop = Stop(settings.call.timeout, cancellation)
         return Call(settings, stop, on_error, progress, stats, targets, rerank)
 

@@ -25,19 +25,41 @@ _NEW_TOKENS = {
     "max_length": Option("max_new_tokens", "int", None, "", 2, 1 << 19),
     "min_length": Option("min_new_tokens", "int", None, "", 0, 1 << 19),
 }
+# A prefix begins with the language token, which counts as new where there is none.
+_BEHIND_PREFIXES = {**_NEW_TOKENS, "max_length": replace(_NEW_TOKENS["max_length"], low=1)}
 
 
-def count_new_tokens(given: dict[str, Any], prefixes: Prefixes) -> None:
-    """Puts `max_length` in the place of `max_new_tokens`, which does not count the start token.
+@dataclass(frozen=True)
+class NewTokens:
+    """How many tokens a translation has beside those that were given.
+
+    Attributes:
+        most: the most; None where `max_length` says it.
+        least: the least, `</s>` not counted.
+    """
+
+    most: int | None = None
+    least: int = 0
+
+
+def count_new_tokens(given: dict[str, Any], prefixes: Prefixes, positions: int) -> NewTokens:
+    """Takes `max_new_tokens` and `min_new_tokens`, which do not count what is given.
+
+    Without a prefix that is the start token, so `max_length` and `min_length` come in their place.
 
     Args:
         given: the options of a call, which are changed.
         prefixes: what its translations begin with.
+        positions: of the model.
+
+    Returns:
+        What is to be counted behind each prefix.
 
     Raises:
-        InvalidInputError: both are there, or a prefix is, which only `max_length` counts.
+        InvalidInputError: both are there, or a value is out of range.
     """
-    for name, option in _NEW_TOKENS.items():
+    counts = {}
+    for name, option in (_NEW_TOKENS if prefixes is None else _BEHIND_PREFIXES).items():
         if (value := given.pop(option.name, None)) is None:
             continue
         if given.get(name) is not None:
@@ -45,12 +67,17 @@ def count_new_tokens(given: dict[str, Any], prefixes: Prefixes) -> None:
                 f"{option.name}: expected either it or {name}, found both; {name} counts the start "
                 "token too"
             )
-        if prefixes is not None:
-            raise InvalidInputError(
-                f"{option.name}: expected {name} with target_prefix, since that counts the prefix, "
-                f"found {value!r}"
-            )
-        given[name] = option.check(value) + 1
+        counts[name] = option.check(value)
+    if prefixes is None:
+        given.update((name, count + 1) for name, count in counts.items())
+        return NewTokens()
+    most, least = counts.get("max_length"), counts.get("min_length", 0)
+    if most is not None and least > most:
+        raise InvalidInputError(
+            f"min_new_tokens: expected at most max_new_tokens = {most}, found {least}"
+        )
+    given.update((name, {"max_length": positions, "min_length": 0}[name]) for name in counts)
+    return NewTokens(most, least)
 
 
 def spelled(search: SearchOptions, tokenizer: Tokenizer) -> SearchOptions:
@@ -86,6 +113,7 @@ class Targets:
         stops: what ends a translation beside `</s>`; None for nothing.
         prefixes: what the translations begin with.
         terms: what they must contain where their sources do; some for all, or some for each.
+        new_tokens: how many tokens they have behind what is given.
     """
 
     tokenizer: Tokenizer
@@ -93,10 +121,16 @@ class Targets:
     stops: Stops | None
     prefixes: Prefixes
     terms: Terminology | TermLists
+    new_tokens: NewTokens
 
     @classmethod
     def of(
-        cls, search: SearchOptions, tokenizer: Tokenizer, prefixes: Prefixes, terms: TermLists
+        cls,
+        search: SearchOptions,
+        tokenizer: Tokenizer,
+        prefixes: Prefixes,
+        terms: TermLists,
+        new_tokens: NewTokens,
     ) -> Targets:
         """Checks what a call gave.
 
@@ -111,7 +145,7 @@ class Targets:
             )
         stops = Stops(search.stop_sequences, tokenizer) if search.stop_sequences else None
         common = Terminology(terms, tokenizer) if isinstance(terms, Mapping) else terms
-        return cls(tokenizer, search, stops, prefixes, common)
+        return cls(tokenizer, search, stops, prefixes, common, new_tokens)
 
     @property
     def own_terms(self) -> TermLists:
@@ -135,36 +169,40 @@ class Targets:
         Raises:
             InvalidInputError: a prefix or a term cannot be.
         """
-        ends = len(prompt) + 1  # with `</s>`
-        limit = None
-        if self.search.max_length_ratio is not None:
-            ratio = self.search.max_length_ratio
-            limit = ends + math.ceil(ratio * self.tokenizer.count_pieces(source))
-        given, prefix = 1, row.prefix
+        given, start, prefix = 1, len(prompt), row.prefix
         if prefix is not None:
             prompt = [*prompt, *prefix_tokens(self.tokenizer, prefix)]
             given = len(prompt)
-            self._check_room(limit, len(prompt))
+        limit, name = self._limit(source, start, given)
+        most = self.search.max_length if limit is None else min(limit, self.search.max_length)
+        if len(prompt) >= most:
+            raise _too_long(len(prompt), most, name if most == limit else "max_length", prefix)
         terms = self._terms(row, len(prompt))
         if terms is not None:
             least, _ = terms.ways(tuple(prompt))
-            most = min(limit or self.search.max_length, self.search.max_length)
             if len(prompt) + least >= most:
                 raise InvalidInputError(
                     f"terms: expected fewer tokens than max_length, or max_length_ratio, allows: "
                     f"{most - len(prompt) - 1} with </s>, found {least}"
                 )
-        return Sentence(position, source, prompt, given, limit, self.stops, terms)
+        least = given + self.new_tokens.least if self.new_tokens.least else 0
+        return Sentence(position, source, prompt, given, limit, least, self.stops, terms)
 
-    def _check_room(self, limit: int | None, length: int) -> None:
-        longest, name = self.search.max_length, "max_length"
-        if limit is not None and limit < longest:
-            longest, name = limit, "max_length_ratio"
-        if length >= longest:
-            raise InvalidInputError(
-                f"target_prefix: expected fewer than {name} = {longest} tokens with the start "
-                f"token and the language token, found {length}"
-            )
+    def _limit(self, source: list[int], start: int, given: int) -> tuple[int | None, str]:
+        """Returns the most tokens of a text's translation beside `max_length`, and what says so.
+
+        Args:
+            source: the text's tokens.
+            start: how many tokens come before the words.
+            given: how many are not new.
+        """
+        limits: list[tuple[int, str]] = []
+        if self.search.max_length_ratio is not None:
+            words = math.ceil(self.search.max_length_ratio * self.tokenizer.count_pieces(source))
+            limits.append((start + words + 1, "max_length_ratio"))  # with `</s>`
+        if self.new_tokens.most is not None:
+            limits.append((given + self.new_tokens.most, "max_new_tokens"))
+        return min(limits, default=(None, ""))
 
     def _terms(self, row: Row, given: int) -> Any:
         """Returns what the translation of a text must contain; None for nothing."""
@@ -182,6 +220,19 @@ class Targets:
                     f"terms: expected targets without suppressed tokens, found {target!r}"
                 )
         return found
+
+
+def _too_long(length: int, most: int, name: str, prefix: Prefix | None) -> InvalidInputError:
+    """Returns the error about a text whose prompt leaves no token to be found."""
+    if prefix is None:
+        return InvalidInputError(
+            f"{name}: expected room for a token behind the language token of a text without a "
+            f"prefix, found {most} in all"
+        )
+    return InvalidInputError(
+        f"target_prefix: expected fewer than {name} = {most} tokens with the start token and the "
+        f"language token, found {length}"
+    )
 
 
 def unmet() -> InvalidInputError:

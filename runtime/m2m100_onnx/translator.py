@@ -209,8 +209,8 @@ class Translator(Reading, Streaming, Alternatives, Face[Bundle]):
                 for each text. All of the prefix is in the translation, and none in its length.
                 `terms` maps terms of the sources to what translations must contain, for all texts
                 or for each.
-                `max_new_tokens` and `min_new_tokens` are `max_length` and `min_length` without the
-                start token, as in transformers.
+                `max_new_tokens` and `min_new_tokens` count as `max_length` and `min_length`, but
+                for what is given: the start token, or all of a prefix, as in transformers.
 
         Raises:
             UnknownLanguageError: a language is not one of `languages`.

@@ -25,6 +25,7 @@ from m2m100_onnx import (
 )
 from m2m100_onnx.bundle.folder import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import FUSED_FILES, NATIVE_FILES, Precision
+from m2m100_onnx.model import prefill
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.ranking import rank
@@ -101,6 +102,27 @@ def test_rows_are_those_of_searches_of_their_own(packed_bundle: Path) -> None:
         rows.select(selection)
     rows.step()
     rows.check()
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 7, 10])
+def test_prompts_are_fed_in_parts(
+    packed_bundle: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    """A prompt in one run is the same prompt in several, and a token a run, to the last bit."""
+    rows = Rows(packed_bundle)
+    model, (_, source, _) = rows.model, rows.sources
+    heads = np.array([[2, 10500], [2, 10501]])
+    prompts = np.concatenate([heads, rows.random.integers(4, 10000, (2, 9))], axis=1)
+    inputs = np.stack([source, source[::-1]]), np.ones((2, len(source)), np.int64), prompts
+    whole = model.begin(*inputs)
+    monkeypatch.setattr(prefill, "_tokens_a_run", lambda *_: tokens)
+    parts = model.begin(*inputs)
+    for fed in rows.random.integers(4, 10000, (3, 2, 1)):
+        found, wanted = (state.best(Ranking(count=30)) for state in (parts, whole))
+        np.testing.assert_array_equal(found.scores, wanted.scores)
+        np.testing.assert_array_equal(found.tokens, wanted.tokens)
+        for state in (parts, whole):
+            state.step(fed)
 
 
 def test_buffers_grow(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:

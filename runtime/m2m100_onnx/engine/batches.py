@@ -60,6 +60,7 @@ class Sentence:
         given: tokens of the prompt that are not in the length of the translation: the start token,
             or all of a prompt that goes on with a prefix.
         limit: the most tokens of the translation, which `max_length` bounds too; None for no other.
+        least: tokens before which it does not end, as `min_length`.
         ends: what ends a sequence beside `</s>`, the same for all sentences of a call.
         terms: what the translation must contain.
     """
@@ -69,6 +70,7 @@ class Sentence:
     prompt: Sequence[int]
     given: int = 1
     limit: int | None = None
+    least: int = 0
     ends: Ends | None = None
     terms: Terms | None = None
 
@@ -144,7 +146,8 @@ def _demands(sentences: Sequence[Sentence]) -> Demands:
         limits = np.array([sentence.limit for sentence in sentences], np.int64)
     if any(sentence.terms is not None for sentence in sentences):
         terms = tuple(sentence.terms for sentence in sentences)
-    return Demands(limits, sentences[0].ends, terms)
+    # Where prompts have one length, so have what is given and what is to come.
+    return Demands(limits, sentences[0].ends, terms, sentences[0].least)
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,8 @@ def cut(
     """
     ordered = sorted(sentences, key=lambda one: (-len(one.prompt), -len(one.source)))
     beams, longest = settings.search.rows, settings.search.max_length
+    # All have a limit, or none.
+    longest = min(longest, max((s.limit or longest for s in ordered), default=longest))
     start = 0
     while start < len(ordered):
         source = len(ordered[start].source)

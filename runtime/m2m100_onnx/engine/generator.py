@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -261,6 +262,8 @@ def _search_of(
     kind: Any = BeamSearch
     if options.do_sample:
         kind = partial(SamplingSearch, keys=batch.keys)
+    if batch.demands.least > options.min_length:
+        options = replace(options, min_length=batch.demands.least)
     found: BeamSearch | SamplingSearch = kind(
         *(state, batch.prompt),
         eos_id=eos_id,

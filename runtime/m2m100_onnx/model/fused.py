@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_SOURCE_FILE
-from m2m100_onnx.model.blocks import Block, Memory, keys_and_values, memory_of, real_of
+from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_SOURCE_FILE, NATIVE_SOURCE_FILE
+from m2m100_onnx.model.blocks import Memory, keys_and_values, memory_of, real_of
 from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of
-from m2m100_onnx.model.portable import run_decoder, run_encoder
+from m2m100_onnx.model.prefill import prefill_by_portable_graphs, prefill_by_steps
 from m2m100_onnx.model.sessions import Sessions
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import Int64Array
@@ -55,23 +53,34 @@ class FusedState(InPlaceState):
         source, step, rank = files
         heads, layers = config.decoder_attention_heads, config.decoder_layers
         shape = heads, config.d_model // heads
+        names = [(n, kind) for n in range(layers) for kind in ("key", "value")]
+        self._source_names = [_SOURCE.format(*name) for name in names]
         self._mask = attention_mask.copy()
         memory = memory_of(sessions)
-        past = None
-        # The portable graphs round otherwise from processor to processor; native ones never do.
+        past = hidden_states = None
+        # A long prompt has a cheaper way, but for native graphs, which take it in few runs: they
+        # never round otherwise from processor to processor, as the portable ones do.
         if prompt.shape[1] > _LONG_PROMPT and source == FUSED_SOURCE_FILE:
-            past, self._source = _prefilled(sessions, memory, input_ids, self._mask, prompt[:, :-1])
+            past, self._source = prefill_by_portable_graphs(
+                sessions, memory, input_ids, self._mask, prompt[:, :-1]
+            )
             prompt = prompt[:, -1:]
         else:
             self._source = keys_and_values(
                 memory,
                 sessions.get(source, serial=serial),
                 {"input_ids": input_ids, "attention_mask": self._mask},
-                [f"present.{n}.encoder.{kind}" for n in range(layers) for kind in ("key", "value")],
+                [f"present.{n}.encoder.{kind}" for n, kind in names],
                 (len(input_ids), shape[0], input_ids.shape[1], shape[1]),
             )
+        step_session = sessions.get(step, serial=serial)
+        if source == NATIVE_SOURCE_FILE:
+            own = [_OWN.format(*name) for name in names]
+            inputs = self._source_inputs(memory)
+            past, hidden_states = prefill_by_steps(step_session, inputs, own, shape, prompt)
+            prompt = prompt[:, -1:]
         super().__init__(
-            sessions.get(step, serial=serial),
+            step_session,
             sessions.get(rank, serial=serial),
             memory,
             vocab_size=config.vocab_size,
@@ -80,6 +89,7 @@ class FusedState(InPlaceState):
             cache_name=_OWN,
             first_tokens=prompt[:, :1],
             past=past,
+            hidden_states=hidden_states,
         )
         for column in range(1, prompt.shape[1]):
             self._feed()
@@ -109,35 +119,13 @@ class FusedState(InPlaceState):
         return real_of(bundle).itemsize * cache + 3 * 4 * rows * config.vocab_size * logits
 
     def _inputs(self) -> Mapping[str, ort.OrtValue]:
-        named = zip(self._names, self._source.values, strict=True)
-        source = {_SOURCE.format(*layer): value for layer, value in named}
-        return {"encoder_attention_mask": self._memory.value(self._mask), **source}
+        return self._source_inputs(self._memory)
+
+    def _source_inputs(self, memory: Memory) -> Mapping[str, ort.OrtValue]:
+        source = dict(zip(self._source_names, self._source.values, strict=True))
+        return {"encoder_attention_mask": memory.value(self._mask), **source}
 
     def _keep(self, kept: Int64Array) -> None:
         """Drops the other sentences; the beams of a sentence share its source."""
         self._source = self._source.taken(kept, self._mask.shape[1])
         self._mask = self._mask[kept]
-
-
-def _prefilled(
-    sessions: Sessions[Bundle],
-    memory: Memory,
-    input_ids: Int64Array,
-    mask: Int64Array,
-    prompt: Int64Array,
-) -> tuple[Block, Block]:
-    """Feeds a long prompt to the portable graphs, which take it in one run.
-
-    Returns:
-        Keys and values of the prompt, and of the source.
-    """
-    # A binding keeps no reference to what it binds, so each OrtValue stays in a variable.
-    prompt = np.ascontiguousarray(prompt)
-    ids, own_mask, fed = (memory.value(array) for array in (input_ids, mask, prompt))
-    hidden = run_encoder(sessions, ids, own_mask)
-    _, present = run_decoder(sessions, own_mask, fed, hidden, present=True)
-    blocks = (
-        memory.of([value for name, value in present.items() if f".{part}." in name])
-        for part in ("decoder", "encoder")
-    )
-    return next(blocks), next(blocks)

@@ -53,6 +53,7 @@ class InPlaceState(ABC):
         cache_name: str,
         first_tokens: Int64Array,
         past: Block | None = None,
+        hidden_states: Float32Array | None = None,
     ) -> None:
         """Makes the buffers; a subclass has set what `_inputs` needs.
 
@@ -66,6 +67,8 @@ class InPlaceState(ABC):
             cache_name: the graph's name of a layer's past keys or values.
             first_tokens: `(B, 1)` tokens that the first `best` feeds.
             past: keys and values of the P tokens before those, `(2 * L, B, H, P, E)`.
+            hidden_states: the last layer's output at the first tokens, `(B, D)`, if they have been
+                fed: then the last position of `past` is theirs.
         """
         self.vocab_size = vocab_size
         self._row_shape, self._cache_name = row_shape, cache_name
@@ -80,6 +83,7 @@ class InPlaceState(ABC):
             self._own.fill(past)
         self._indirection = _identity(len(first_tokens), 1, capacity)
         self._tokens = first_tokens.copy()
+        self._known = hidden_states  # of the tokens; None while they wait to be fed
         self._bind()
 
     @abstractmethod
@@ -108,6 +112,7 @@ class InPlaceState(ABC):
     def step(self, tokens: Int64Array) -> None:
         """Appends `tokens` `(R, 1)`; the graph runs at the next `best`."""
         self._tokens[:] = tokens
+        self._known = None
 
     def best(self, ranking: Ranking) -> Ranked:
         """Returns the best next tokens of each row, in buffers that the next call reuses.
@@ -116,7 +121,10 @@ class InPlaceState(ABC):
             InvalidInputError: a score is NaN.
             InferenceError: onnxruntime failed.
         """
-        self._feed()
+        if self._known is None:
+            self._feed()
+        else:
+            self._head.hidden_states.update_inplace(self._known)
         head = self._head
         if ranking.renormalized and (len(ranking.seen) or len(ranking.banned)):
             if len(ranking.seen) and len(ranking.banned):
@@ -162,6 +170,8 @@ class InPlaceState(ABC):
                 self._drop(kept)
             self._indirection[:, :, :length] = table[:, :, :length]
         tokens = self._tokens[rows]
+        if self._known is not None:
+            self._known = self._known[rows]
         if changed:
             self._keep(kept)
             self._tokens = tokens

@@ -23,23 +23,25 @@ Ends: TypeAlias = Callable[[Int64Array], npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Demands:
-    """Limits, ends and terms.
+    """Limits, ends, terms and the least length.
 
     Attributes:
         limits: `(B,)` the most tokens of each sentence, which `max_length` bounds too; None for no
             others.
         ends: what ends a sequence beside `</s>`.
         terms: what the sequences of each sentence must contain; None where nothing.
+        least: tokens before which no sequence ends, as `min_length`.
     """
 
     limits: Int64Array | None = None
     ends: Ends | None = None
     terms: tuple[Terms | None, ...] = ()
+    least: int = 0
 
     def part(self, number: int, parts: int) -> Demands:
         """Returns those of every `parts`-th sentence from `number` on."""
         limits = None if self.limits is None else self.limits[number::parts].copy()
-        return Demands(limits, self.ends, self.terms[number::parts])
+        return Demands(limits, self.ends, self.terms[number::parts], self.least)
 
     def most(self, sentences: Int64Array, max_length: int) -> Int64Array:
         """Returns the most tokens of each of `sentences` `(N,)`."""
