@@ -356,3 +356,33 @@ def test_native_graphs_share_the_weights_file(native_bundle: Path) -> None:
     for name in fused.keys() & native.keys():
         assert native[name] == fused[name], name
     assert len(fused.keys() & native.keys()) > 40
+
+
+# --- Scores ---------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_greedy_search(native_bundle: Path) -> None:
+    """To the last bit, alone and beside other pairs, and with entropies."""
+    translator = opened(native_bundle)
+    texts = [text for text in TEXTS[:4] if text]
+    found = translator.translate_batch(texts, **EN_DE, beam_size=1, repetition_penalty=1.0)
+    scores = translator.score(texts, [one.text for one in found], **EN_DE)
+    for one, score in zip(found, scores, strict=True):
+        assert score.tokens == one.tokens[1:]
+        # A search is given the language token.
+        assert score.token_log_probs[1:] == one.hypotheses[0].token_log_probs
+    targets = [one.text for one in found]
+    alone = [translator.score(*pair, **EN_DE) for pair in zip(texts, targets, strict=True)]
+    assert [one.token_log_probs for one in alone] == [one.token_log_probs for one in scores]
+    known = translator.score(texts, targets, **EN_DE, entropy=True)
+    assert [one.token_log_probs for one in known] == [one.token_log_probs for one in scores]
+
+
+def test_scores_are_near_those_of_portable_graphs(native_bundle: Path) -> None:
+    pairs = TEXTS[:2], ["Öffnen Sie die Datei und speichern Sie eine Kopie.", "Löschen"]
+    found = opened(native_bundle).score(*pairs, **EN_DE)
+    for one, other in zip(
+        found, opened(native_bundle, kernels=False).score(*pairs, **EN_DE), strict=True
+    ):
+        assert one.token_log_probs == pytest.approx(other.token_log_probs, abs=0.3)
+        assert one.mean == pytest.approx(other.mean, abs=0.06)

@@ -15,7 +15,7 @@ from m2m100_onnx.engine.reader import entropies, taken
 from m2m100_onnx.engine.stopping import Stop
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import CallOptions
-from m2m100_onnx.search.state import Float32Array
+from m2m100_onnx.search.state import Float32Array, Int64Array
 
 __all__ = ["PairReader"]
 
@@ -49,18 +49,48 @@ class PairReader:
         Returns:
             By index of the pair, what was read until `stop`.
         """
-        found = {}
+        found: dict[int, Float32Array] = {}
         fed = [target[:-1] for target in targets]
-        # Logits, and what is computed from them.
-        numbers = (4 if with_entropies else 2) * self._config.vocab_size
+        config, native = self._config, self._model.native
+        # Keys and values; or logits, and what is computed from them.
+        numbers = 2 * config.decoder_layers * config.d_model
+        if not native or with_entropies:
+            numbers = (4 if with_entropies else 2) * config.vocab_size
         for batch in self._batches(sources, fed, options, stop, numbers):
-            logits = self._model.target_logits(batch.input_ids, batch.attention_mask, batch.target)
-            for place, row in zip(batch.places.tolist(), logits, strict=True):
-                tokens = np.asarray(targets[place][1:], np.int64)
-                own = row[: len(tokens)]
-                rows = [entropies(own)] if with_entropies else []
-                found[place] = np.stack([taken(own, tokens), *rows])
+            places = batch.places.tolist()
+            following = [np.asarray(targets[place][1:], np.int64) for place in places]
+            rows: list[list[Float32Array]] = [[] for _ in places]
+            if not native or with_entropies:
+                rows = self._rows_of_logits(batch, following, with_entropies)
+            if native:
+                log_probs = self._native_log_probs(batch, following)
+                rows = [[own, *more[1:]] for own, more in zip(log_probs, rows, strict=True)]
+            found.update((place, np.stack(row)) for place, row in zip(places, rows, strict=True))
         return found
+
+    def _rows_of_logits(
+        self, batch: Pairs, following: Sequence[Int64Array], with_entropies: bool
+    ) -> list[list[Float32Array]]:
+        """Returns the log-probabilities of each pair, and entropies if they are wanted."""
+        logits = self._model.target_logits(batch.input_ids, batch.attention_mask, batch.target)
+        rows = []
+        for whole, tokens in zip(logits, following, strict=True):
+            own = whole[: len(tokens)]
+            more = [entropies(own)] if with_entropies else []
+            rows.append([taken(own, tokens), *more])
+        return rows
+
+    def _native_log_probs(
+        self, batch: Pairs, following: Sequence[Int64Array]
+    ) -> list[Float32Array]:
+        """Returns those of the native graphs, which are the same on every processor."""
+        wanted = np.full(batch.target.shape, -1, np.int64)
+        for row, tokens in zip(wanted, following, strict=True):
+            row[: len(tokens)] = tokens
+        found = self._model.target_log_probs(
+            batch.input_ids, batch.attention_mask, batch.target, wanted
+        )
+        return [row[: len(tokens)] for row, tokens in zip(found, following, strict=True)]
 
     def attention(
         self,

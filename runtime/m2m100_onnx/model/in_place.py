@@ -24,7 +24,7 @@ from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.ranking import amend, among
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
-__all__ = ["CAPACITY", "InPlaceState", "capacity_of"]
+__all__ = ["CAPACITY", "Head", "InPlaceState", "capacity_of"]
 
 CAPACITY = 64
 """Target tokens that buffers have room for at first; they double when that is used up."""
@@ -216,7 +216,7 @@ class InPlaceState(ABC):
                 present = name.replace("past_key_values", "present")
                 self._binding.bind_ortvalue_output(present, value)
         hidden_states = self._memory.empty(self.rows, math.prod(self._row_shape))
-        self._head = _Head(self._rank_session, self.vocab_size, hidden_states)
+        self._head = Head(self._rank_session, self.vocab_size, hidden_states)
         self._binding.bind_ortvalue_output("hidden_states", hidden_states)
 
     def _buffers(self, rows: int, capacity: int) -> Block:
@@ -250,7 +250,7 @@ class InPlaceState(ABC):
         self._indirection = self._indirection[: len(kept)]
 
 
-class _Head:
+class Head:
     """The rank graph; its inputs and outputs are bound again only when they change."""
 
     def __init__(

@@ -15,6 +15,7 @@ from m2m100_onnx.model.blocks import on_device
 from m2m100_onnx.model.fused import FusedState
 from m2m100_onnx.model.graphs import Graphs
 from m2m100_onnx.model.portable import PortableState, run_cross_attention, run_decoder, run_encoder
+from m2m100_onnx.model.scoring import score_natively
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array
 
@@ -82,6 +83,31 @@ class Model(Graphs[Bundle]):
         hidden = run_encoder(self.sessions, ids, mask)
         logits, _ = run_decoder(self.sessions, mask, fed, hidden, present=False)
         return logits.astype(np.float32, copy=False)
+
+    def target_log_probs(
+        self,
+        input_ids: Int64Array,
+        attention_mask: Int64Array,
+        target: Int64Array,
+        following: Int64Array,
+    ) -> Float32Array:
+        """Returns the log-probability of the token after each of the target's, `(B, T)`.
+
+        It runs the native graphs, so the model must have them.
+
+        Args:
+            input_ids: `(B, S)` source tokens, padded at the end.
+            attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
+            target: `(B, T)` decoder tokens, padded at the end.
+            following: `(B, T)` the token after each; -1 where none is, and the result is NaN there.
+
+        Raises:
+            BundleError: a graph is damaged.
+            InferenceError: onnxruntime failed.
+            InvalidInputError: a score is NaN.
+        """
+        assert self.native, "without native graphs there are logits"
+        return score_natively(self.sessions, input_ids, attention_mask, target, following)
 
     def cross_attention(
         self,

@@ -17,7 +17,7 @@ from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import Float32Array, Int64Array
 
-__all__ = ["prefill_by_portable_graphs", "prefill_by_steps"]
+__all__ = ["feed_by_steps", "prefill_by_portable_graphs", "prefill_by_steps"]
 
 _MOST_ROOM = 1 << 28
 """Bytes of the buffers of one run, unless a single token a sentence needs more: 256 MiB."""
@@ -61,7 +61,24 @@ def prefill_by_steps(
     row_shape: tuple[int, int],
     prompt: Int64Array,
 ) -> tuple[Block, Float32Array]:
-    """Feeds a prompt to the native step graph, many tokens a run.
+    """Feeds a prompt to the native step graph; arguments are those of `feed_by_steps`.
+
+    Returns:
+        Keys and values of the prompt, `(2 * L, B, H, P, E)`, and the last layer's output `(B, D)`
+        at its last token.
+    """
+    block, place, hidden_states = feed_by_steps(step, source, names, row_shape, prompt)
+    return block.gathered(place), np.ascontiguousarray(hidden_states[:, -1])
+
+
+def feed_by_steps(
+    step: ort.InferenceSession,
+    source: Mapping[str, ort.OrtValue],
+    names: Sequence[str],
+    row_shape: tuple[int, int],
+    target: Int64Array,
+) -> tuple[Block, Int64Array, Float32Array]:
+    """Feeds tokens to the native step graph, many a run.
 
     The tokens of a sentence are fed as if they were its beams. Each row has a past length of its
     own, and the graph writes the keys and values of all rows before any row reads them. So a table
@@ -83,33 +100,33 @@ def prefill_by_steps(
         source: the graph's inputs about the source, by name.
         names: the graph's names of past keys and values, of each layer in turn.
         row_shape: H and E.
-        prompt: `(B, P)` decoder tokens.
+        target: `(B, P)` decoder tokens.
 
     Returns:
-        Keys and values of the prompt, `(2 * L, B, H, P, E)`, and the last layer's output `(B, D)`
-        at its last token.
+        A block of keys and values; `(B, P)`, the row of it in which each token's lie; and the last
+        layer's output at each token, `(B, P, D)`.
     """
-    count, length = prompt.shape
+    count, length = target.shape
     heads, size = row_shape
     fed = _tokens_a_run(length, 4 * len(names) * count * heads * size)
     block = HostMemory().block((len(names), count * fed, heads, length, size))
     cache = dict(zip(names, block.values, strict=True))
-    hidden = np.empty((count * fed, heads * size), np.float32)
+    hidden_states = np.empty((count, length, heads * size), np.float32)
+    found = np.empty((count * fed, heads * size), np.float32)
     beams = np.array([fed], np.int32)
     table = np.zeros((count, fed, length), np.int32)
     for end in [*range(fed, length, fed), length]:
         start = end - fed
         table[:, :, start:end] = np.arange(fed, dtype=np.int32)
         inputs = {
-            "input_ids": np.ascontiguousarray(prompt[:, start:end]).reshape(-1, 1),
+            "input_ids": np.ascontiguousarray(target[:, start:end]).reshape(-1, 1),
             "past_length": np.tile(np.arange(start, end, dtype=np.int32), count),
             "cache_indirection": table,
         }
         values = {name: shared(array) for name, array in inputs.items()}
-        _run_step(step, {**values, "beam_size": shared(beams), **source}, cache, shared(hidden))
-    # (B, P): the row of each position.
-    past = block.gathered(table[:, 0] + fed * np.arange(count)[:, None])
-    return past, np.ascontiguousarray(hidden[fed - 1 :: fed])
+        _run_step(step, {**values, "beam_size": shared(beams), **source}, cache, shared(found))
+        hidden_states[:, start:end] = found.reshape(count, fed, -1)
+    return block, table[:, 0] + fed * np.arange(count)[:, None], hidden_states
 
 
 def _tokens_a_run(length: int, a_position: int) -> int:

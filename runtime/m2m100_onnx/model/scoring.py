@@ -1,0 +1,78 @@
+"""Log-probabilities of whole targets on the native graphs, which never have all logits.
+
+Knows the native graphs' inputs; knows no text. Shapes: B pairs, S source length, T target tokens, V
+vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.errors import InvalidInputError
+from m2m100_onnx.model.blocks import HostMemory, keys_and_values, shared
+from m2m100_onnx.model.in_place import Head
+from m2m100_onnx.model.prefill import feed_by_steps
+from m2m100_onnx.model.sessions import Sessions
+from m2m100_onnx.search.state import Float32Array, Int64Array, Ranking
+
+__all__ = ["score_natively"]
+
+_ROWS = 64
+"""Rows that the LM head takes at once: with more, each row takes as long."""
+
+
+def score_natively(
+    sessions: Sessions[Bundle],
+    input_ids: Int64Array,
+    attention_mask: Int64Array,
+    target: Int64Array,
+    following: Int64Array,
+) -> Float32Array:
+    """Returns the log-probability of the token after each of the target's, `(B, T)`.
+
+    They are those that greedy search gives these tokens, to the last bit.
+
+    Args:
+        sessions: the bundle's sessions.
+        input_ids: `(B, S)` source tokens, padded at the end.
+        attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
+        target: `(B, T)` decoder tokens, padded at the end.
+        following: `(B, T)` the token after each; -1 where none is, and the result is NaN there.
+
+    Raises:
+        BundleError: a graph is damaged.
+        InferenceError: onnxruntime failed.
+        InvalidInputError: a score is NaN.
+    """
+    bundle = sessions.bundle
+    config = bundle.config
+    source, step, rank = bundle.native_files
+    shape = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
+    names = [f"{{}}.{n}.{{}}.{k}" for n in range(config.decoder_layers) for k in ("key", "value")]
+    memory = HostMemory()
+    encoded = keys_and_values(
+        memory,
+        sessions.get(source),
+        {"input_ids": input_ids, "attention_mask": attention_mask},
+        [name.format("present", "encoder") for name in names],
+        (len(input_ids), shape[0], input_ids.shape[1], shape[1]),
+    )
+    past = [name.format("past_key_values", "encoder") for name in names]
+    inputs = dict(zip(past, encoded.values, strict=True))
+    inputs["encoder_attention_mask"] = memory.value(attention_mask)
+    own = [name.format("past_key_values", "decoder") for name in names]
+    _, _, hidden_states = feed_by_steps(sessions.get(step), inputs, own, shape, target)
+    found = np.full(following.size, np.nan, np.float32)
+    rows = hidden_states.reshape(following.size, -1)
+    places = np.flatnonzero(following.reshape(-1) >= 0)
+    session = sessions.get(rank)
+    for start in range(0, len(places), _ROWS):
+        some = places[start : start + _ROWS]
+        cells = np.stack([np.arange(len(some)), following.reshape(-1)[some]], axis=1)
+        fed = rows[some]
+        head = Head(session, config.vocab_size, shared(fed))
+        found[some] = head.rank(Ranking(count=1, seen=cells))[1]
+    if np.isnan(found[places]).any():
+        raise InvalidInputError("logits: expected finite numbers, found NaN")
+    return found.reshape(following.shape)
