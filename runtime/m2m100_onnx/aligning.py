@@ -108,7 +108,7 @@ class Aligner:
         Args:
             pairs: sources and translations.
             options: has the budgets of a batch.
-            stop: ends the work between two batches.
+            stop: ends the work.
             heads: whose attention aligns; None for the model's.
 
         Raises:
@@ -143,7 +143,7 @@ class Aligner:
             results: translations by position.
             sides: the text, its tokens and the language of the translation, by position.
             settings: say which of the two.
-            stop: ends the work between two batches; what was not reached is left out.
+            stop: ends the work; what was not reached is left out.
         """
         wanted, unknown = settings.search.alignments, self._tokenizer.unk_id
         asked: dict[tuple[int, int], Pair] = {}

@@ -80,7 +80,10 @@ class Alternatives:
         # Some of the best may be control tokens.
         wanted = count + len(self.tokenizer.control_ids)
         with self._gate.call():
-            tokens, log_probs = self.generator.next_tokens(batch, wanted)
+            likeliest = self.generator.next_tokens(batch, wanted, call.stop)
+        if likeliest is None:
+            raise call.stop.error({})
+        tokens, log_probs = likeliest
         found = [
             (token, float(np.exp(score)))
             for token, score in zip(tokens.tolist(), log_probs.tolist(), strict=True)

@@ -8,7 +8,7 @@ M2M100Error
 ├── DependencyError       a package that is needed and not installed, or too old
 ├── InferenceError        onnxruntime failed during a run, for instance out of memory
 ├── ClosedError           a call of a `Translator` that was closed
-├── StoppedError          a call that ended between two steps of its search
+├── StoppedError          a call that ended early, at a deadline or cancelled
 │   ├── DeadlineExceeded  because its `timeout` was over
 │   └── Cancelled         because its `Cancellation` was cancelled
 └── ExportError           an export that failed or did not pass its verification
@@ -146,7 +146,7 @@ class UnknownLanguageError(M2M100Error, ValueError):
 
 
 class StoppedError(M2M100Error):
-    """A call ended between two steps of its search, before all texts were translated.
+    """A call was ended by its deadline or its caller before all texts were translated.
 
     Attributes:
         finished: the `Translation` of each text that was done by then, by position. A stream yields

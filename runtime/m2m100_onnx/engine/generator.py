@@ -110,7 +110,7 @@ class _Together:
     """Ends the parts of a call together: one that fails, or is interrupted, ends the others."""
 
     def __init__(self, stop: Stop) -> None:
-        self._stop = stop
+        self.stop = stop
         self._failed = False
 
     def __enter__(self) -> None: ...
@@ -123,7 +123,7 @@ class _Together:
     @property
     def over(self) -> bool:
         """Whether no part is to make another step."""
-        return self._failed or self._stop.reached
+        return self._failed or self.stop.reached
 
 
 class Generator(Generic[_M]):
@@ -167,16 +167,21 @@ class Generator(Generic[_M]):
                     found[part::parts] = some
             return found
 
-    def next_tokens(self, batch: SearchBatch, count: int) -> tuple[Int64Array, Float32Array]:
+    def next_tokens(
+        self, batch: SearchBatch, count: int, stop: Stop
+    ) -> tuple[Int64Array, Float32Array] | None:
         """Returns the likeliest next tokens of one sentence, best first, with log-probabilities.
+
+        It is None where `stop` was reached before.
 
         Raises:
             M2M100Error: those of `stream`.
         """
-        with self._counted() as others:
+        with self._counted() as others, stop.ending_runs():
             state = self._begin_alone(batch, others)
             ranked = state.best(Ranking(count=count, renormalized=True))
-        return ranked.tokens[0].copy(), ranked.scores[0].copy()
+            return ranked.tokens[0].copy(), ranked.scores[0].copy()
+        return None
 
     def stream(
         self, batch: SearchBatch, options: SearchOptions, stop: Stop
@@ -193,8 +198,11 @@ class Generator(Generic[_M]):
             InvalidInputError: shapes or ids do not fit together, or scores are NaN.
         """
         eos_id = self.model.bundle.config.eos_token_id
-        with self._counted() as others:
+        search = None
+        with self._counted() as others, stop.ending_runs():
             search = _search_of(self._begin_alone(batch, others), batch, eos_id, options)
+        if search is None:
+            return
         while search.live and not stop.reached:
             with self._counted():
                 search.step()
@@ -217,12 +225,15 @@ class Generator(Generic[_M]):
         self, batch: SearchBatch, options: SearchOptions, together: _Together, serial: bool
     ) -> list[list[Hypothesis] | None]:
         """Searches until all sentences have ended, or the parts are to end."""
-        with together:
+        search = None
+        with together, together.stop.ending_runs():
             eos_id = self.model.bundle.config.eos_token_id
             state = self.model.begin(*batch.arrays, serial=serial)
             search = _search_of(state, batch, eos_id, options)
             while search.live and not together.over:
                 search.step()
+        if search is None:
+            return [None] * len(batch)
         live = set(search.live)
         return [None if n in live else search.hypotheses(n) for n in range(len(batch))]
 

@@ -43,7 +43,7 @@ class PairReader:
             sources: the tokens of each source, as the encoder reads them.
             targets: the tokens of each target, from the decoder's start token to the last.
             options: has the budgets of a batch.
-            stop: ends the work between two batches.
+            stop: ends the work.
             with_entropies: whether there is a second row, of the entropies of the distributions.
 
         Returns:
@@ -56,16 +56,19 @@ class PairReader:
         numbers = 2 * config.decoder_layers * config.d_model
         if not native or with_entropies:
             numbers = (4 if with_entropies else 2) * config.vocab_size
-        for batch in self._batches(sources, fed, options, stop, numbers):
-            places = batch.places.tolist()
-            following = [np.asarray(targets[place][1:], np.int64) for place in places]
-            rows: list[list[Float32Array]] = [[] for _ in places]
-            if not native or with_entropies:
-                rows = self._rows_of_logits(batch, following, with_entropies)
-            if native:
-                log_probs = self._native_log_probs(batch, following)
-                rows = [[own, *more[1:]] for own, more in zip(log_probs, rows, strict=True)]
-            found.update((place, np.stack(row)) for place, row in zip(places, rows, strict=True))
+        with stop.ending_runs():
+            for batch in self._batches(sources, fed, options, stop, numbers):
+                places = batch.places.tolist()
+                following = [np.asarray(targets[place][1:], np.int64) for place in places]
+                rows: list[list[Float32Array]] = [[] for _ in places]
+                if not native or with_entropies:
+                    rows = self._rows_of_logits(batch, following, with_entropies)
+                if native:
+                    log_probs = self._native_log_probs(batch, following)
+                    rows = [[own, *more[1:]] for own, more in zip(log_probs, rows, strict=True)]
+                found.update(
+                    (place, np.stack(row)) for place, row in zip(places, rows, strict=True)
+                )
         return found
 
     def _rows_of_logits(
@@ -107,7 +110,7 @@ class PairReader:
             targets: the tokens that the decoder is fed.
             layers: L' layers of the decoder.
             options: has the budgets of a batch.
-            stop: ends the work between two batches.
+            stop: ends the work.
 
         Returns:
             By index of the pair, what was read until `stop`.
@@ -116,11 +119,12 @@ class PairReader:
         longest = max(map(len, sources), default=0)
         # The outputs and a copy of them, and what a layer computes them from.
         numbers = 2 * (len(layers) + 1) * self._config.decoder_attention_heads * longest
-        for batch in self._batches(sources, targets, options, stop, numbers):
-            inputs = batch.input_ids, batch.attention_mask, batch.target
-            weights = self._model.cross_attention(*inputs, layers)
-            for place, row in zip(batch.places.tolist(), weights, strict=True):
-                found[place] = row[..., : len(targets[place]), : len(sources[place])].copy()
+        with stop.ending_runs():
+            for batch in self._batches(sources, targets, options, stop, numbers):
+                inputs = batch.input_ids, batch.attention_mask, batch.target
+                weights = self._model.cross_attention(*inputs, layers)
+                for place, row in zip(batch.places.tolist(), weights, strict=True):
+                    found[place] = row[..., : len(targets[place]), : len(sources[place])].copy()
         return found
 
     def states(
@@ -129,11 +133,12 @@ class PairReader:
         """Returns the encoder's output `(S, D)` at each token of each source."""
         found = {}
         nothing: list[list[int]] = [[]] * len(sources)
-        for batch in self._batches(sources, nothing, options, stop, 0):
-            outputs = self._model.encode(batch.input_ids, batch.attention_mask)
-            for place, row in zip(batch.places.tolist(), outputs, strict=True):
-                # A view would keep the whole batch.
-                found[place] = row[: len(sources[place])].copy()
+        with stop.ending_runs():
+            for batch in self._batches(sources, nothing, options, stop, 0):
+                outputs = self._model.encode(batch.input_ids, batch.attention_mask)
+                for place, row in zip(batch.places.tolist(), outputs, strict=True):
+                    # A view would keep the whole batch.
+                    found[place] = row[: len(sources[place])].copy()
         return found
 
     def _batches(

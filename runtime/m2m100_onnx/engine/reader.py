@@ -44,18 +44,19 @@ class Reader:
             rows: the tokens of each text, control tokens included.
             langs: the language id of each text.
             options: has the budgets of a batch.
-            stop: ends the work between two batches.
+            stop: ends the work.
 
         Returns:
             By index of the text, what was read until `stop`.
         """
         found = {}
-        for batch in self._batches(rows, langs, options, stop, self._config.vocab_size):
-            logits = self._model.run(batch.input_ids, batch.attention_mask, batch.langs)
-            for place, row in zip(batch.places.tolist(), logits, strict=True):
-                tokens = np.asarray(rows[place][1:], np.int64)
-                scores = row[: len(tokens)]
-                found[place] = taken(scores, tokens)
+        with stop.ending_runs():
+            for batch in self._batches(rows, langs, options, stop, self._config.vocab_size):
+                logits = self._model.run(batch.input_ids, batch.attention_mask, batch.langs)
+                for place, row in zip(batch.places.tolist(), logits, strict=True):
+                    tokens = np.asarray(rows[place][1:], np.int64)
+                    scores = row[: len(tokens)]
+                    found[place] = taken(scores, tokens)
         return found
 
     def masked_log_probs(
@@ -70,13 +71,14 @@ class Reader:
         found = {n: np.zeros(len(row) - 2, np.float32) for n, row in enumerate(rows)}
         missing = {n: len(row) - 2 for n, row in enumerate(rows)}
         of_copies = [langs[n] for n, _ in copies]
-        for batch in self._batches(masked, of_copies, options, stop, self._config.vocab_size):
-            logits = self._model.run(batch.input_ids, batch.attention_mask, batch.langs)
-            for place, scores in zip(batch.places.tolist(), logits, strict=True):
-                n, at = copies[place]
-                token = np.asarray([rows[n][at]], np.int64)
-                found[n][at - 1] = taken(scores[at : at + 1], token)[0]
-                missing[n] -= 1
+        with stop.ending_runs():
+            for batch in self._batches(masked, of_copies, options, stop, self._config.vocab_size):
+                logits = self._model.run(batch.input_ids, batch.attention_mask, batch.langs)
+                for place, scores in zip(batch.places.tolist(), logits, strict=True):
+                    n, at = copies[place]
+                    token = np.asarray([rows[n][at]], np.int64)
+                    found[n][at - 1] = taken(scores[at : at + 1], token)[0]
+                    missing[n] -= 1
         return {n: values for n, values in found.items() if not missing[n]}
 
     def vectors(
@@ -94,15 +96,16 @@ class Reader:
             langs: the language id of each text.
             pooling: `mean` of all tokens, or the `first`, or the `last`.
             options: has the budgets of a batch.
-            stop: ends the work between two batches.
+            stop: ends the work.
         """
         found = {}
-        for batch in self._batches(rows, langs, options, stop, self._config.d_model):
-            outputs = self._model.run(
-                batch.input_ids, batch.attention_mask, batch.langs, "last_hidden_state"
-            )
-            for place, row in zip(batch.places.tolist(), outputs, strict=True):
-                found[place] = _POOLED[pooling](row[: len(rows[place])])
+        with stop.ending_runs():
+            for batch in self._batches(rows, langs, options, stop, self._config.d_model):
+                outputs = self._model.run(
+                    batch.input_ids, batch.attention_mask, batch.langs, "last_hidden_state"
+                )
+                for place, row in zip(batch.places.tolist(), outputs, strict=True):
+                    found[place] = _POOLED[pooling](row[: len(rows[place])])
         return found
 
     def candidates(

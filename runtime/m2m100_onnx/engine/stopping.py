@@ -1,17 +1,19 @@
 """Ends a call early: at a deadline, or when another thread cancels it.
 
-Knows clocks and flags; knows no searches. A search asks between two steps, so a call ends within
-one step of the moment.
+Knows clocks and flags; knows no searches. A search asks between two steps; what takes longer than a
+step, such as reading a batch of sources, is ended between two nodes of its graph.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 from m2m100_onnx.errors import Cancelled, DeadlineExceeded, InvalidInputError, StoppedError
+from m2m100_onnx.model.termination import TerminatedError, Termination
 
 __all__ = ["Cancellation", "Stop"]
 
@@ -30,13 +32,28 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        # No lock: a signal's handler may cancel in the middle of anything.
+        self._ends: set[Callable[[], object]] = set()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Cancellation reaches the calls of its own process; it has no copies")
 
     def cancel(self) -> None:
-        """Makes the calls raise `Cancelled` within one step; a second time has no effect."""
+        """Makes the calls raise `Cancelled` at once, or nearly; a second time has no effect."""
         self._event.set()
+        for end in list(self._ends):
+            end()
+
+    @contextmanager
+    def calling(self, end: Callable[[], object]) -> Iterator[None]:
+        """Has `cancel` call a function while the context lasts; at once if it was called before."""
+        self._ends.add(end)
+        try:
+            if self.cancelled:
+                end()
+            yield
+        finally:
+            self._ends.discard(end)
 
     @property
     def cancelled(self) -> bool:
@@ -64,13 +81,42 @@ class Stop:
             raise InvalidInputError(f"cancellation: expected a Cancellation, found {kind}")
         self._timeout, self._cancellation = timeout, cancellation
         self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._ended = False
 
     @property
     def reached(self) -> bool:
         """Whether the call must end."""
-        if self._cancellation is not None and self._cancellation.cancelled:
+        if self._ended or (self._cancellation is not None and self._cancellation.cancelled):
             return True
         return self._deadline is not None and time.monotonic() >= self._deadline
+
+    @contextmanager
+    def ending_runs(self) -> Iterator[None]:
+        """Ends what graphs run in this thread as soon as the stop is reached, and so the context.
+
+        What was about to be done then is left undone, and no error says so: the caller sees that
+        something is missing, and raises `error`.
+        """
+        if self._deadline is None and self._cancellation is None:
+            yield
+            return
+        termination = Termination()
+
+        def end() -> None:
+            self._ended = True  # A timer may be a moment early.
+            termination.end()
+
+        with ExitStack() as stack:
+            if self._cancellation is not None:
+                stack.enter_context(self._cancellation.calling(end))
+            if self._deadline is not None:
+                timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), end)
+                timer.daemon = True
+                timer.start()
+                stack.callback(timer.cancel)
+            stack.enter_context(termination.of_this_thread())
+            with suppress(TerminatedError):
+                yield
 
     def during(self, items: Iterable[_T]) -> Iterator[_T]:
         """Yields items until the call must end."""

@@ -34,6 +34,7 @@ from m2m100_onnx.model.support import (
     prepare_cuda,
     raised_by_onnxruntime,
 )
+from m2m100_onnx.model.termination import TerminatedError, Termination
 from m2m100_onnx.model.weights_cache import PackingError, WeightsCache
 from m2m100_onnx.options import Option
 from m2m100_onnx.process import (
@@ -361,13 +362,21 @@ def run(session: ort.InferenceSession, binding: ort.IOBinding, *, only: bool = F
 
     Raises:
         InferenceError: onnxruntime failed.
+        TerminatedError: another thread ended the runs of this one.
     """
+    termination = Termination.current()
+    if termination is not None:
+        options = [termination.options(only=only)]
+    else:
+        options = [_needed_only()] if only else []
     try:
         with native_call():
-            session.run_with_iobinding(binding, *([_needed_only()] if only else []))
+            session.run_with_iobinding(binding, *options)
     except Exception as error:
         if not raised_by_onnxruntime(error):
             raise
+        if termination is not None and termination.ended:
+            raise TerminatedError from None
         raise InferenceError(f"onnxruntime {ort.__version__}: {error}") from error
 
 
