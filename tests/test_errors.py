@@ -10,11 +10,13 @@ from multiprocessing import get_context
 import pytest
 
 from m2m100_onnx import errors
-from m2m100_onnx.errors import InputTooLongError, M2M100Error, UnknownLanguageError
+from m2m100_onnx.errors import InputTooLongError, M2M100Error, OverloadedError, UnknownLanguageError
 
 STOPPED = {"StoppedError", "DeadlineExceeded", "Cancelled"}
-OTHERS = sorted(set(errors.__all__) - {"InputTooLongError", "UnknownLanguageError"} - STOPPED)
+OWN = {"InputTooLongError", "OverloadedError", "UnknownLanguageError"}
+OTHERS = sorted(set(errors.__all__) - OWN - STOPPED)
 RAISED = [
+    OverloadedError(retry_after=1.5, queued=9),
     InputTooLongError(limit=8, length=9, text="a" * 70),
     UnknownLanguageError("en-us", ["en", "de"], ["en"]),
     UnknownLanguageError("fr", ["en", "de"], untrained=True),

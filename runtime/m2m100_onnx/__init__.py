@@ -25,12 +25,14 @@ if TYPE_CHECKING:
         InputTooLongError,
         InvalidInputError,
         M2M100Error,
+        OverloadedError,
         StoppedError,
         UnknownLanguageError,
     )
     from m2m100_onnx.language_model import LanguageModel
     from m2m100_onnx.options import OPTIONS, SearchOptions, TranslateOptions
     from m2m100_onnx.pipelines import pipeline
+    from m2m100_onnx.pool import TranslatorPool
     from m2m100_onnx.rerank import Reranker
     from m2m100_onnx.scores import Filling, Generation, Score
     from m2m100_onnx.text.term_files import read_terms
@@ -68,6 +70,7 @@ __all__ = [
     "LanguageModel",
     "M2M100Error",
     "Manifest",
+    "OverloadedError",
     "Reranker",
     "Score",
     "SearchOptions",
@@ -77,6 +80,7 @@ __all__ = [
     "TranslateOptions",
     "Translation",
     "Translator",
+    "TranslatorPool",
     "UnknownLanguageError",
     "__version__",
     "pipeline",
@@ -93,6 +97,7 @@ _HOMES = {
     "language_model": ("LanguageModel",),
     "options": ("OPTIONS", "SearchOptions", "TranslateOptions"),
     "pipelines": ("pipeline",),
+    "pool": ("TranslatorPool",),
     "rerank": ("Reranker",),
     "scores": ("Filling", "Generation", "Score"),
     "text.term_files": ("read_terms",),

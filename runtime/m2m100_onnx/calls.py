@@ -175,7 +175,7 @@ class Worker:
     ) -> list[Translation | M2M100Error]:
         """Translates texts; checks all of them before it translates the first."""
         call.targets.check(len(texts))
-        window = self._read(self._rows(texts, source_lang, target_lang, call), 0, call)
+        window = self._read(self.rows(texts, source_lang, target_lang, call), 0, call)
         if window.failure:
             call.record(window.stats)
             raise window.failure
@@ -194,7 +194,7 @@ class Worker:
     ) -> Iterator[Translation | M2M100Error]:
         """Checks the languages at once, and translates `read_ahead` texts together."""
         call.targets.check(None)
-        return self._stream(self._rows(texts, source_lang, target_lang, call), read_ahead, call)
+        return self._stream(self.rows(texts, source_lang, target_lang, call), read_ahead, call)
 
     def _stream(
         self, rows: Iterator[Row], read_ahead: int, call: Call
@@ -211,7 +211,7 @@ class Worker:
             if len(window.positions) < read_ahead:
                 return
 
-    def _rows(
+    def rows(
         self, texts: Iterable[str], source_lang: Languages, target_lang: Languages, call: Call
     ) -> Iterator[Row]:
         """Yields each text with its languages; a language of all texts is checked at once."""
@@ -339,7 +339,7 @@ class Worker:
         results = {}
         for sentence, hypotheses in zip(sentences, found, strict=True):
             if hypotheses:
-                results[sentence.position] = self._decode(hypotheses)
+                results[sentence.position] = self.decode(hypotheses)
             elif hypotheses is not None:
                 window.leave_out(sentence)
                 self._fail(unmet(), sentence.position, window, call)
@@ -351,7 +351,8 @@ class Worker:
         stats.decode_seconds += time.perf_counter() - ended
         return results
 
-    def _decode(self, hypotheses: Iterable[Tokens]) -> Translation:
+    def decode(self, hypotheses: Iterable[Tokens]) -> Translation:
+        """Returns hypotheses, best first, as a text."""
         decoded = tuple(
             Hypothesis(self._tokenizer.decode(h.tokens), h.score, h.tokens, h.log_probs)
             for h in hypotheses

@@ -8,6 +8,7 @@ M2M100Error
 ├── DependencyError       a package that is needed and not installed, or too old
 ├── InferenceError        onnxruntime failed during a run, for instance out of memory
 ├── ClosedError           a call of a `Translator` that was closed
+├── OverloadedError       a request that a full queue refused
 ├── StoppedError          a call that ended early, at a deadline or cancelled
 │   ├── DeadlineExceeded  because its `timeout` was over
 │   └── Cancelled         because its `Cancellation` was cancelled
@@ -32,6 +33,7 @@ __all__ = [
     "InputTooLongError",
     "InvalidInputError",
     "M2M100Error",
+    "OverloadedError",
     "StoppedError",
     "UnknownLanguageError",
 ]
@@ -82,6 +84,27 @@ class InferenceError(M2M100Error, RuntimeError):
 
 class ClosedError(M2M100Error, RuntimeError):
     """The `Translator` was closed before the call."""
+
+
+class OverloadedError(M2M100Error, RuntimeError):
+    """A queue is full; the request was refused, and may be tried again.
+
+    Attributes:
+        retry_after: seconds until there is room again, an estimate; 0 where nothing was timed yet.
+        queued: the sentences that wait.
+    """
+
+    def __init__(self, retry_after: float, queued: int) -> None:
+        super().__init__(retry_after, queued)
+        self.retry_after, self.queued = retry_after, queued
+
+    @property
+    def message(self) -> str:
+        """The message without a position; a refused request concerns no single text."""
+        return (
+            f"{self.queued} sentences wait and the queue has no room for more; "
+            f"try again in {self.retry_after:.1f} s"
+        )
 
 
 class InputTooLongError(M2M100Error, ValueError):

@@ -34,6 +34,7 @@ from m2m100_onnx.process import side_by_side
 from m2m100_onnx.reading import Reading
 from m2m100_onnx.rerank import TranslateArguments
 from m2m100_onnx.streaming import Streaming
+from m2m100_onnx.submitting import Submitting, queue_of
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.translation import Translation
 
@@ -42,7 +43,7 @@ __all__ = ["Translator"]
 _READ_AHEAD = Option("read_ahead", "int", READ_AHEAD, "Texts read at once.", 1, 1 << 20)
 
 
-class Translator(Reading, Streaming, Alternatives, Face[Bundle]):
+class Translator(Reading, Streaming, Submitting, Alternatives, Face[Bundle]):
     """Translates text with an exported bundle; many threads may use one at the same time.
 
     A copy, or one that was pickled and sent to another process, opens the bundle anew.
@@ -132,6 +133,22 @@ class Translator(Reading, Streaming, Alternatives, Face[Bundle]):
         self.tokenizer: Tokenizer = read() if lazy else side_by_side(self.model.load, read)[1]
         self._gate = Gate(self._name, self.model.release)
         self._worker = Worker(self.tokenizer, self.generator, self._gate, self.defaults)
+        self.queue = queue_of(self.generator, self._worker, self._gate)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Closes the graphs and gives their memory back; a second time has no effect.
+
+        Calls that run in other threads end first, and new ones raise `ClosedError`; a
+        `Cancellation` ends a long one. What was submitted is finished too, as far as `timeout`
+        allows. A call that this interrupts in its own thread, in a signal handler or in `progress`,
+        goes on and closes the graphs at its end.
+
+        Args:
+            timeout: seconds for what was submitted; what is not done by then raises `ClosedError`.
+                None waits without limit.
+        """
+        self.queue.close(timeout)
+        super().close()
 
     @property
     def languages(self) -> tuple[str, ...]:

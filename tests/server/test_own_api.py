@@ -114,7 +114,8 @@ def test_clients_that_go_away_end_their_work(server: Server) -> None:
     """The texts are long, and must be translated to long ones; the server is free at once."""
     options = {"min_length": 190, "num_hypotheses": 10, "beam_size": 10}
     sockets = [send(server, {"text": ["word " * 100] * 4, **JOB, **options}) for _ in range(6)]
-    wait_for(lambda: is_counted(server, "m2m100_queue_depth 4.0"))
+    wait_for(lambda: is_counted(server, "m2m100_calls_running 6.0"))
+    assert not is_counted(server, "m2m100_queue_depth 0.0")
     for one in sockets:
         one.close()
     wait_for(lambda: [line.get("status") for line in server.lines()].count(499) == 6)

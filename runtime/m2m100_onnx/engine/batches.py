@@ -1,7 +1,7 @@
 """What a batch costs, and how sentences become batches: sorting, cutting and padding.
 
-No other file sorts, cuts or pads. Knows token ids, lengths and budgets; knows no text, and leaves
-the bytes of a cache to the model that lays it out.
+No other file sorts, cuts or pads, but for whole texts (`text_batches.py`). Knows token ids, lengths
+and budgets; knows no text, and leaves the bytes of a cache to the model that lays it out.
 """
 
 from __future__ import annotations
@@ -19,25 +19,23 @@ from m2m100_onnx.search.state import Int64Array
 from m2m100_onnx.search.terms import Terms
 
 __all__ = [
+    "LEAST_TOKENS_A_ROW",
     "Batch",
-    "Pairs",
     "Prompts",
     "Sentence",
-    "Texts",
     "cut",
-    "cut_pairs",
     "cut_prompts",
-    "cut_texts",
+    "most_rows",
+    "padded",
+    "places",
 ]
 
-_LEAST_TOKENS_A_ROW = 32
+LEAST_TOKENS_A_ROW = 32
 """Tokens that a short source counts as: each row costs a vocabulary of scores."""
 _SHARE_OF_MEMORY = 4
 """A batch may reserve the memory divided by this; weights and other programs have the rest."""
 _MEMORY_UNKNOWN = 1 << 32
 """Bytes that a batch may reserve where the system does not tell its memory: 4 GiB."""
-_MOST_OUTPUT = 1 << 27
-"""Bytes of output that a batch of whole texts has at most, unless one text has more: 128 MiB."""
 _memory_limit = functools.cache(memory_limit)
 """Read once per process, since reading it takes as long as a step of a small model."""
 _SOURCE_STEP = 4
@@ -115,7 +113,7 @@ class Batch:
         """
         ids, mask, prompt = (array[number::parts] for array in self.arrays)
         longest = int(mask.sum(axis=1).max())
-        width = _padded(longest)
+        width = padded(longest)
         return Batch(
             _fitted(ids, longest, width, pad_id),
             _fitted(mask, longest, width, 0),
@@ -188,41 +186,8 @@ class Prompts:
         return Prompts(prompt, langs, self.demands.part(number, parts))
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Whole texts as a language model takes them.
-
-    Attributes:
-        places: `(B,)` index of each text among those that were cut.
-        input_ids: `(B, S)` tokens, padded at the end.
-        attention_mask: `(B, S)` 1 at tokens and 0 at padding.
-        langs: `(B, S)` a language id at each position.
-    """
-
-    places: Int64Array
-    input_ids: Int64Array
-    attention_mask: Int64Array
-    langs: Int64Array
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Sources with whole targets, as a translation model takes them.
-
-    Attributes:
-        places: `(B,)` index of each pair among those that were cut.
-        input_ids: `(B, S)` source tokens, padded at the end.
-        attention_mask: `(B, S)` 1 at tokens and 0 at padding.
-        target: `(B, T)` target tokens, padded at the end.
-    """
-
-    places: Int64Array
-    input_ids: Int64Array
-    attention_mask: Int64Array
-    target: Int64Array
-
-
-def _padded(length: int) -> int:
+def padded(length: int) -> int:
+    """Returns the width of a batch whose longest source has a length."""
     return -(-length // _SOURCE_STEP) * _SOURCE_STEP
 
 
@@ -250,19 +215,36 @@ def cut(
         cache_bytes: the model's bytes for sentences, rows, source length and target length.
     """
     ordered = sorted(sentences, key=lambda one: (-len(one.prompt), -len(one.source)))
-    beams, longest = settings.search.rows, settings.search.max_length
+    longest = settings.search.max_length
     # All have a limit, or none.
     longest = min(longest, max((s.limit or longest for s in ordered), default=longest))
     start = 0
     while start < len(ordered):
-        source = len(ordered[start].source)
-        tokens = max(source, _LEAST_TOKENS_A_ROW) * beams
-        # Bytes grow with the sentences in proportion, so one sentence tells how many fit.
-        most = _most(settings.call, tokens, cache_bytes(1, beams, source, longest))
+        most = places(ordered[start], settings, cache_bytes, longest)
         prompt = len(ordered[start].prompt)
         batch = [s for s in ordered[start : start + most] if len(s.prompt) == prompt]
         yield batch
         start += len(batch)
+
+
+def places(
+    longest: Sentence,
+    settings: Settings,
+    cache_bytes: Callable[[int, int, int, int], int],
+    target: int,
+) -> int:
+    """Returns how many sentences a batch within both budgets has at most, one at least.
+
+    Args:
+        longest: the sentence of the batch with the longest source.
+        settings: has the budgets.
+        cache_bytes: as `cut` takes it.
+        target: the most tokens of a translation.
+    """
+    beams, source = settings.search.rows, len(longest.source)
+    tokens = max(source, LEAST_TOKENS_A_ROW) * beams
+    # Bytes grow with the sentences in proportion, so one sentence tells how many fit.
+    return most_rows(settings.call, tokens, cache_bytes(1, beams, source, target))
 
 
 def cut_prompts(
@@ -285,96 +267,13 @@ def cut_prompts(
         groups.setdefault(len(prompt), []).append(place)
     beams, longest = settings.search.rows, settings.search.max_length
     for length, places in sorted(groups.items(), reverse=True):
-        tokens = max(length, _LEAST_TOKENS_A_ROW) * beams
-        most = _most(settings.call, tokens, cache_bytes(beams, longest))
+        tokens = max(length, LEAST_TOKENS_A_ROW) * beams
+        most = most_rows(settings.call, tokens, cache_bytes(beams, longest))
         for start in range(0, len(places), most):
             yield places[start : start + most]
 
 
-def cut_texts(
-    rows: Sequence[Sequence[int]],
-    langs: Sequence[int],
-    pad_id: int,
-    options: CallOptions,
-    bytes_a_token: int,
-) -> Iterator[Texts]:
-    """Sorts whole texts, longest first, and cuts and pads them to batches within both budgets.
-
-    Args:
-        rows: the tokens of each text.
-        langs: the language id of each text.
-        pad_id: the token of padding.
-        options: has the budgets.
-        bytes_a_token: what the output of one position takes.
-    """
-    order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
-    start = 0
-    while start < len(order):
-        width = _padded(len(rows[order[start]]))
-        # Outputs are read where they are: no cache stays, and larger batches are no faster.
-        most = _most(options, max(width, _LEAST_TOKENS_A_ROW), width * bytes_a_token)
-        most = max(1, min(most, _MOST_OUTPUT // (width * bytes_a_token)))
-        places = order[start : start + most]
-        ids, mask = _filled([rows[place] for place in places], pad_id)
-        languages = np.repeat(np.array([[langs[place]] for place in places], np.int64), width, 1)
-        yield Texts(np.array(places, np.int64), ids, mask, languages)
-        start += most
-
-
-def cut_pairs(
-    sources: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-    pad_id: int,
-    options: CallOptions,
-    bytes_a_token: tuple[int, int],
-) -> Iterator[Pairs]:
-    """Sorts pairs, longest first, and cuts and pads them to batches within both budgets.
-
-    Args:
-        sources: the tokens of each source.
-        targets: the tokens of each target; empty where only sources are read.
-        pad_id: the token of padding.
-        options: has the budgets.
-        bytes_a_token: what the output of a position of a source and of a target takes.
-    """
-    order = sorted(range(len(sources)), key=lambda n: (-len(targets[n]), -len(sources[n])))
-    places: list[int] = []
-    for place in [*order, None]:
-        if place is not None and _fits([*places, place], sources, targets, options, bytes_a_token):
-            places.append(place)
-            continue
-        if places:
-            ids, mask = _filled([sources[n] for n in places], pad_id)
-            target, _ = _filled([targets[n] for n in places], pad_id)
-            yield Pairs(np.array(places, np.int64), ids, mask, target)
-        places = [place] if place is not None else []
-
-
-def _fits(
-    places: Sequence[int],
-    sources: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-    options: CallOptions,
-    bytes_a_token: tuple[int, int],
-) -> bool:
-    """Says whether pairs may be one batch; one alone always may."""
-    widths = [_padded(max(len(rows[n]) for n in places)) for rows in (sources, targets)]
-    size = sum(width * each for width, each in zip(widths, bytes_a_token, strict=True))
-    most = _most(options, max(sum(widths), _LEAST_TOKENS_A_ROW), size)
-    return len(places) <= max(1, min(most, _MOST_OUTPUT // size))
-
-
-def _filled(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int64Array, Int64Array]:
-    """Returns rows of tokens, padded at the end, and the mask of what is no padding."""
-    lengths = np.array([len(row) for row in rows])
-    width = _padded(int(lengths.max()))
-    ids = np.full((len(rows), width), pad_id, np.int64)
-    for filled, row in zip(ids, rows, strict=True):
-        filled[: len(row)] = row
-    return ids, (np.arange(width) < lengths[:, None]).astype(np.int64)
-
-
-def _most(options: CallOptions, tokens: int, size: int) -> int:
+def most_rows(options: CallOptions, tokens: int, size: int) -> int:
     """Returns how many rows a batch has at most, one at least.
 
     Args:

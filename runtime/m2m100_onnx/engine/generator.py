@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from m2m100_onnx.engine.stopping import Stop
@@ -29,9 +29,11 @@ from m2m100_onnx.search.hypothesis import Hypothesis
 from m2m100_onnx.search.sampling import SamplingSearch
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranking
 
-__all__ = ["Generator", "SearchBatch", "Searchable"]
+__all__ = ["ROWS_A_PART", "Generator", "Search", "SearchBatch", "Searchable", "search_of"]
 
-_ROWS_A_PART = 15
+Search: TypeAlias = BeamSearch | SamplingSearch
+
+ROWS_A_PART = 15
 """Decoder rows per thread from which on each thread computes a part of the batch on its own.
 
 Two threads share the operators of a step badly: most are small, and each ends with one thread
@@ -200,7 +202,7 @@ class Generator(Generic[_M]):
         eos_id = self.model.bundle.config.eos_token_id
         search = None
         with self._counted() as others, stop.ending_runs():
-            search = _search_of(self._begin_alone(batch, others), batch, eos_id, options)
+            search = search_of(self._begin_alone(batch, others), batch, eos_id, options)
         if search is None:
             return
         while search.live and not stop.reached:
@@ -229,7 +231,7 @@ class Generator(Generic[_M]):
         with together, together.stop.ending_runs():
             eos_id = self.model.bundle.config.eos_token_id
             state = self.model.begin(*batch.arrays, serial=serial)
-            search = _search_of(state, batch, eos_id, options)
+            search = search_of(state, batch, eos_id, options)
             while search.live and not together.over:
                 search.step()
         if search is None:
@@ -240,7 +242,7 @@ class Generator(Generic[_M]):
     def _parts(self, sentences: int, rows: int) -> int:
         """Returns the number of parts of a batch: one per thread, or one."""
         threads = self.model.threads
-        if sentences < threads or sentences * rows < threads * _ROWS_A_PART:
+        if sentences < threads or sentences * rows < threads * ROWS_A_PART:
             return 1
         return threads if self.model.can_run_serially else 1
 
@@ -266,16 +268,16 @@ class Generator(Generic[_M]):
                 self._running.discard(call)
 
 
-def _search_of(
+def search_of(
     state: DecoderState, batch: SearchBatch, eos_id: int, options: SearchOptions
-) -> BeamSearch | SamplingSearch:
+) -> Search:
     """Returns the search that the options ask for."""
     kind: Any = BeamSearch
     if options.do_sample:
         kind = partial(SamplingSearch, keys=batch.keys)
     if batch.demands.least > options.min_length:
         options = replace(options, min_length=batch.demands.least)
-    found: BeamSearch | SamplingSearch = kind(
+    found: Search = kind(
         *(state, batch.prompt),
         eos_id=eos_id,
         options=options,

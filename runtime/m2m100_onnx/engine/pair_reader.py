@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from m2m100_onnx.engine.batches import Pairs, cut_pairs
 from m2m100_onnx.engine.reader import entropies, taken
 from m2m100_onnx.engine.stopping import Stop
+from m2m100_onnx.engine.text_batches import Pairs, cut_pairs
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import CallOptions
 from m2m100_onnx.search.state import Float32Array, Int64Array

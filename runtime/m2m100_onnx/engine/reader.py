@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from m2m100_onnx.engine.batches import Texts, cut_texts
 from m2m100_onnx.engine.stopping import Stop
+from m2m100_onnx.engine.text_batches import Texts, cut_texts
 from m2m100_onnx.model.causal import LanguageGraphs
 from m2m100_onnx.options import CallOptions
 from m2m100_onnx.search.state import Float32Array, Int64Array

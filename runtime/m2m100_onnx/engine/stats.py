@@ -28,6 +28,7 @@ class Stats:
         encode_seconds: time for text to tokens.
         search_seconds: time for the model and the search.
         decode_seconds: time for tokens to text.
+        queue_seconds: time that what was submitted waited for its first step.
     """
 
     texts: int = 0
@@ -39,10 +40,11 @@ class Stats:
     encode_seconds: float = 0.0
     search_seconds: float = 0.0
     decode_seconds: float = 0.0
+    queue_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Time of all three parts; that of whoever reads or writes a stream is not in it."""
+        """Time of the three parts of the work; who waits, reads or writes is not in it."""
         return self.encode_seconds + self.search_seconds + self.decode_seconds
 
     def add(self, other: Stats) -> None:

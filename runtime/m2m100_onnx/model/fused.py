@@ -7,23 +7,72 @@ K beams, R = B * K rows, S source length, M capacity of the buffers, L layers, H
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from m2m100_onnx.bundle.bundle import Bundle
+from m2m100_onnx.bundle.config import ModelConfig
 from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_SOURCE_FILE, NATIVE_SOURCE_FILE
-from m2m100_onnx.model.blocks import Memory, keys_and_values, memory_of, real_of
+from m2m100_onnx.model.blocks import Block, HostBlock, Memory, keys_and_values, memory_of, real_of
 from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of
 from m2m100_onnx.model.prefill import prefill_by_portable_graphs, prefill_by_steps
 from m2m100_onnx.model.sessions import Sessions
 from m2m100_onnx.model.support import ort
-from m2m100_onnx.search.state import Int64Array
+from m2m100_onnx.search.state import Float32Array, Int64Array
 
-__all__ = ["FusedState"]
+__all__ = ["OWN", "SOURCE", "FusedState", "Held", "encoded_source"]
 
-_OWN, _SOURCE = "past_key_values.{}.decoder.{}", "past_key_values.{}.encoder.{}"
+OWN, SOURCE = "past_key_values.{}.decoder.{}", "past_key_values.{}.encoder.{}"
 
 
 _LONG_PROMPT = 8
 """Tokens of a prompt beyond which the portable graphs, which take them in one run, are faster."""
+
+
+def encoded_source(
+    memory: Memory,
+    session: ort.InferenceSession,
+    config: ModelConfig,
+    input_ids: Int64Array,
+    attention_mask: Int64Array,
+) -> Block:
+    """Returns the keys and values that each decoder layer makes of a source, `(2 * L, B, H, S, E)`.
+
+    Args:
+        memory: where they are to lie.
+        session: the source graph's.
+        config: the model's sizes.
+        input_ids: `(B, S)` source tokens, padded at the end.
+        attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
+    """
+    heads, layers = config.decoder_attention_heads, range(config.decoder_layers)
+    return keys_and_values(
+        memory,
+        session,
+        {"input_ids": input_ids, "attention_mask": attention_mask},
+        [f"present.{n}.encoder.{kind}" for n in layers for kind in ("key", "value")],
+        (len(input_ids), heads, input_ids.shape[1], config.d_model // heads),
+    )
+
+
+class Held(NamedTuple):
+    """What a state holds of its N sentences, each of K beams that have been fed T tokens.
+
+    Attributes:
+        own: `(2 * L, N * K, H, M, E)` keys and values of the target.
+        source: `(2 * L, N, H, S, E)` those of the source.
+        mask: `(N, S)`.
+        table: `(N, K, T)` in which beam's row the past of a beam lies.
+        tokens: `(N * K, 1)` that wait to be fed.
+    """
+
+    own: Float32Array
+    source: Float32Array
+    mask: Int64Array
+    table: npt.NDArray[np.int32]
+    tokens: Int64Array
 
 
 class FusedState(InPlaceState):
@@ -54,7 +103,7 @@ class FusedState(InPlaceState):
         heads, layers = config.decoder_attention_heads, config.decoder_layers
         shape = heads, config.d_model // heads
         names = [(n, kind) for n in range(layers) for kind in ("key", "value")]
-        self._source_names = [_SOURCE.format(*name) for name in names]
+        self._source_names = [SOURCE.format(*name) for name in names]
         self._mask = attention_mask.copy()
         memory = memory_of(sessions)
         past = hidden_states = None
@@ -66,16 +115,11 @@ class FusedState(InPlaceState):
             )
             prompt = prompt[:, -1:]
         else:
-            self._source = keys_and_values(
-                memory,
-                sessions.get(source, serial=serial),
-                {"input_ids": input_ids, "attention_mask": self._mask},
-                [f"present.{n}.encoder.{kind}" for n, kind in names],
-                (len(input_ids), shape[0], input_ids.shape[1], shape[1]),
-            )
+            session = sessions.get(source, serial=serial)
+            self._source = encoded_source(memory, session, config, input_ids, self._mask)
         step_session = sessions.get(step, serial=serial)
         if source == NATIVE_SOURCE_FILE:
-            own = [_OWN.format(*name) for name in names]
+            own = [OWN.format(*name) for name in names]
             inputs = self._source_inputs(memory)
             past, hidden_states = prefill_by_steps(step_session, inputs, own, shape, prompt)
             prompt = prompt[:, -1:]
@@ -86,7 +130,7 @@ class FusedState(InPlaceState):
             vocab_size=config.vocab_size,
             layers=layers,
             row_shape=shape,
-            cache_name=_OWN,
+            cache_name=OWN,
             first_tokens=prompt[:, :1],
             past=past,
             hidden_states=hidden_states,
@@ -117,6 +161,14 @@ class FusedState(InPlaceState):
         width = 2 * config.decoder_layers * config.d_model
         cache = width * (rows * room + sentences * source_length)
         return real_of(bundle).itemsize * cache + 3 * 4 * rows * config.vocab_size * logits
+
+    def held(self) -> Held:
+        """Returns what the state holds, for a joint state of native graphs."""
+        assert isinstance(self._own, HostBlock)
+        assert isinstance(self._source, HostBlock)
+        length = int(self._past_length[0])
+        table = self._indirection[:, :, :length]
+        return Held(self._own.array, self._source.array, self._mask, table, self._tokens)
 
     def _inputs(self) -> Mapping[str, ort.OrtValue]:
         return self._source_inputs(self._memory)

@@ -11,20 +11,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.model.blocks import Block, Memory, shared
+from m2m100_onnx.model.head import Head
 from m2m100_onnx.model.sessions import run
 from m2m100_onnx.model.support import ort
-from m2m100_onnx.search.ranking import amend, among
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
-__all__ = ["CAPACITY", "Head", "InPlaceState", "capacity_of"]
+__all__ = ["CAPACITY", "InPlaceState", "capacity_of"]
 
 CAPACITY = 64
 """Target tokens that buffers have room for at first; they double when that is used up."""
@@ -125,25 +123,7 @@ class InPlaceState(ABC):
             self._feed()
         else:
             self._head.hidden_states.update_inplace(self._known)
-        head = self._head
-        if ranking.renormalized and (len(ranking.seen) or len(ranking.banned)):
-            if len(ranking.seen) and len(ranking.banned):
-                allowed = ~among(ranking.seen, ranking.banned)
-                ranking = replace(ranking, seen=ranking.seen[allowed])
-            ranked = head.rank(ranking)[0]
-            if len(ranking.banned) >= self.vocab_size:
-                # The softmax of a row in which all is banned is undefined.
-                cells = np.unique(ranking.banned, axis=0)[:, 0]
-                empty = np.bincount(cells, minlength=self.rows) >= self.vocab_size
-                ranked.scores[empty] = -np.inf
-            return _numbers(ranked)
-        # A ban after the softmax needs only enough other tokens to take the banned ones' places.
-        count = ranking.count + ranking.most_cells(self.rows)
-        cells = ranking.seen
-        if len(ranking.asked):
-            cells = np.concatenate([cells, ranking.asked])
-        ranked, scores = head.rank(replace(ranking, count=count, renormalized=False, seen=cells))
-        return amend(_numbers(ranked), scores, ranking)
+        return self._head.best(ranking)
 
     def select(self, rows: Int64Array) -> None:
         """Makes row i a copy of old row `rows[i]`, tokens that wait to be fed included.
@@ -250,64 +230,12 @@ class InPlaceState(ABC):
         self._indirection = self._indirection[: len(kept)]
 
 
-class Head:
-    """The rank graph; its inputs and outputs are bound again only when they change."""
-
-    def __init__(
-        self, session: ort.InferenceSession, vocab_size: int, hidden_states: ort.OrtValue
-    ) -> None:
-        """Binds the `(R, D)` array that the step graph writes and every `rank` reads."""
-        self._session = session
-        self._vocab_size = vocab_size
-        self._binding = session.io_binding()
-        self._rows: int = hidden_states.shape()[0]
-        # A binding keeps no reference to what it binds.
-        self._bound: dict[str, tuple[npt.NDArray[Any], ort.OrtValue]] = {}
-        self.hidden_states = hidden_states
-        self._binding.bind_ortvalue_input("hidden_states", self.hidden_states)
-
-    def rank(self, ranking: Ranking) -> tuple[Ranked, Float32Array]:
-        """Returns the graph's ranking, and the scores of the cells `ranking.seen`."""
-        count = min(ranking.count, self._vocab_size)
-        inputs = {
-            "count": np.array([count]),
-            "repetition_penalty": np.array(ranking.repetition_penalty, np.float32),
-            "renormalized": np.array(ranking.renormalized),
-            "seen": ranking.seen,
-            "banned": ranking.banned,
-        }
-        outputs = {
-            "scores": ((self._rows, count), np.float32),
-            "tokens": ((self._rows, count), np.int64),
-            "seen_scores": ((len(ranking.seen),), np.float32),
-        }
-        for name, array in inputs.items():
-            if name not in self._bound or not np.array_equal(self._bound[name][0], array):
-                self._bound[name] = array, shared(array)
-                self._binding.bind_ortvalue_input(name, self._bound[name][1])
-        for name, (shape, kind) in outputs.items():
-            if name not in self._bound or self._bound[name][0].shape != shape:
-                array = np.empty(shape, kind)
-                self._bound[name] = array, shared(array)
-                self._binding.bind_ortvalue_output(name, self._bound[name][1])
-        run(self._session, self._binding)
-        scores, tokens, seen_scores = (self._bound[name][0] for name in outputs)
-        return Ranked(scores, tokens), seen_scores
-
-
 def capacity_of(length: int) -> int:
     """Returns the capacity of buffers that hold `length` tokens."""
     capacity = CAPACITY
     while capacity < length:
         capacity *= 2
     return capacity
-
-
-def _numbers(ranked: Ranked) -> Ranked:
-    """Returns the ranking; refuses a score that is NaN, which a comparison might hide."""
-    if np.isnan(ranked.scores).any():
-        raise InvalidInputError("logits: expected finite numbers, found NaN")
-    return ranked
 
 
 def _identity(sentences: int, beams: int, capacity: int) -> npt.NDArray[np.int32]:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.model.blocks import on_device
-from m2m100_onnx.model.fused import FusedState
+from m2m100_onnx.model.blocks import HostBlock, HostMemory, on_device
+from m2m100_onnx.model.fused import FusedState, encoded_source
 from m2m100_onnx.model.graphs import Graphs
 from m2m100_onnx.model.portable import PortableState, run_cross_attention, run_decoder, run_encoder
 from m2m100_onnx.model.scoring import score_natively
@@ -57,6 +57,19 @@ class Model(Graphs[Bundle]):
                 self.sessions, input_ids, attention_mask, prompt, files=self.files, serial=serial
             )
         return PortableState(self.sessions, input_ids, attention_mask, prompt)
+
+    def encode_source(
+        self, input_ids: Int64Array, attention_mask: Int64Array, *, serial: bool
+    ) -> HostBlock:
+        """Returns the keys and values that native graphs make of a source, `(2 * L, B, H, S, E)`.
+
+        Arguments and errors are those of `begin`.
+        """
+        session = self.sessions.get(self.files[0], serial=serial)
+        inputs = input_ids, attention_mask
+        found = encoded_source(HostMemory(), session, self.bundle.config, *inputs)
+        assert isinstance(found, HostBlock)
+        return found
 
     def encode(self, input_ids: Int64Array, attention_mask: Int64Array) -> Float32Array:
         """Returns the encoder's output `(B, S, D)`; arguments and errors are those of `begin`."""

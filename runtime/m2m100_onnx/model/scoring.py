@@ -10,8 +10,9 @@ import numpy as np
 
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.model.blocks import HostMemory, keys_and_values, shared
-from m2m100_onnx.model.in_place import Head
+from m2m100_onnx.model.blocks import HostMemory, shared
+from m2m100_onnx.model.fused import encoded_source
+from m2m100_onnx.model.head import Head
 from m2m100_onnx.model.prefill import feed_by_steps
 from m2m100_onnx.model.sessions import Sessions
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranking
@@ -51,13 +52,8 @@ def score_natively(
     shape = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
     names = [f"{{}}.{n}.{{}}.{k}" for n in range(config.decoder_layers) for k in ("key", "value")]
     memory = HostMemory()
-    encoded = keys_and_values(
-        memory,
-        sessions.get(source),
-        {"input_ids": input_ids, "attention_mask": attention_mask},
-        [name.format("present", "encoder") for name in names],
-        (len(input_ids), shape[0], input_ids.shape[1], shape[1]),
-    )
+    session = sessions.get(source)
+    encoded = encoded_source(memory, session, config, input_ids, attention_mask)
     past = [name.format("past_key_values", "encoder") for name in names]
     inputs = dict(zip(past, encoded.values, strict=True))
     inputs["encoder_attention_mask"] = memory.value(attention_mask)
@@ -66,12 +62,12 @@ def score_natively(
     found = np.full(following.size, np.nan, np.float32)
     rows = hidden_states.reshape(following.size, -1)
     places = np.flatnonzero(following.reshape(-1) >= 0)
-    session = sessions.get(rank)
+    head_session = sessions.get(rank)
     for start in range(0, len(places), _ROWS):
         some = places[start : start + _ROWS]
         cells = np.stack([np.arange(len(some)), following.reshape(-1)[some]], axis=1)
         fed = rows[some]
-        head = Head(session, config.vocab_size, shared(fed))
+        head = Head(head_session, config.vocab_size, shared(fed))
         found[some] = head.rank(Ranking(count=1, seen=cells))[1]
     if np.isnan(found[places]).any():
         raise InvalidInputError("logits: expected finite numbers, found NaN")

@@ -41,7 +41,14 @@ from m2m100_onnx.search.demands import NO_DEMANDS, Demands
 from m2m100_onnx.search.diverse import diverse_candidates
 from m2m100_onnx.search.finished import Finished
 from m2m100_onnx.search.hypothesis import Hypothesis, check_arguments, require, shared_prefix
-from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, follow
+from m2m100_onnx.search.state import (
+    DecoderState,
+    Float32Array,
+    Int64Array,
+    Ranked,
+    Ranking,
+    follow,
+)
 from m2m100_onnx.search.terms import asked_cells, constrained_candidates
 
 __all__ = ["BeamSearch", "Hypothesis"]
@@ -57,6 +64,9 @@ class BeamSearch:
     Between two steps the caller may stop, `drop` a sentence, take the `hypotheses` of one that has
     ended, or read the `settled` prefix of a live one. A sentence's result does not depend on the
     sentences beside it, nor on what the caller does between steps.
+
+    Attributes:
+        state: the decoder.
     """
 
     def __init__(
@@ -83,7 +93,7 @@ class BeamSearch:
             InvalidInputError: shapes or ids do not fit together.
         """
         check_arguments(state.vocab_size, prompt, eos_id, options)
-        self._state, self._eos_id, self._options = state, eos_id, options
+        self.state, self._eos_id, self._options = state, eos_id, options
         self._demands, self._groups = demands, options.num_beam_groups
         count = len(prompt)
         self._limits = demands.most(np.arange(count), options.max_length)
@@ -115,11 +125,29 @@ class BeamSearch:
         Raises:
             InvalidInputError: the state's scores are NaN or +inf.
         """
-        before, live, options = self._beams, self.live, self._options
-        if not before.scores.size:
+        if not self.live:
             return ()
-        self._feed()
-        candidates = self._candidates()
+        return self.answer(self.state.best(self.ask()))
+
+    def ask(self) -> Ranking:
+        """Lets the state follow the beams; returns what the search wants of it.
+
+        With `answer` it is the two halves of a step, between which several searches may share a run
+        of the model.
+        """
+        tokens = None if self._fed else self._beams.tokens
+        follow(self.state, self._state_rows, self._rows, tokens)
+        demands, beams = self._demands, self._beams
+        self._terms = [demands.terms[n] for n in self._sentences] if demands.terms else []
+        self._ranking = next_ranking(beams.sequences, self._eos_id, self._options)
+        if self._terms:
+            self._ranking = replace(self._ranking, asked=asked_cells(beams, self._terms))
+        return self._ranking
+
+    def answer(self, ranked: Ranked) -> tuple[int, ...]:
+        """Makes the step that `ask` has begun; result and errors are those of `step`."""
+        before, live, options = self._beams, self.live, self._options
+        candidates = self._candidates(ranked)
         over = self._demands.over(
             before.sequences, candidates.rows, candidates.tokens, self._eos_id
         )
@@ -179,26 +207,16 @@ class BeamSearch:
         finished = [hypothesis.tokens for hypothesis in self._finished.of(sentence)]
         return shared_prefix([*map(tuple, tokens.tolist()), *finished])
 
-    def _feed(self) -> None:
-        """Lets the state follow the beams."""
-        tokens = None if self._fed else self._beams.tokens
-        follow(self._state, self._state_rows, self._rows, tokens)
-
-    def _candidates(self) -> Candidates:
-        """Ranks the continuations of the beams, as the options and the demands ask for it."""
-        beams, options = self._beams, self._options
-        ranking = next_ranking(beams.sequences, self._eos_id, options)
-        terms = [self._demands.terms[n] for n in self._sentences] if self._demands.terms else []
-        if terms:
-            ranking = replace(ranking, asked=asked_cells(beams, terms))
-        ranked = self._state.best(ranking)
+    def _candidates(self, ranked: Ranked) -> Candidates:
+        """Returns the best continuations of the beams, as options and demands ask for them."""
+        beams, options, terms = self._beams, self._options, self._terms
         require(len(ranked.tokens) == beams.scores.size, "rows", "prompt's", len(ranked.tokens))
         if self._groups > 1:
             return diverse_candidates(ranked, beams, options, self._eos_id)
         if not terms:
             return best_candidates(ranked, beams, 2 * options.beam_size)
         return constrained_candidates(
-            ranked, ranking.asked, beams, terms, self._cannot_go_on, 2 * options.beam_size
+            ranked, self._ranking.asked, beams, terms, self._cannot_go_on, 2 * options.beam_size
         )
 
     def _cannot_go_on(self, rows: Int64Array, tokens: Int64Array) -> npt.NDArray[np.bool_]:

@@ -26,7 +26,14 @@ from m2m100_onnx.search.hypothesis import (
     require,
     shared_prefix,
 )
-from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, follow
+from m2m100_onnx.search.state import (
+    DecoderState,
+    Float32Array,
+    Int64Array,
+    Ranked,
+    Ranking,
+    follow,
+)
 
 __all__ = ["SamplingSearch", "chances"]
 
@@ -36,6 +43,9 @@ class SamplingSearch:
 
     A sentence has `num_hypotheses` samples, which are independent, and stays until all of them have
     ended.
+
+    Attributes:
+        state: the decoder.
     """
 
     def __init__(
@@ -66,7 +76,7 @@ class SamplingSearch:
         check_arguments(state.vocab_size, prompt, eos_id, options)
         self._demands = demands
         self._limits = demands.most(np.arange(len(prompt)), options.max_length)
-        self._state, self._eos_id, self._options, self._given = state, eos_id, options, given
+        self.state, self._eos_id, self._options, self._given = state, eos_id, options, given
         samples = options.num_hypotheses
         self._sentences: Int64Array = np.arange(len(prompt))
         # (N, S, length), (N, S), (N, S): the rows of the sentences that are live.
@@ -92,17 +102,21 @@ class SamplingSearch:
         Raises:
             InvalidInputError: the state's scores are NaN or +inf.
         """
-        before = self.live
-        if not before:
-            return ()
+        return self.answer(self.state.best(self.ask())) if self.live else ()
+
+    def ask(self) -> Ranking:
+        """Begins a step, as `BeamSearch.ask` does."""
         self._feed()
-        count, samples, length = self._tokens.shape
-        rows = self._tokens.reshape(-1, length)
-        first = self._state_rows == count  # one row per sentence, whose samples are alike
-        seen = self._tokens[:, 0] if first else rows
-        ranked = self._state.best(next_ranking(seen, self._eos_id, self._options))
+        return next_ranking(self._fed_rows, self._eos_id, self._options)
+
+    def answer(self, ranked: Ranked) -> tuple[int, ...]:
+        """Makes the step that `ask` has begun; result and errors are those of `step`."""
+        before, seen = self.live, self._fed_rows
+        count, samples, _ = self._tokens.shape
         require(len(ranked.tokens) == len(seen), "rows", "prompt's", len(ranked.tokens))
-        places = np.repeat(np.arange(count), samples) if first else np.arange(len(rows))
+        places = np.arange(len(seen))
+        if len(seen) == count:
+            places = np.repeat(places, samples)
         shares = chances(ranked.scores, self._options)[places]
         draws = np.array([draw() for n in self._sentences for draw in self._draws[n]])
         columns = _drawn(shares, draws)
@@ -147,10 +161,16 @@ class SamplingSearch:
         ended = [found.tokens for found in self._found[sentence] if found is not None]
         return shared_prefix([*map(tuple, tokens.tolist()), *ended])
 
+    @property
+    def _fed_rows(self) -> Int64Array:
+        """`(R, length)` the rows of the state: at first one a sentence, whose samples are alike."""
+        count, _, length = self._tokens.shape
+        return self._tokens[:, 0] if self._state_rows == count else self._tokens.reshape(-1, length)
+
     def _feed(self) -> None:
         """Lets the state follow the samples."""
         rows = self._rows.reshape(-1)
-        follow(self._state, self._state_rows, rows, None if self._fed else self._tokens)
+        follow(self.state, self._state_rows, rows, None if self._fed else self._tokens)
         self._state_rows = len(rows)
 
     def _append(self, tokens: Int64Array, scores: Float32Array) -> None:

@@ -1,7 +1,8 @@
 """Carries calls out on opened bundles: the one file that knows how calls share the processor.
 
-A call takes a thread of a bounded pool. Bundles can be opened anew while calls run: what has begun
-ends on the translator with which it began, which is closed after the last of them.
+Texts go to the queue of their bundle, where those of many clients share batches; other calls take a
+thread of a bounded pool. Bundles can be opened anew while calls run: what has begun ends on the
+translator with which it began, which is closed after the last of them.
 """
 
 from __future__ import annotations
@@ -11,22 +12,25 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
-from m2m100_onnx.errors import InvalidInputError, M2M100Error
+from m2m100_onnx.errors import InvalidInputError, M2M100Error, OverloadedError
 from m2m100_onnx.server.metrics import Metrics
 from m2m100_onnx.server.refusals import Refused
+from m2m100_onnx.submitting import AFTERWARDS
 from m2m100_onnx.translation import Translation
 from m2m100_onnx.translator import Translator
 
 __all__ = ["Engine", "Served", "open_all"]
 
 _LOGGER = logging.getLogger("m2m100_onnx.server")
+_LONG = 4000
+"""Characters from which on a request becomes tokens in a thread of its own."""
 _T = TypeVar("_T")
 
 
@@ -96,7 +100,7 @@ class Engine:
         Args:
             open_bundles: opens them; a reload calls it again.
             metrics: takes what calls did.
-            threads: calls that run at the same time.
+            threads: calls beside translations that run at the same time.
             most_calls: calls that run or wait; others are refused.
 
         Raises:
@@ -104,7 +108,8 @@ class Engine:
         """
         self.served, self.closing = open_bundles(), False
         self._open, self._metrics, self._most = open_bundles, metrics, most_calls
-        self._threads, self._calls = threads, 0
+        self._threads, self._calls, self._pooled = threads, 0, 0
+        self._count_steps()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="m2m100-call")
         self._reloading = asyncio.Lock()
         self._closings: set[asyncio.Future[None]] = set()
@@ -136,25 +141,42 @@ class Engine:
         """
         stats = Stats()
         began = time.monotonic()
-        waited = 0.0
+        arguments: dict[str, Any] = {"source_lang": source_lang, "target_lang": target_lang}
+        arguments |= {"stats": stats, "cancellation": cancellation, **options}
+
+        def left() -> float | None:
+            return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
 
         def work() -> list[Translation]:
-            nonlocal waited
-            waited = time.monotonic() - began
-            left = None if timeout is None else max(0.0, timeout - waited)
-            return served.translator.translate_batch(
-                texts,
-                source_lang=source_lang,
-                target_lang=target_lang,
-                cancellation=cancellation,
-                stats=stats,
-                **{**options, "timeout": left},
-            )
+            stats.queue_seconds = time.monotonic() - began
+            return served.translator.translate_batch(texts, **{**arguments, "timeout": left()})
+
+        def submit() -> Future[list[Translation]]:
+            return served.translator.submit(texts, **{**arguments, "timeout": left()})
 
         try:
-            return await self.run(served, work, cancellation)
+            if any(options.get(name) for name in AFTERWARDS):
+                return await self.run(served, work, cancellation)
+            return await self._submitted(served, submit, sum(map(len, texts)))
         finally:
-            self._metrics.called(stats, waited)
+            self._metrics.called(stats, stats.queue_seconds)
+
+    async def _submitted(
+        self, served: Served, submit: Callable[[], Future[_T]], characters: int
+    ) -> _T:
+        """Waits for what the queue of a bundle does; a task that is cancelled cancels it."""
+        self._begin(served)
+        try:
+            # To cut a long text into tokens would hold up other clients.
+            at_once = characters < _LONG
+            future = submit() if at_once else await asyncio.to_thread(submit)
+            return await asyncio.wrap_future(future)
+        except OverloadedError as error:
+            self._metrics.refused.inc()
+            message = "the server is busy; try again"
+            raise Refused("busy", message, max(1.0, error.retry_after)) from None
+        finally:
+            self._end(served)
 
     async def run(self, served: Served, work: Callable[[], _T], cancellation: Cancellation) -> _T:
         """Runs work in a thread; a task that is cancelled cancels the work.
@@ -163,9 +185,11 @@ class Engine:
             Refused: too many calls wait.
         """
         self._begin(served)
+        self._pooled += 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
 
         def ended(done: asyncio.Future[_T]) -> None:
+            self._pooled -= 1
             self._end(served)
             if not done.cancelled():
                 done.exception()  # Nobody else may ask for it.
@@ -232,9 +256,14 @@ class Engine:
         self._show()
         self._close_unused(served)
 
+    def _count_steps(self) -> None:
+        for served in self.served:
+            served.translator.queue.on_step = self._metrics.stepped
+
     def _show(self) -> None:
-        self._metrics.running.set(min(self._calls, self._threads))
-        self._metrics.waiting.set(max(0, self._calls - self._threads))
+        queued = sum(served.translator.queue.waiting for served in self.served)
+        self._metrics.running.set(self._calls)
+        self._metrics.waiting.set(queued + max(0, self._pooled - self._threads))
 
     async def reload(self) -> bool:
         """Opens the bundles anew and switches to them; returns whether it did.
@@ -249,6 +278,7 @@ class Engine:
                 _LOGGER.error("the bundles stay as they were: %s", error)
                 return False
             old, self.served = self.served, fresh
+            self._count_steps()
             for served in old:
                 served.retired = True
                 self._close_unused(served)

@@ -10,6 +10,7 @@ __all__ = ["Metrics"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 class Metrics:
@@ -17,8 +18,8 @@ class Metrics:
 
     Attributes:
         in_flight: HTTP requests that are not answered yet.
-        waiting: calls that wait for a thread.
-        running: calls that a thread carries out.
+        waiting: texts that wait for a batch, and calls that wait for a thread.
+        running: calls that are not answered yet.
         refused: calls that were refused, since too many waited.
         reloads: switches to newly opened bundles, by result.
     """
@@ -35,16 +36,21 @@ class Metrics:
         )
         about = "HTTP requests that are not answered yet."
         self.in_flight = Gauge("m2m100_http_requests_in_flight", about, registry=kept)
-        self.waiting = Gauge("m2m100_queue_depth", "Calls that wait for a thread.", registry=kept)
-        self.running = Gauge("m2m100_calls_running", "Calls that run.", registry=kept)
+        about = "Texts that wait for a batch, and calls that wait for a thread."
+        self.waiting = Gauge("m2m100_queue_depth", about, registry=kept)
+        self.running = Gauge(
+            "m2m100_calls_running", "Calls that are not answered yet.", registry=kept
+        )
         about = "Calls that were refused, since too many waited."
         self.refused = Counter("m2m100_calls_refused", about, registry=kept)
         about = "Switches to newly opened bundles."
         self.reloads = Counter("m2m100_reloads", about, ("result",), registry=kept)
-        about = "Seconds that a call waited for a thread."
+        about = "Seconds that a call waited for its first step."
         self._waited = Histogram("m2m100_queue_seconds", about, buckets=_SECONDS, registry=kept)
-        about = "Texts of a batch, the mean of a call."
+        about = "Decoder rows of a batch, at each step."
         self._rows = Histogram("m2m100_batch_rows", about, buckets=_ROWS, registry=kept)
+        about = "Share of a batch's budget that its texts take, at each step."
+        self._fill = Histogram("m2m100_batch_fill", about, buckets=_SHARES, registry=kept)
         self._texts = Counter("m2m100_texts", "Texts that were translated.", registry=kept)
         self._characters = Counter("m2m100_characters", "Characters of the texts.", registry=kept)
         about = "Tokens that the encoder read (source), and of translations (target)."
@@ -60,14 +66,22 @@ class Metrics:
     def called(self, stats: Stats, waited: float) -> None:
         """Counts a call: what it did, and the seconds that it waited."""
         self._waited.observe(waited)
-        if stats.batches:
-            self._rows.observe(stats.texts / stats.batches)
         self._texts.inc(stats.texts)
         self._characters.inc(stats.characters)
         self._tokens.labels("source").inc(stats.source_tokens)
         self._tokens.labels("target").inc(stats.target_tokens)
         for phase in ("encode", "search", "decode"):
             self._phases.labels(phase).inc(getattr(stats, f"{phase}_seconds"))
+
+    def stepped(self, rows: int, fill: float) -> None:
+        """Counts a step of a batch.
+
+        Args:
+            rows: the batch's decoder rows.
+            fill: the share of the budget that it takes.
+        """
+        self._rows.observe(rows)
+        self._fill.observe(fill)
 
     def text(self) -> bytes:
         """Returns all numbers in Prometheus' text format."""
