@@ -28,6 +28,7 @@ from m2m100_onnx.server.settings import LIMITS, Limits, Settings
 __all__ = ["add_parser"]
 
 _PORT = Option("port", "int", 5000, "Port; 0 takes a free one.", 0, 65535)
+_WORKERS = Option("workers", "int", 1, "Processes that answer.", 1, 1024)
 _PARALLEL = Option("parallel", "int | None", None, "Calls that run at the same time.", 1, 1024)
 _ABOUT = "Serve translations over HTTP."
 _DESCRIPTION = f"""\
@@ -51,6 +52,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--port", type=int, default=5000, metavar="N", help="Port. (default: 5000)")
     add_device(add)
     add_threads(add)
+    about = "Processes that answer; each has its own limits of calls and connections. (default: 1)"
+    add("--workers", type=int, default=1, metavar="N", help=about)
     about = "Calls that run at the same time. (default: 2 at least, one per core)"
     add("--parallel", type=int, metavar="N", help=about)
     add_kernels(add)
@@ -95,9 +98,18 @@ def _run(arguments: argparse.Namespace) -> int:
         log_texts=arguments.log_texts,
     )
     port = _PORT.check(arguments.port)
-    parallel = _PARALLEL.check(arguments.parallel) or max(2, cores())
-    given = {**opening(arguments), "kernels": arguments.kernels, "lazy": False}
-    service = app.make_service(partial(open_all, arguments.model, given), settings, parallel)
+    workers = _WORKERS.check(arguments.workers)
+    own_cores = max(1, cores() // workers)
+    parallel = _PARALLEL.check(arguments.parallel) or max(2, own_cores)
+    given = {**opening(arguments), "kernels": arguments.kernels, "lazy": workers > 1}
+    if workers > 1 and given["intra_op_num_threads"] is None:
+        given["intra_op_num_threads"] = own_cores
+    open_bundles = partial(open_all, arguments.model, given)
+    host, proxies = arguments.host, arguments.trusted_proxies
+    if workers > 1:
+        logs.configure()
+        ran = run.serve_by_workers(open_bundles, settings, workers, parallel, host, port, proxies)
+        return 0 if ran else 1
+    service = app.make_service(open_bundles, settings, parallel)
     logs.configure()
-    listened = run.serve(service, arguments.host, port, arguments.trusted_proxies)
-    return 0 if listened else 1
+    return 0 if run.serve(service, host, port, proxies) else 1

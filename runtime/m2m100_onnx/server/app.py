@@ -23,7 +23,7 @@ from m2m100_onnx.server.engine import Engine, Served
 from m2m100_onnx.server.guard import Guard
 from m2m100_onnx.server.keys import Keys
 from m2m100_onnx.server.languages import all_codes
-from m2m100_onnx.server.limits import Admission, Rate
+from m2m100_onnx.server.limits import Admission, Rate, SharedRate
 from m2m100_onnx.server.metrics import Metrics
 from m2m100_onnx.server.openapi import document
 from m2m100_onnx.server.refusals import Refused
@@ -88,7 +88,12 @@ _ROUTES = (
 
 
 def make_service(
-    open_bundles: Callable[[], tuple[Served, ...]], settings: Settings, threads: int
+    open_bundles: Callable[[], tuple[Served, ...]],
+    settings: Settings,
+    threads: int,
+    *,
+    metrics: Metrics | None = None,
+    rate: SharedRate | None = None,
 ) -> Service:
     """Opens the bundles and returns what the APIs are built on.
 
@@ -96,15 +101,19 @@ def make_service(
         open_bundles: opens them.
         settings: what the operator has set.
         threads: calls that run at the same time.
+        metrics: takes the numbers; None for ones of this process alone.
+        rate: counts the requests of clients; None for a count of this process alone.
 
     Raises:
         M2M100Error: a bundle or the file of API keys cannot be used.
         OSError: a file cannot be read.
     """
-    limits, counts = settings.limits, Metrics()
+    limits, counts = settings.limits, metrics or Metrics()
+    counts.workers.set(1)
     keys = Keys(settings.api_keys) if settings.api_keys else None
     per_minute = limits.requests_per_minute
-    admission = Admission(keys, Rate(per_minute) if per_minute else None)
+    own_rate = Rate(per_minute) if per_minute else None
+    admission = Admission(keys, rate or own_rate)
     engine = Engine(open_bundles, counts, threads=threads, most_calls=limits.calls)
     return Service(engine, settings, admission, counts, Detector())
 

@@ -47,12 +47,15 @@ class Served:
     retired: bool = field(default=False, init=False)
 
 
-def open_all(bundles: Sequence[str], arguments: Mapping[str, Any]) -> tuple[Served, ...]:
+def open_all(
+    bundles: Sequence[str], arguments: Mapping[str, Any], *, graphs: bool = True
+) -> tuple[Served, ...]:
     """Opens bundles, each by its folder's name.
 
     Args:
         bundles: their folders, or names on the hub.
         arguments: how a `Translator` is opened.
+        graphs: whether their graphs are opened too; else nothing is that a fork would not keep.
 
     Raises:
         InvalidInputError: two have the same name.
@@ -66,7 +69,8 @@ def open_all(bundles: Sequence[str], arguments: Mapping[str, Any]) -> tuple[Serv
     try:
         for name, bundle in zip(names, bundles, strict=True):
             translator = Translator(bundle, **arguments)
-            translator.model.load()
+            if graphs:
+                translator.model.load()
             found.append(Served(name, translator))
     except BaseException:
         for served in found:

@@ -176,8 +176,9 @@ async def suggest(request: Request) -> Response:
             raise Refused("bad_request", f"{texts[name]} is not supported")
 
     def write() -> None:
-        with path.open("a", encoding="utf-8", errors="replace") as output:
-            output.write(json.dumps(texts) + "\n")
+        # Without a buffer it is one write, which other workers cannot cut.
+        with path.open("ab", buffering=0) as output:
+            output.write(json.dumps(texts).encode() + b"\n")
 
     await asyncio.to_thread(write)
     return reply({"success": True})

@@ -65,7 +65,6 @@ class Service:
         admission: lets requests in.
         metrics: counts.
         detector: detects languages.
-        characters: characters that were translated since the server began.
     """
 
     engine: Engine
@@ -73,7 +72,6 @@ class Service:
     admission: Admission
     metrics: Metrics
     detector: Detector
-    characters: int = 0
 
     def check_size(self, texts: Sequence[str]) -> None:
         """Refuses more texts or characters than the limits allow.
@@ -133,7 +131,7 @@ class Service:
 
     def count(self, texts: Sequence[str]) -> None:
         """Counts the characters of texts."""
-        self.characters += sum(map(len, texts))
+        self.metrics.received(sum(map(len, texts)))
 
     def log(self, texts: Sequence[str], translations: Sequence[str]) -> None:
         """Logs texts with their translations, where the operator wants that."""
