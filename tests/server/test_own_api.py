@@ -247,4 +247,4 @@ def test_the_document_has_every_option_and_path() -> None:
     own = {route.path for route in _ROUTES if route.path.startswith("/v1/")}
     paths = {path for path in found["paths"] if path.startswith("/v1/")}
     assert paths == own
-    assert set(found["paths"]) <= {route.path for route in _ROUTES}
+    assert set(found["paths"]) <= {route.path.replace(":path", "") for route in _ROUTES}

@@ -66,6 +66,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--trusted-proxies", default="", metavar="ADDRESS,...", help=about)
     about = "Keep suggested translations of /suggest in a file, a line of JSON each."
     add("--suggestions", type=path, metavar="FILE", help=about)
+    about = "Translate no files, which are kept on disk until they are fetched or too old."
+    add("--no-files", action="store_true", help=about)
     about = "Log texts and translations. Without it no text is logged."
     add("--log-texts", action="store_true", help=about)
     group = parser.add_argument_group("limits")
@@ -80,7 +82,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        from m2m100_onnx.server import app, logs, run
+        from m2m100_onnx.server import run
     except ImportError as error:
         if error.name is None or error.name.startswith("m2m100_onnx"):
             raise
@@ -95,6 +97,7 @@ def _run(arguments: argparse.Namespace) -> int:
         api_keys=Path(arguments.api_keys) if arguments.api_keys else None,
         cors_origins=tuple(arguments.cors_origin),
         suggestions=Path(arguments.suggestions) if arguments.suggestions else None,
+        files=not arguments.no_files,
         log_texts=arguments.log_texts,
     )
     port = _PORT.check(arguments.port)
@@ -107,9 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
     open_bundles = partial(open_all, arguments.model, given)
     host, proxies = arguments.host, arguments.trusted_proxies
     if workers > 1:
-        logs.configure()
         ran = run.serve_by_workers(open_bundles, settings, workers, parallel, host, port, proxies)
-        return 0 if ran else 1
-    service = app.make_service(open_bundles, settings, parallel)
-    logs.configure()
-    return 0 if run.serve(service, host, port, proxies) else 1
+    else:
+        ran = run.serve(open_bundles, settings, parallel, host, port, proxies)
+    return 0 if ran else 1

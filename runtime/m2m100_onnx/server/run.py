@@ -116,20 +116,53 @@ def _config(service: Service, trusted_proxies: str, **given: Any) -> uvicorn.Con
     )
 
 
-def serve(service: Service, host: str, port: int, trusted_proxies: str) -> bool:
+@contextlib.contextmanager
+def _own_folder() -> Iterator[Path | None]:
+    """Makes a folder for files, and removes it; None where nothing can be written."""
+    for place in (None, "/dev/shm"):  # A container may have nothing else that can be written.
+        try:
+            made = tempfile.TemporaryDirectory(prefix="m2m100-", dir=place)
+        except OSError:
+            continue
+        with made as folder:
+            yield Path(folder)
+        return
+    yield None
+
+
+def serve(
+    open_bundles: Callable[[], tuple[Served, ...]],
+    settings: Settings,
+    parallel: int,
+    host: str,
+    port: int,
+    trusted_proxies: str,
+) -> bool:
     """Answers requests until SIGTERM or SIGINT; returns whether it could listen.
 
     Args:
-        service: what to serve.
+        open_bundles: opens the bundles.
+        settings: what the operator has set.
+        parallel: calls that run at the same time.
         host: the address to listen on.
         port: the port.
         trusted_proxies: addresses whose `X-Forwarded-For` names the client, with commas.
+
+    Raises:
+        M2M100Error: a bundle cannot be opened.
+        OSError: a file cannot be read.
     """
-    config = _config(service, trusted_proxies, host=host, port=port, backlog=_BACKLOG)
-    server = _Server(config, service)
-    with contextlib.suppress(SystemExit):  # uvicorn's answer to a port that is taken.
-        server.run()
-    return server.started
+    with _own_folder() as folder:
+        files = folder if settings.files else None
+        service = make_service(open_bundles, settings, parallel, folder=files)
+        logs.configure()
+        if settings.files and folder is None:
+            _LOGGER.warning("files are not translated: there is no folder for temporary files")
+        config = _config(service, trusted_proxies, host=host, port=port, backlog=_BACKLOG)
+        server = _Server(config, service)
+        with contextlib.suppress(SystemExit):  # uvicorn's answer to a port that is taken.
+            server.run()
+        return server.started
 
 
 class _Duties:
@@ -149,6 +182,8 @@ class _Duties:
         self._listener, self._folder = listener, folder
         per_minute = settings.limits.requests_per_minute
         self._rate = SharedRate(per_minute) if per_minute else None
+        for name in ("numbers", "files"):
+            (folder / name).mkdir()
 
     def work(
         self, number: int, served: tuple[Served, ...], restarted: bool, started: Callable[[], None]
@@ -164,10 +199,11 @@ class _Duties:
                 each.translator.model.load()
             return inherited.pop()
 
-        metrics = Metrics(self._folder, str(number))
+        metrics = Metrics(self._folder / "numbers", str(number))
         metrics.restarts.inc(int(restarted))
+        files = self._folder / "files" if self._settings.files else None
         service = make_service(
-            opened, self._settings, self._parallel, metrics=metrics, rate=self._rate
+            opened, self._settings, self._parallel, metrics=metrics, rate=self._rate, folder=files
         )
         # asyncio takes as many connections at once as its backlog; with 1 the others get theirs.
         config = _config(service, self._proxies, backlog=1)
@@ -175,11 +211,11 @@ class _Duties:
 
     def died(self, number: int) -> None:
         """Takes a worker out of the numbers."""
-        bury(self._folder, str(number))
+        bury(self._folder / "numbers", str(number))
 
     def failed(self) -> None:
         """Counts a reload that did not succeed."""
-        Metrics(self._folder, "reload").reloads.labels("failed").inc()
+        Metrics(self._folder / "numbers", "reload").reloads.labels("failed").inc()
 
 
 def serve_by_workers(
@@ -206,19 +242,14 @@ def serve_by_workers(
         M2M100Error: a bundle cannot be opened.
         OSError: a file cannot be read, or there is no folder for what the processes share.
     """
+    logs.configure()
     try:
         listener = uvicorn.Config("", host=host, port=port, log_config=None).bind_socket()
     except SystemExit:  # uvicorn's answer to a port that is taken.
         return False
-    with listener, tempfile.TemporaryDirectory(prefix="m2m100-", dir=_writable()) as folder:
-        duties = _Duties(open_bundles, settings, parallel, listener, Path(folder), trusted_proxies)
+    with listener, _own_folder() as folder:
+        if folder is None:
+            raise OSError("expected a folder for temporary files, found none")
+        duties = _Duties(open_bundles, settings, parallel, listener, folder, trusted_proxies)
         supervisor = Supervisor(duties, count, listener, settings.limits.drain_seconds)
         return supervisor.run()
-
-
-def _writable() -> str:
-    """Returns a folder for temporary files; containers with a read-only file system have one."""
-    try:
-        return tempfile.gettempdir()
-    except OSError:
-        return "/dev/shm"

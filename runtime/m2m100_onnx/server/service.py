@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -23,6 +25,7 @@ from m2m100_onnx.server.markup import Markup
 from m2m100_onnx.server.metrics import Metrics
 from m2m100_onnx.server.passages import Passage, cut, joined
 from m2m100_onnx.server.refusals import Refused
+from m2m100_onnx.server.results import Results
 from m2m100_onnx.server.settings import Settings
 from m2m100_onnx.translation import Translation
 
@@ -30,6 +33,8 @@ __all__ = ["Job", "Service", "service_of", "while_connected"]
 
 _LOGGER = logging.getLogger("m2m100_onnx.server")
 _T = TypeVar("_T")
+_FILE_STEP = 64
+"""Sentences of a file that are one call, so that others get their turn between two."""
 
 
 @dataclass
@@ -43,6 +48,7 @@ class Job:
         model: the name of a bundle, None for any.
         options: options of the library.
         timeout: seconds that the client gives; the server's deadline counts too.
+        is_file: whether the texts are those of a file, which has limits of its own.
         cancellation: ends the work.
     """
 
@@ -52,6 +58,7 @@ class Job:
     model: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     timeout: float | None = None
+    is_file: bool = False
     cancellation: Cancellation = field(default_factory=Cancellation)
 
 
@@ -65,6 +72,7 @@ class Service:
         admission: lets requests in.
         metrics: counts.
         detector: detects languages.
+        results: keeps translated files; None where files are not translated.
     """
 
     engine: Engine
@@ -72,6 +80,7 @@ class Service:
     admission: Admission
     metrics: Metrics
     detector: Detector
+    results: Results | None = None
 
     def check_size(self, texts: Sequence[str]) -> None:
         """Refuses more texts or characters than the limits allow.
@@ -80,13 +89,8 @@ class Service:
             Refused: it is too much.
         """
         limits = self.settings.limits
-        for count, limit in (
-            (len(texts), limits.texts),
-            (sum(map(len, texts)), limits.characters),
-        ):
-            if count > limit:
-                message = f"Invalid request: request ({count}) exceeds text limit ({limit})"
-                raise Refused("too_much", message)
+        _check(len(texts), limits.texts)
+        _check(sum(map(len, texts)), limits.characters)
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuses more beams or hypotheses than the limits allow.
@@ -102,7 +106,8 @@ class Service:
 
     def seconds(self, job: Job) -> float:
         """Returns the seconds that a job may take."""
-        deadline = self.settings.limits.deadline
+        limits = self.settings.limits
+        deadline = limits.file_deadline if job.is_file else limits.deadline
         return deadline if job.timeout is None else min(job.timeout, deadline)
 
     async def translate(self, job: Job) -> tuple[Served, list[Translation]]:
@@ -122,9 +127,17 @@ class Service:
         served, source, target = choose(
             self.engine.served, job.source_lang, job.target_lang, job.model
         )
-        found = await self.engine.translate(
-            served, texts, source, target, options, self.seconds(job), job.cancellation
-        )
+        ends, found = time.monotonic() + self.seconds(job), []
+        step = _FILE_STEP if job.is_file else len(texts)
+        for first in range(0, len(texts), step):
+            part = texts[first : first + step]
+            call = partial(self.engine.translate, served, part, source, target, options)
+            try:
+                found += await _turn(call, ends, job.cancellation, waits=first > 0)
+            except M2M100Error as error:
+                if error.position is not None:
+                    error.position += first
+                raise
         self.count(job.texts)
         self.log(texts, [translation.text for translation in found])
         return served, found
@@ -157,7 +170,10 @@ class Service:
             M2M100Error: those of `Translator.translate_batch`; the position is that of the text.
             Refused: a limit is exceeded, or no bundle has the languages.
         """
-        self.check_size(job.texts)
+        if job.is_file:
+            _check(sum(map(len, job.texts)), self.settings.limits.file_characters)
+        else:
+            self.check_size(job.texts)
         self.check_options(job.options)
         served, source, target = choose(
             self.engine.served, job.source_lang, job.target_lang, job.model
@@ -181,6 +197,45 @@ class Service:
                 error.position = owners[error.position]
             raise
         return served, _assembled(documents, passages, found, target, hypotheses)
+
+
+def _check(count: int, limit: int) -> None:
+    """Refuses a count above a limit.
+
+    Raises:
+        Refused: it is too much.
+    """
+    if count > limit:
+        message = f"Invalid request: request ({count}) exceeds text limit ({limit})"
+        raise Refused("too_much", message)
+
+
+async def _turn(
+    call: Callable[[float, Cancellation], Awaitable[_T]],
+    ends: float,
+    cancellation: Cancellation,
+    *,
+    waits: bool,
+) -> _T:
+    """Makes a call, which takes the seconds that are left.
+
+    Args:
+        call: it.
+        ends: when the time is over.
+        cancellation: ends the call.
+        waits: whether to wait where too many calls do. What has been done would be lost otherwise.
+
+    Raises:
+        Refused: too many calls wait.
+    """
+    while True:
+        left = max(0.0, ends - time.monotonic())
+        try:
+            return await call(left, cancellation)
+        except Refused as error:
+            if not waits or error.reason != "busy" or not left:
+                raise
+            await asyncio.sleep(0.1)
 
 
 def _assembled(
