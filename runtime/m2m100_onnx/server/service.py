@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -16,18 +16,20 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from m2m100_onnx.engine.stopping import Cancellation
-from m2m100_onnx.errors import M2M100Error
+from m2m100_onnx.errors import BundleError, InvalidInputError, M2M100Error
 from m2m100_onnx.server.detection import Detector
 from m2m100_onnx.server.engine import Engine, Served
+from m2m100_onnx.server.inline import is_cut, tagged
 from m2m100_onnx.server.languages import choose
 from m2m100_onnx.server.limits import Admission
-from m2m100_onnx.server.markup import Markup
+from m2m100_onnx.server.markup import Markup, Run
 from m2m100_onnx.server.metrics import Metrics
 from m2m100_onnx.server.passages import Passage, cut, joined
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.results import Results
 from m2m100_onnx.server.settings import Settings
 from m2m100_onnx.translation import Translation
+from m2m100_onnx.translator import Translator
 
 __all__ = ["Job", "Service", "service_of", "while_connected"]
 
@@ -178,15 +180,19 @@ class Service:
         served, source, target = choose(
             self.engine.served, job.source_lang, job.target_lang, job.model
         )
-        documents = [Markup(text) for text in job.texts] if html else []
-        runs = [document.runs for document in documents] or [[text] for text in job.texts]
-        passages = [[cut(run, source) for run in each] for each in runs]
+        documents = await self._read(served, job, source) if html else []
+        runs = [document.runs for document in documents] or [[Run(text)] for text in job.texts]
+        passages = [[cut(run.text, source) for run in each] for each in runs]
         flat = [(owner, p) for owner, each in enumerate(passages) for run in each for p in run]
         owners = [owner for owner, passage in flat if passage.translated]
         sentences = [passage.text for _, passage in flat if passage.translated]
         if source == target or not sentences:
             return served, [[text] for text in job.texts]
         options = dict(job.options)
+        if any(
+            _is_cut(runs[n][m], of) for n, each in enumerate(passages) for m, of in enumerate(each)
+        ):
+            options["alignments"] = True
         if hypotheses > 1:
             beams = max(served.translator.defaults.beam_size, hypotheses)
             options |= {"num_hypotheses": hypotheses, "beam_size": beams}
@@ -196,7 +202,25 @@ class Service:
             if error.position is not None:
                 error.position = owners[error.position]
             raise
-        return served, _assembled(documents, passages, found, target, hypotheses)
+        if documents:
+            return served, [[text] for text in _filled(documents, passages, found, target)]
+        return served, _assembled([each[0] for each in passages], found, target, hypotheses)
+
+    async def _read(self, served: Served, job: Job, source: str) -> list[Markup]:
+        """Reads HTML; where no alignment places tags, sentences end at them.
+
+        Raises:
+            Refused: it cannot be read.
+        """
+        documents = [Markup(text) for text in job.texts]
+        if any(_is_cut(run, cut(run.text, source)) for each in documents for run in each.runs):
+            if served.aligns is None:
+                served.aligns = await self.engine.run(
+                    served, partial(_aligns, served.translator), job.cancellation
+                )
+            if not served.aligns:
+                return [Markup(text, inline=False) for text in job.texts]
+        return documents
 
 
 def _check(count: int, limit: int) -> None:
@@ -238,9 +262,47 @@ async def _turn(
             await asyncio.sleep(0.1)
 
 
-def _assembled(
+def _is_cut(run: Run, passages: Sequence[Passage]) -> bool:
+    return bool(run.elements) and is_cut(run.elements, passages)
+
+
+def _aligns(translator: Translator) -> bool:
+    """Says whether a translator has a head that aligns."""
+    try:
+        translator.alignment_heads()
+    except (BundleError, InvalidInputError):
+        return False
+    return True
+
+
+def _own(
+    passages: Sequence[Passage], translations: Iterator[Translation]
+) -> dict[int, Translation]:
+    """Takes the translations of sentences, by their places among passages."""
+    return {
+        place: next(translations) for place, passage in enumerate(passages) if passage.translated
+    }
+
+
+def _filled(
     documents: Sequence[Markup],
     passages: Sequence[Sequence[Sequence[Passage]]],
+    found: Sequence[Translation],
+    target: str,
+) -> Iterator[str]:
+    """Yields the documents that sentences make up."""
+    left = iter(found)
+    for document, runs in zip(documents, passages, strict=True):
+        yield document.filled(
+            [
+                tagged(run.elements, of, target, _own(of, left))
+                for run, of in zip(document.runs, runs, strict=True)
+            ]
+        )
+
+
+def _assembled(
+    passages: Sequence[Sequence[Passage]],
     found: Sequence[Translation],
     target: str,
     hypotheses: int,
@@ -248,19 +310,12 @@ def _assembled(
     """Returns the texts that sentences make up, each as many times as there are hypotheses."""
     left = iter(found)
     results = []
-    for number, runs in enumerate(passages):
-        # The translations of a run's sentences, by their place in it.
-        own = [
-            {place: next(left) for place, passage in enumerate(run) if passage.translated}
-            for run in runs
+    for of in passages:
+        own = _own(of, left)
+        versions = [
+            joined(of, target, {place: _ranked(each, rank) for place, each in own.items()})
+            for rank in range(hypotheses)
         ]
-        versions = []
-        for rank in range(hypotheses):
-            texts = [
-                joined(run, target, {place: _ranked(each, rank) for place, each in of.items()})
-                for run, of in zip(runs, own, strict=True)
-            ]
-            versions.append(documents[number].filled(texts) if documents else texts[0])
         results.append(versions)
     return results
 
