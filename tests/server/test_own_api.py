@@ -167,6 +167,21 @@ def test_scores(server: Server, translator: Translator) -> None:
     assert found["sum"] == pytest.approx(expected.sum)
     (found,) = server.post("/v1/scores", {**job, "target": [""]}).json["scores"]
     assert found["sum"] < 0
+    assert found["token_entropies"] == []
+
+
+def test_entropies(server: Server, translator: Translator) -> None:
+    expected = translator.score([TEXT], ["Datei öffnen."], **JOB, entropy=True)[0]
+    job = {"text": TEXT, "target": "Datei öffnen.", **JOB, "entropy": True}
+    (found,) = server.post("/v1/scores", job).json["scores"]
+    assert found["token_entropies"] == pytest.approx(expected.token_entropies)
+    assert len(found["token_entropies"]) == len(found["tokens"]) > 3
+    answer = server.post("/v1/scores", {**job, "entropy": 1})
+    assert answer.json["error"]["message"] == "entropy: expected true or false, found int"
+    schema = server.get("/openapi.json").json
+    body = schema["paths"]["/v1/scores"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"]["properties"]["entropy"]["type"] == "boolean"
+    assert set(schema["components"]["schemas"]["Score"]["properties"]) == set(found)
 
 
 def test_embeddings(server: Server, translator: Translator) -> None:

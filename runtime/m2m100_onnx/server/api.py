@@ -223,6 +223,7 @@ async def scores(request: Request) -> Response:
     service, body = service_of(request), await json_object(request)
     service.admission.check(request)
     targets = body.pop("target", None)
+    entropy = typed(body, "entropy", bool, False)
     job = _job(body)
     targets = [targets] if isinstance(targets, str) else targets
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
@@ -233,7 +234,12 @@ async def scores(request: Request) -> Response:
 
     def work(translator: Translator, source: str, target: str, **options: Any) -> list[Any]:
         found = translator.score(
-            list(job.texts), targets, source_lang=source, target_lang=target, **options
+            list(job.texts),
+            targets,
+            source_lang=source,
+            target_lang=target,
+            entropy=entropy,
+            **options,
         )
         rows = [{"sum": each.sum, "mean": each.mean, **asdict(each)} for each in found]
         # JSON has no NaN: the mean of no tokens.

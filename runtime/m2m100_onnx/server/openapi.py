@@ -32,6 +32,7 @@ _TERMS: Final = {
     "additionalProperties": {"oneOf": [_STRING, {**_STRINGS, "minItems": 1}]},
 }
 _KEY: Final = {"type": ["string", "null"]}
+_ENTROPY: Final = "Whether scores have `token_entropies`, which take all logits."
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
 
 
@@ -184,6 +185,7 @@ def _own_paths(limits: Limits, codes: Sequence[str]) -> dict[str, Any]:
                 (*needed, "target"),
                 **{n: request[n] for n in (*needed, "model", "timeout", "truncate")},
                 target=request["text"],
+                entropy={"type": "boolean", "default": False, "description": _ENTROPY},
             ),
             _object(("model", "scores"), **model, scores=_array(refs["Score"])),
             name="scores",
@@ -360,7 +362,15 @@ def document(limits: Limits, codes: Sequence[str]) -> Mapping[str, Any]:
             probability=_NUMBER,
             translation={"$ref": "#/components/schemas/Translation"},
         ),
-        "Score": _object(("sum", "mean"), sum=_NUMBER, mean={"type": ["number", "null"]}),
+        "Score": _object(
+            ("sum", "mean", "tokens", "pieces", "token_log_probs", "token_entropies"),
+            sum=_NUMBER,
+            mean={"type": ["number", "null"]},
+            tokens=_IDS,
+            pieces=_STRINGS,
+            token_log_probs=_array(_NUMBER),
+            token_entropies={**_array(_NUMBER), "description": "In nats; empty without `entropy`."},
+        ),
         "Error": _object(("error",), error=error),
     }
     return {
