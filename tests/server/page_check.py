@@ -116,6 +116,30 @@ def check_manners(page: Page, server: Server) -> None:
     assert nameless == 0
 
 
+def check_documents(page: Page, server: Server, translator: Translator) -> None:
+    """The page of the APIs lists all of them, and a request from it is answered."""
+    page.browser.get(f"{server.url}/docs")
+    page.until(lambda: page.run("return document.documentElement.dataset.ready") == "yes")
+    paths = server.get("/openapi.json").json["paths"]
+    names = {found["operationId"] for methods in paths.values() for found in methods.values()}
+    shown = page.run("return [...document.querySelectorAll('details')].map((each) => each.id)")
+    assert isinstance(shown, list)
+    assert set(shown) == names
+    expected = translator.translate("Open the file.", source_lang="en", target_lang="de")
+    for name in ("translate", "lt_translate", "deepl_translate"):
+        page.run(f"document.getElementById('{name}').open = true")
+        page.browser.find_element(By.CSS_SELECTOR, f"#{name} button").click()
+        output = page.browser.find_element(By.CSS_SELECTOR, f"#{name} pre")
+        page.until(lambda shown=output: expected in shown.text and shown.text.startswith("200"))
+    # Every request that is there to try works as it stands.
+    page.run("for (const each of document.querySelectorAll('details')) each.open = true")
+    for button in page.browser.find_elements(By.CSS_SELECTOR, "details button"):
+        button.click()
+    outputs = page.browser.find_elements(By.CSS_SELECTOR, "details pre")
+    page.until(lambda: all(each.text not in ("", "…") for each in outputs))
+    assert [each.text[:200] for each in outputs if not each.text.startswith("200")] == []
+
+
 def check_shape(page: Page, colour: str) -> None:
     """It fits the window, and has the colours that the reader wants."""
     wide = page.run("return document.documentElement.scrollWidth - window.innerWidth")
@@ -132,6 +156,10 @@ def main(bundle: str, folder: str) -> None:
         page = Page(server)
         check_work(page, translator)
         check_manners(page, server)
+        check_documents(page, server, translator)
+        check_manners(page, server)
+        check_shape(page, "rgb(255, 255, 255)")
+        page.browser.get(server.url)
         check_shape(page, "rgb(255, 255, 255)")
         page.browser.quit()
         page = Page(server, width=360, dark=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -250,6 +251,26 @@ def test_metrics_count_and_quote_nothing(server: Server) -> None:
     assert after[name] > before[name]
     assert after["m2m100_queue_depth"] == 0
     assert not any("secret" in name or "Open" in name for name in after)
+
+
+def test_pages_need_nothing_from_elsewhere(server: Server) -> None:
+    policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'"
+    for path, kind in (
+        ("/", "text/html"),
+        ("/docs", "text/html"),
+        ("/docs.js", "text/javascript"),
+        ("/page.js", "text/javascript"),
+        ("/page.css", "text/css"),
+        ("/page.svg", "image/svg+xml"),
+    ):
+        answer = server.get(path)
+        assert answer.status == 200
+        assert answer.headers["content-type"].startswith(kind)
+        assert answer.headers["content-security-policy"].startswith(policy)
+        assert answer.headers["x-frame-options"] == "DENY"
+        # Nothing is written in a page that the policy would stop, and no address is elsewhere.
+        found = answer.body.replace(b"http://www.w3.org/2000/svg", b"")
+        assert not re.search(rb"https?://|<script>|<style|style=| on[a-z]+=", found), path
 
 
 def test_the_document_has_every_option_and_path() -> None:

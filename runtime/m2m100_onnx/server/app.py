@@ -45,6 +45,8 @@ __all__ = ["make_app", "make_service"]
 
 _STATIC = {
     "": ("index.html", "text/html"),
+    "docs": ("docs.html", "text/html"),
+    "docs.js": ("docs.js", "text/javascript"),
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
     "page.svg": ("page.svg", "image/svg+xml"),
