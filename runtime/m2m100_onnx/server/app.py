@@ -85,17 +85,18 @@ async def page(request: Request) -> Response:
     return Response(content.read_bytes(), media_type=kind)
 
 
+# A request is compared with one route after another: first come those that are asked for most.
 _ROUTES = (
+    *api.ROUTES,
+    *libretranslate.ROUTES,
+    *deepl.ROUTES,
+    *inference_protocol.ROUTES,
     *(Route(f"/{path}", page, methods=["GET"]) for path in _STATIC),
     Route("/health/live", live, methods=["GET"]),
     Route("/health/ready", ready, methods=["GET"]),
     Route("/metrics", metrics, methods=["GET"]),
     Route("/spec", specification, methods=["GET"]),
     Route("/openapi.json", specification, methods=["GET"]),
-    *libretranslate.ROUTES,
-    *api.ROUTES,
-    *deepl.ROUTES,
-    *inference_protocol.ROUTES,
 )
 
 

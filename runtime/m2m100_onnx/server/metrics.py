@@ -77,9 +77,11 @@ class Metrics:
         about = "Characters of the texts that clients sent."
         self._received = Counter("m2m100_received_characters", about, registry=kept)
         about = "Tokens that the encoder read (source), and of translations (target)."
-        self._tokens = Counter("m2m100_tokens", about, ("side",), registry=kept)
+        tokens = Counter("m2m100_tokens", about, ("side",), registry=kept)
+        self._source_tokens, self._target_tokens = map(tokens.labels, ("source", "target"))
         about = "Seconds of calls, by phase: encode (text to tokens), search, decode."
-        self._phases = Counter("m2m100_phase_seconds", about, ("phase",), registry=kept)
+        phases = Counter("m2m100_phase_seconds", about, ("phase",), registry=kept)
+        self._phases = {each: phases.labels(each) for each in ("encode", "search", "decode")}
 
     def _gauge(self, name: str, about: str) -> Gauge:
         """Makes a number that is the sum over the workers that live."""
@@ -97,10 +99,10 @@ class Metrics:
             self._rows.observe(stats.texts / stats.batches)
         self._texts.inc(stats.texts)
         self._characters.inc(stats.characters)
-        self._tokens.labels("source").inc(stats.source_tokens)
-        self._tokens.labels("target").inc(stats.target_tokens)
-        for phase in ("encode", "search", "decode"):
-            self._phases.labels(phase).inc(getattr(stats, f"{phase}_seconds"))
+        self._source_tokens.inc(stats.source_tokens)
+        self._target_tokens.inc(stats.target_tokens)
+        for phase, counter in self._phases.items():
+            counter.inc(getattr(stats, f"{phase}_seconds"))
 
     def received(self, characters: int) -> None:
         """Counts characters that a client sent."""
