@@ -2,6 +2,8 @@
 
 Not collected by pytest: it needs a browser. `scripts/test-all` runs it where there is one:
 page_check.py BUNDLE FOLDER
+
+In FOLDER it leaves two pictures: `phone.png`, and `page.png`, which is docs/assets/page.png.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ TEXT = "Open the file and save a copy."
 class Page:
     """The page in a browser."""
 
-    def __init__(self, server: Server, *, width: int = 1200, dark: bool = False) -> None:
+    def __init__(
+        self, server: Server, *, width: int = 1200, height: int = 800, dark: bool = False
+    ) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = "/usr/bin/chromium"
         for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
@@ -35,7 +39,7 @@ class Page:
         self.browser = webdriver.Chrome(options, service)
         media = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.browser.get(server.url)
         self.until(lambda: self.run("return document.documentElement.dataset.ready") == "yes")
@@ -149,6 +153,20 @@ def check_shape(page: Page, colour: str) -> None:
     assert found == colour, found
 
 
+def take_picture(server: Server, path: Path) -> None:
+    """The page as the README shows it, small enough for a repository."""
+    page = Page(server, width=940, height=640)
+    page.pick("source-lang", "en")
+    page.browser.find_element(By.ID, "text").send_keys(TEXT)
+    page.until(lambda: page.text_of("status") == "Done.")
+    page.browser.find_element(By.ID, "more").click()
+    page.until(lambda: len(page.browser.find_elements(By.CSS_SELECTOR, "#alternatives li")) > 0)
+    page.run("document.activeElement.blur()")
+    page.browser.save_screenshot(str(path))
+    page.browser.quit()
+    assert path.stat().st_size < 80_000
+
+
 def main(bundle: str, folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     translator = Translator(bundle, intra_op_num_threads=1)
@@ -166,6 +184,7 @@ def main(bundle: str, folder: str) -> None:
         check_shape(page, "rgb(20, 23, 27)")
         page.browser.save_screenshot(str(Path(folder) / "phone.png"))
         page.browser.quit()
+        take_picture(server, Path(folder) / "page.png")
     print("the page works")
 
 
