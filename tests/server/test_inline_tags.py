@@ -6,6 +6,7 @@ import html
 import random
 import re
 import shutil
+import time
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -254,3 +255,21 @@ def test_a_bundle_that_does_not_align(
         found = translate(server, "Open <b>the file</b>.")
     parts = [translator.translate(text, **LANGUAGES) for text in ("Open", "the file")]
     assert found == f"{parts[0]} <b>{parts[1]}</b>."
+
+
+def test_the_search_for_a_head_keeps_to_the_deadline(
+    demo_bundle: Path, translator: Translator, tmp_path: Path
+) -> None:
+    """It goes on after the request is over, for all that ask later."""
+    text = "Open <b>the file</b>."
+    with serving(demo_bundle, tmp_path, "--deadline", "0.05", "--parallel", "2") as server:
+        job = {"q": text, "source": "en", "target": "de", "format": "html"}
+        statuses = []
+        end = time.monotonic() + 30
+        while statuses[-1:] != [200]:
+            assert time.monotonic() < end
+            statuses.append(server.post("/translate", job).status)
+        found = server.post("/translate", job).json["translatedText"]
+    assert set(statuses) == {504, 200}
+    assert plain(found) == translator.translate("Open the file.", **LANGUAGES)
+    assert words_in(found, "b") == "die Datei"

@@ -37,14 +37,14 @@ class Served:
     Attributes:
         name: what clients call it.
         translator: translates with it.
-        aligns: whether it tells which words stand for which; None until that is known.
+        aligns: comes to say whether it tells which words stand for which; None until one asks.
         users: calls that use it, or wait to.
         retired: whether a newer one has taken its place.
     """
 
     name: str
     translator: Translator
-    aligns: bool | None = field(default=None, init=False)
+    aligns: asyncio.Future[bool] | None = field(default=None, init=False)
     users: int = field(default=0, init=False)
     retired: bool = field(default=False, init=False)
 

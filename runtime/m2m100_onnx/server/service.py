@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from m2m100_onnx.engine.stopping import Cancellation
-from m2m100_onnx.errors import BundleError, InvalidInputError, M2M100Error
+from m2m100_onnx.errors import BundleError, DeadlineExceeded, InvalidInputError, M2M100Error
 from m2m100_onnx.server.detection import Detector
 from m2m100_onnx.server.engine import Engine, Served
 from m2m100_onnx.server.inline import is_cut, tagged
@@ -203,7 +203,8 @@ class Service:
                 error.position = owners[error.position]
             raise
         if documents:
-            return served, [[text] for text in _filled(documents, passages, found, target)]
+            fill = partial(_filled, documents, passages, found, target)
+            return served, [[text] for text in await _aside(job, fill)]
         return served, _assembled([each[0] for each in passages], found, target, hypotheses)
 
     async def _read(self, served: Served, job: Job, source: str) -> list[Markup]:
@@ -212,15 +213,34 @@ class Service:
         Raises:
             Refused: it cannot be read.
         """
-        documents = [Markup(text) for text in job.texts]
+        documents = await _aside(job, partial(_documents, job.texts, inline=True))
         if any(_is_cut(run, cut(run.text, source)) for each in documents for run in each.runs):
-            if served.aligns is None:
-                served.aligns = await self.engine.run(
-                    served, partial(_aligns, served.translator), job.cancellation
-                )
-            if not served.aligns:
-                return [Markup(text, inline=False) for text in job.texts]
+            began = time.monotonic()
+            aligns = await self._aligns(served, self.seconds(job))
+            job.timeout = max(0.0, self.seconds(job) - (time.monotonic() - began))
+            if not aligns:
+                return await _aside(job, partial(_documents, job.texts, inline=False))
         return documents
+
+    async def _aligns(self, served: Served, seconds: float) -> bool:
+        """Says whether a bundle aligns. That is found out once, for all who ask meanwhile.
+
+        Raises:
+            DeadlineExceeded: it takes longer; it goes on for those who ask later.
+            Refused: too many calls wait.
+        """
+        if served.aligns is None:
+            work = partial(_aligns, served.translator)
+            served.aligns = asyncio.ensure_future(self.engine.run(served, work, Cancellation()))
+        aligns = served.aligns
+        try:
+            return await asyncio.wait_for(asyncio.shield(aligns), seconds)
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded("the time for the request is over") from None
+        except (M2M100Error, Refused):
+            if served.aligns is aligns:
+                served.aligns = None
+            raise
 
 
 def _check(count: int, limit: int) -> None:
@@ -262,6 +282,15 @@ async def _turn(
             await asyncio.sleep(0.1)
 
 
+async def _aside(job: Job, work: Callable[[], _T]) -> _T:
+    """Returns what work returns. A file's is done in a thread, so that others are answered."""
+    return await asyncio.to_thread(work) if job.is_file else work()
+
+
+def _documents(texts: Sequence[str], *, inline: bool) -> list[Markup]:
+    return [Markup(text, inline=inline) for text in texts]
+
+
 def _is_cut(run: Run, passages: Sequence[Passage]) -> bool:
     return bool(run.elements) and is_cut(run.elements, passages)
 
@@ -289,16 +318,18 @@ def _filled(
     passages: Sequence[Sequence[Sequence[Passage]]],
     found: Sequence[Translation],
     target: str,
-) -> Iterator[str]:
-    """Yields the documents that sentences make up."""
+) -> list[str]:
+    """Returns the documents that sentences make up."""
     left = iter(found)
-    for document, runs in zip(documents, passages, strict=True):
-        yield document.filled(
+    return [
+        document.filled(
             [
                 tagged(run.elements, of, target, _own(of, left))
                 for run, of in zip(document.runs, runs, strict=True)
             ]
         )
+        for document, runs in zip(documents, passages, strict=True)
+    ]
 
 
 def _assembled(
