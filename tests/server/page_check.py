@@ -2,6 +2,8 @@
 
 Not collected by pytest: it needs a browser. `scripts/test-all` runs it where there is one:
 page_check.py BUNDLE FOLDER
+
+In FOLDER it leaves two pictures: `phone.png`, and `page.png`, which is docs/assets/page.png.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ TEXT = "Open the file and save a copy."
 class Page:
     """The page in a browser."""
 
-    def __init__(self, server: Server, *, width: int = 1200, dark: bool = False) -> None:
+    def __init__(
+        self, server: Server, *, width: int = 1200, height: int = 800, dark: bool = False
+    ) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = "/usr/bin/chromium"
         for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
@@ -35,7 +39,7 @@ class Page:
         self.browser = webdriver.Chrome(options, service)
         media = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.browser.get(server.url)
         self.until(lambda: self.run("return document.documentElement.dataset.ready") == "yes")
@@ -116,6 +120,30 @@ def check_manners(page: Page, server: Server) -> None:
     assert nameless == 0
 
 
+def check_documents(page: Page, server: Server, translator: Translator) -> None:
+    """The page of the APIs lists all of them, and a request from it is answered."""
+    page.browser.get(f"{server.url}/docs")
+    page.until(lambda: page.run("return document.documentElement.dataset.ready") == "yes")
+    paths = server.get("/openapi.json").json["paths"]
+    names = {found["operationId"] for methods in paths.values() for found in methods.values()}
+    shown = page.run("return [...document.querySelectorAll('details')].map((each) => each.id)")
+    assert isinstance(shown, list)
+    assert set(shown) == names
+    expected = translator.translate("Open the file.", source_lang="en", target_lang="de")
+    for name in ("translate", "lt_translate", "deepl_translate"):
+        page.run(f"document.getElementById('{name}').open = true")
+        page.browser.find_element(By.CSS_SELECTOR, f"#{name} button").click()
+        output = page.browser.find_element(By.CSS_SELECTOR, f"#{name} pre")
+        page.until(lambda shown=output: expected in shown.text and shown.text.startswith("200"))
+    # Every request that is there to try works as it stands.
+    page.run("for (const each of document.querySelectorAll('details')) each.open = true")
+    for button in page.browser.find_elements(By.CSS_SELECTOR, "details button"):
+        button.click()
+    outputs = page.browser.find_elements(By.CSS_SELECTOR, "details pre")
+    page.until(lambda: all(each.text not in ("", "…") for each in outputs))
+    assert [each.text[:200] for each in outputs if not each.text.startswith("200")] == []
+
+
 def check_shape(page: Page, colour: str) -> None:
     """It fits the window, and has the colours that the reader wants."""
     wide = page.run("return document.documentElement.scrollWidth - window.innerWidth")
@@ -125,6 +153,20 @@ def check_shape(page: Page, colour: str) -> None:
     assert found == colour, found
 
 
+def take_picture(server: Server, path: Path) -> None:
+    """The page as the README shows it, small enough for a repository."""
+    page = Page(server, width=940, height=640)
+    page.pick("source-lang", "en")
+    page.browser.find_element(By.ID, "text").send_keys(TEXT)
+    page.until(lambda: page.text_of("status") == "Done.")
+    page.browser.find_element(By.ID, "more").click()
+    page.until(lambda: len(page.browser.find_elements(By.CSS_SELECTOR, "#alternatives li")) > 0)
+    page.run("document.activeElement.blur()")
+    page.browser.save_screenshot(str(path))
+    page.browser.quit()
+    assert path.stat().st_size < 80_000
+
+
 def main(bundle: str, folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     translator = Translator(bundle, intra_op_num_threads=1)
@@ -132,12 +174,17 @@ def main(bundle: str, folder: str) -> None:
         page = Page(server)
         check_work(page, translator)
         check_manners(page, server)
+        check_documents(page, server, translator)
+        check_manners(page, server)
+        check_shape(page, "rgb(255, 255, 255)")
+        page.browser.get(server.url)
         check_shape(page, "rgb(255, 255, 255)")
         page.browser.quit()
         page = Page(server, width=360, dark=True)
         check_shape(page, "rgb(20, 23, 27)")
         page.browser.save_screenshot(str(Path(folder) / "phone.png"))
         page.browser.quit()
+        take_picture(server, Path(folder) / "page.png")
     print("the page works")
 
 

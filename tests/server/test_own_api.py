@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -168,6 +169,21 @@ def test_scores(server: Server, translator: Translator) -> None:
     assert found["sum"] == pytest.approx(expected.sum)
     (found,) = server.post("/v1/scores", {**job, "target": [""]}).json["scores"]
     assert found["sum"] < 0
+    assert found["token_entropies"] == []
+
+
+def test_entropies(server: Server, translator: Translator) -> None:
+    expected = translator.score([TEXT], ["Datei öffnen."], **JOB, entropy=True)[0]
+    job = {"text": TEXT, "target": "Datei öffnen.", **JOB, "entropy": True}
+    (found,) = server.post("/v1/scores", job).json["scores"]
+    assert found["token_entropies"] == pytest.approx(expected.token_entropies)
+    assert len(found["token_entropies"]) == len(found["tokens"]) > 3
+    answer = server.post("/v1/scores", {**job, "entropy": 1})
+    assert answer.json["error"]["message"] == "entropy: expected true or false, found int"
+    schema = server.get("/openapi.json").json
+    body = schema["paths"]["/v1/scores"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"]["properties"]["entropy"]["type"] == "boolean"
+    assert set(schema["components"]["schemas"]["Score"]["properties"]) == set(found)
 
 
 def test_embeddings(server: Server, translator: Translator) -> None:
@@ -238,6 +254,26 @@ def test_metrics_count_and_quote_nothing(server: Server) -> None:
     assert not any("secret" in name or "Open" in name for name in after)
 
 
+def test_pages_need_nothing_from_elsewhere(server: Server) -> None:
+    policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'"
+    for path, kind in (
+        ("/", "text/html"),
+        ("/docs", "text/html"),
+        ("/docs.js", "text/javascript"),
+        ("/page.js", "text/javascript"),
+        ("/page.css", "text/css"),
+        ("/page.svg", "image/svg+xml"),
+    ):
+        answer = server.get(path)
+        assert answer.status == 200
+        assert answer.headers["content-type"].startswith(kind)
+        assert answer.headers["content-security-policy"].startswith(policy)
+        assert answer.headers["x-frame-options"] == "DENY"
+        # Nothing is written in a page that the policy would stop, and no address is elsewhere.
+        found = answer.body.replace(b"http://www.w3.org/2000/svg", b"")
+        assert not re.search(rb"https?://|<script>|<style|style=| on[a-z]+=", found), path
+
+
 def test_the_document_has_every_option_and_path() -> None:
     found = document(Limits(), ["en", "de"])
     body = found["paths"]["/v1/translations"]["post"]["requestBody"]
@@ -248,4 +284,4 @@ def test_the_document_has_every_option_and_path() -> None:
     own = {route.path for route in _ROUTES if route.path.startswith("/v1/")}
     paths = {path for path in found["paths"] if path.startswith("/v1/")}
     assert paths == own
-    assert set(found["paths"]) <= {route.path for route in _ROUTES}
+    assert set(found["paths"]) <= {route.path.replace(":path", "") for route in _ROUTES}

@@ -60,13 +60,32 @@ def test_spaces_between_sentences_are_those_of_the_target() -> None:
     assert kept("It is.  It was.", "eng_Latn", "deu_Latn") == "It is.  It was."
 
 
+def runs(document: str, *, inline: bool = True) -> list[str]:
+    return [run.text for run in Markup(document, inline=inline).runs]
+
+
 def test_markup_stays() -> None:
     page = '<p title="Open">Open &lt;it&gt;\n <b>now</b> &#x41;bc</p><!-- no --><BR/>end &amp; off'
-    markup = Markup(page)
-    assert markup.runs == ["Open <it>", "now", "Abc", "end & off"]
-    assert markup.filled(["1 <", "2", "3", "4 & 5"]) == (
+    assert runs(page) == ["Open <it>  now Abc", "end & off"]
+    assert runs(page, inline=False) == ["Open <it>", "now", "Abc", "end & off"]
+    assert Markup(page, inline=False).filled(["1 &lt;", "2", "3", "4 &amp; 5"]) == (
         '<p title="Open">1 &lt;\n <b>2</b> 3</p><!-- no --><BR/>4 &amp; 5'
     )
+
+
+def test_where_runs_end() -> None:
+    for page, expected in (
+        ("<td>a</td><td>b</td>", ["a", "b"]),
+        ("a<br>b<hr>c", ["a", "b", "c"]),
+        ("a <code>b</code> c", ["a", "c"]),
+        ("a <b translate=no>b</b> <i>c</i>", ["a", "c"]),
+        ("<div translate=no>a <b>b</b> <i translate=yes>c</i></div>", ["c"]),
+        ("a<!-- x --> b<wbr>c", ["a bc"]),
+        ("<b><i>a</b></i> b", ["a", "b"]),  # They cross.
+        ("<my-tag>a</my-tag> b", ["a", "b"]),
+        ("It is.\nIt was\nso.", ["It is.\nIt was so."]),
+    ):
+        assert runs(page) == expected
 
 
 def test_what_is_no_prose_is_left() -> None:
@@ -79,10 +98,10 @@ def test_what_is_no_prose_is_left() -> None:
         "   ",
         "",
     ):
-        assert Markup(page).runs == []
+        assert runs(page) == []
         assert Markup(page).filled([]) == page
     page = "<div translate='no'>a <p translate='yes'>b</p> c<br>d</div>e"
-    assert Markup(page).runs == ["b", "e"]
+    assert runs(page) == ["b", "e"]
 
 
 class Tags(HTMLParser):
@@ -105,18 +124,19 @@ def test_random_documents_keep_their_tags() -> None:
     parts = ["<p>", "</p>", "<b x='1'>", "</b>", "<br/>", "text", " ", "&amp;", "&lt;b&gt;", "é"]
     for _ in range(500):
         page = "".join(random_.choices(parts, k=random_.randint(0, 12)))
-        markup = Markup(page)
-        filled = markup.filled([f"<i>{run}" for run in markup.runs])
+        markup = Markup(page, inline=False)
+        filled = markup.filled([html.escape(f"<i>{run.text}") for run in markup.runs])
         assert Tags(filled).found == Tags(page).found
         # What is not translated is the same document.
-        assert html.unescape(markup.filled(markup.runs)) == html.unescape(page)
+        filled = markup.filled([html.escape(run.text) for run in markup.runs])
+        assert html.unescape(filled) == html.unescape(page)
 
 
 def test_tags_that_are_never_closed_take_no_time() -> None:
     for part in ("<a ", "<a b='", "a<b ", '"\'<a b="'):
         with pytest.raises(Refused, match="too many tags"):
             Markup(part * 5000)
-    assert len(Markup("<p>if a < b" * 1000).runs) == 1000
+    assert len(runs("<p>if a < b" * 1000)) == 1000
 
 
 @pytest.mark.parametrize(

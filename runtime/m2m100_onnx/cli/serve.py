@@ -28,6 +28,7 @@ from m2m100_onnx.server.settings import LIMITS, Limits, Settings
 __all__ = ["add_parser"]
 
 _PORT = Option("port", "int", 5000, "Port; 0 takes a free one.", 0, 65535)
+_WORKERS = Option("workers", "int", 1, "Processes that answer.", 1, 1024)
 _PARALLEL = Option("parallel", "int | None", None, "Calls that run at the same time.", 1, 1024)
 _ABOUT = "Serve translations over HTTP."
 _DESCRIPTION = f"""\
@@ -51,6 +52,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--port", type=int, default=5000, metavar="N", help="Port. (default: 5000)")
     add_device(add)
     add_threads(add)
+    about = "Processes that answer; each has its own limits of calls and connections. (default: 1)"
+    add("--workers", type=int, default=1, metavar="N", help=about)
     about = "Calls that run at the same time. (default: 2 at least, one per core)"
     add("--parallel", type=int, metavar="N", help=about)
     add_kernels(add)
@@ -63,6 +66,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--trusted-proxies", default="", metavar="ADDRESS,...", help=about)
     about = "Keep suggested translations of /suggest in a file, a line of JSON each."
     add("--suggestions", type=path, metavar="FILE", help=about)
+    about = "Translate no files, which are kept on disk until they are fetched or too old."
+    add("--no-files", action="store_true", help=about)
     about = "Log texts and translations. Without it no text is logged."
     add("--log-texts", action="store_true", help=about)
     group = parser.add_argument_group("limits")
@@ -77,7 +82,7 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        from m2m100_onnx.server import app, logs, run
+        from m2m100_onnx.server import run
     except ImportError as error:
         if error.name is None or error.name.startswith("m2m100_onnx"):
             raise
@@ -92,12 +97,20 @@ def _run(arguments: argparse.Namespace) -> int:
         api_keys=Path(arguments.api_keys) if arguments.api_keys else None,
         cors_origins=tuple(arguments.cors_origin),
         suggestions=Path(arguments.suggestions) if arguments.suggestions else None,
+        files=not arguments.no_files,
         log_texts=arguments.log_texts,
     )
     port = _PORT.check(arguments.port)
-    parallel = _PARALLEL.check(arguments.parallel) or max(2, cores())
-    given = {**opening(arguments), "kernels": arguments.kernels, "lazy": False}
-    service = app.make_service(partial(open_all, arguments.model, given), settings, parallel)
-    logs.configure()
-    listened = run.serve(service, arguments.host, port, arguments.trusted_proxies)
-    return 0 if listened else 1
+    workers = _WORKERS.check(arguments.workers)
+    own_cores = max(1, cores() // workers)
+    parallel = _PARALLEL.check(arguments.parallel) or max(2, own_cores)
+    given = {**opening(arguments), "kernels": arguments.kernels, "lazy": workers > 1}
+    if workers > 1 and given["intra_op_num_threads"] is None:
+        given["intra_op_num_threads"] = own_cores
+    open_bundles = partial(open_all, arguments.model, given)
+    host, proxies = arguments.host, arguments.trusted_proxies
+    if workers > 1:
+        ran = run.serve_by_workers(open_bundles, settings, workers, parallel, host, port, proxies)
+    else:
+        ran = run.serve(open_bundles, settings, parallel, host, port, proxies)
+    return 0 if ran else 1

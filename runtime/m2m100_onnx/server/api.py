@@ -25,6 +25,7 @@ from m2m100_onnx.server.passages import Passage, cut, joined
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.replies import reply
 from m2m100_onnx.server.service import Job, Service, service_of, while_connected
+from m2m100_onnx.translation import Translation
 from m2m100_onnx.translator import Translator
 
 __all__ = ["ROUTES"]
@@ -48,7 +49,7 @@ async def translations(request: Request) -> Response:
     else:
         work = service.translate(job)
         served, results = await while_connected(request, job.cancellation, work)
-        rows = [asdict(result) for result in results]
+        rows = [_row(result) for result in results]
     return reply({"model": served.name, "translations": rows})
 
 
@@ -158,6 +159,17 @@ def _event(name: str | None, content: dict[str, str]) -> str:
     return f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"
 
 
+def _row(translation: Translation) -> dict[str, Any]:
+    """Returns a translation as JSON has it; `asdict` would copy every number for that."""
+    return {
+        **vars(translation),
+        "hypotheses": [
+            {**vars(each), "alignment": vars(each.alignment) if each.alignment else None}
+            for each in translation.hypotheses
+        ],
+    }
+
+
 async def alternatives(request: Request) -> Response:
     """Says how a translation may go on after a prefix."""
     service, body = service_of(request), await json_object(request)
@@ -183,7 +195,7 @@ async def alternatives(request: Request) -> Response:
             count=count,
             **options,
         )
-        return [asdict(each) for each in found]
+        return [{**vars(each), "translation": _row(each.translation)} for each in found]
 
     name, rows = await _carried_out(request, job, work)
     return reply({"model": name, "alternatives": rows})
@@ -223,6 +235,7 @@ async def scores(request: Request) -> Response:
     service, body = service_of(request), await json_object(request)
     service.admission.check(request)
     targets = body.pop("target", None)
+    entropy = typed(body, "entropy", bool, False)
     job = _job(body)
     targets = [targets] if isinstance(targets, str) else targets
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
@@ -233,9 +246,14 @@ async def scores(request: Request) -> Response:
 
     def work(translator: Translator, source: str, target: str, **options: Any) -> list[Any]:
         found = translator.score(
-            list(job.texts), targets, source_lang=source, target_lang=target, **options
+            list(job.texts),
+            targets,
+            source_lang=source,
+            target_lang=target,
+            entropy=entropy,
+            **options,
         )
-        rows = [{"sum": each.sum, "mean": each.mean, **asdict(each)} for each in found]
+        rows = [{"sum": each.sum, "mean": each.mean, **vars(each)} for each in found]
         # JSON has no NaN: the mean of no tokens.
         return [
             {**row, "mean": row["mean"] if row["mean"] == row["mean"] else None} for row in rows

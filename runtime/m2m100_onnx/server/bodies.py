@@ -6,16 +6,39 @@ Malformed bodies are refused, whatever is wrong with them. Knows no API.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from m2m100_onnx.server.refusals import Refused
 
-__all__ = ["content_type", "json_object", "parameters", "parse_json", "typed"]
+__all__ = [
+    "Upload",
+    "content_type",
+    "json_object",
+    "parameters",
+    "parse_json",
+    "typed",
+    "with_upload",
+]
 
 _T = TypeVar("_T")
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that a client sends.
+
+    Attributes:
+        name: as the client has it, perhaps empty.
+        content: its bytes.
+    """
+
+    name: str
+    content: bytes
 
 
 def content_type(request: Request) -> str:
@@ -63,6 +86,16 @@ async def parameters(request: Request) -> dict[str, Any]:
     Raises:
         Refused: the body is malformed.
     """
+    return (await with_upload(request))[0]
+
+
+async def with_upload(request: Request) -> tuple[dict[str, Any], Upload | None]:
+    """Returns what `parameters` does, and the file `file` of a form.
+
+    Raises:
+        Refused: the body is malformed.
+    """
+    upload: Upload | None = None
     found: dict[str, Any] = {}
     for name in request.query_params:
         values = request.query_params.getlist(name)
@@ -76,6 +109,9 @@ async def parameters(request: Request) -> dict[str, Any]:
     elif kind in _FORMS:
         try:
             async with request.form(max_files=1, max_fields=2000) as form:
+                file = form.get("file")
+                if isinstance(file, UploadFile):
+                    upload = Upload(file.filename or "", await file.read())
                 for name in form:
                     every = form.getlist(name)
                     texts = [value for value in every if isinstance(value, str)]
@@ -83,7 +119,7 @@ async def parameters(request: Request) -> dict[str, Any]:
                         found[name] = texts[0] if len(texts) == 1 else texts
         except (LookupError, ValueError):  # An encoding that does not exist, for one.
             raise Refused("bad_request", "Invalid form") from None
-    return found
+    return found, upload
 
 
 def typed(body: dict[str, Any], name: str, kind: type[_T], default: _T) -> _T:

@@ -132,7 +132,7 @@ async def usage(request: Request) -> Response:
     """Says how many characters the server has translated; there is no limit."""
     service = service_of(request)
     service.admission.check(request)
-    return reply({"character_count": service.characters, "character_limit": _UNLIMITED})
+    return reply({"character_count": service.metrics.all_received(), "character_limit": _UNLIMITED})
 
 
 async def unsupported(request: Request) -> Response:

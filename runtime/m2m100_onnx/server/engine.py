@@ -41,22 +41,27 @@ class Served:
     Attributes:
         name: what clients call it.
         translator: translates with it.
+        aligns: comes to say whether it tells which words stand for which; None until one asks.
         users: calls that use it, or wait to.
         retired: whether a newer one has taken its place.
     """
 
     name: str
     translator: Translator
+    aligns: asyncio.Future[bool] | None = field(default=None, init=False)
     users: int = field(default=0, init=False)
     retired: bool = field(default=False, init=False)
 
 
-def open_all(bundles: Sequence[str], arguments: Mapping[str, Any]) -> tuple[Served, ...]:
+def open_all(
+    bundles: Sequence[str], arguments: Mapping[str, Any], *, graphs: bool = True
+) -> tuple[Served, ...]:
     """Opens bundles, each by its folder's name.
 
     Args:
         bundles: their folders, or names on the hub.
         arguments: how a `Translator` is opened.
+        graphs: whether their graphs are opened too; else nothing is that a fork would not keep.
 
     Raises:
         InvalidInputError: two have the same name.
@@ -70,7 +75,8 @@ def open_all(bundles: Sequence[str], arguments: Mapping[str, Any]) -> tuple[Serv
     try:
         for name, bundle in zip(names, bundles, strict=True):
             translator = Translator(bundle, **arguments)
-            translator.model.load()
+            if graphs:
+                translator.model.load()
             found.append(Served(name, translator))
     except BaseException:
         for served in found:

@@ -1,26 +1,31 @@
 """LibreTranslate's API: its paths, parameters, statuses and messages, so that its clients work.
 
-What is switched off, or is not there yet, answers as a LibreTranslate does that has it off.
+What is switched off answers as a LibreTranslate does that has it off.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from m2m100_onnx.server.bodies import parameters
+from m2m100_onnx.server.bodies import parameters, with_upload
 from m2m100_onnx.server.detection import Detected
+from m2m100_onnx.server.documents import FORMATS, Document
 from m2m100_onnx.server.languages import all_codes, as_shown, name_of, supported_code
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.replies import reply
 from m2m100_onnx.server.service import Job, Service, service_of, while_connected
 
 __all__ = ["ROUTES"]
+
+_LOGGER = logging.getLogger("m2m100_onnx.server")
+_NO_FILES = "Files translation are disabled on this server."
 
 
 async def translate(request: Request) -> Response:
@@ -154,8 +159,8 @@ async def settings(request: Request) -> Response:
             "apiKeys": service.admission.needs_key,
             "keyRequired": service.admission.needs_key,
             "suggestions": service.settings.suggestions is not None,
-            "filesTranslation": False,
-            "supportedFilesFormat": [],
+            "filesTranslation": service.results is not None,
+            "supportedFilesFormat": [*FORMATS] if service.results is not None else [],
             "language": language,
         }
     )
@@ -176,17 +181,49 @@ async def suggest(request: Request) -> Response:
             raise Refused("bad_request", f"{texts[name]} is not supported")
 
     def write() -> None:
-        with path.open("a", encoding="utf-8", errors="replace") as output:
-            output.write(json.dumps(texts) + "\n")
+        # Without a buffer it is one write, which other workers cannot cut.
+        with path.open("ab", buffering=0) as output:
+            output.write(json.dumps(texts).encode() + b"\n")
 
     await asyncio.to_thread(write)
     return reply({"success": True})
 
 
 async def translate_file(request: Request) -> Response:
-    """Refuses files: they are not translated yet."""
-    await request.body()
-    raise Refused("switched_off", "Files translation are disabled on this server.")
+    """Translates a file; answers where its translation can be fetched."""
+    service, (given, upload) = service_of(request), await with_upload(request)
+    results = service.results
+    if results is None:
+        raise Refused("switched_off", _NO_FILES)
+    if upload is None:
+        raise Refused("bad_request", "Invalid request: missing file parameter")
+    source, target = (_text(given, name) for name in ("source", "target"))
+    cost = max(1, len(upload.content) // service.settings.limits.characters)
+    service.admission.check(request, _key(given), cost)
+    if not upload.name:
+        raise Refused("bad_request", "Invalid request: empty file")
+    document = await asyncio.to_thread(Document, upload.name, upload.content)
+    if source == "auto":
+        source = _detect(service, " ".join(document.texts))[0].language
+    job = Job(document.texts, source, target, is_file=True)
+    work = service.translate_passages(job, html=document.is_html)
+    _, found = await while_connected(request, job.cancellation, work)
+    content = await asyncio.to_thread(document.filled, [versions[0] for versions in found])
+    try:
+        name = await asyncio.to_thread(results.keep, upload.name, target, document.ending, content)
+    except OSError as error:
+        _LOGGER.error("a translated file could not be kept: %s", error)
+        raise Refused("busy", "the server has no space for the file", 60.0) from None
+    return reply({"translatedFileUrl": str(request.url_for("download_file", name=name))})
+
+
+async def download_file(request: Request) -> Response:
+    """Returns a translated file. Its name is its key: nobody can guess it."""
+    results = service_of(request).results
+    if results is None:
+        raise Refused("switched_off", _NO_FILES)
+    path, name = await asyncio.to_thread(results.find, request.path_params["name"])
+    return FileResponse(path, media_type=FORMATS[path.suffix], filename=name)
 
 
 async def health(request: Request) -> Response:  # noqa: ARG001 - as routes are called
@@ -201,7 +238,7 @@ ROUTES = (
     Route("/frontend/settings", settings, methods=["GET"]),
     Route("/suggest", suggest, methods=["POST"]),
     Route("/translate_file", translate_file, methods=["POST"]),
-    Route("/download_file/{name}", translate_file, methods=["GET"]),
+    Route("/download_file/{name:path}", download_file, methods=["GET"]),
     Route("/health", health, methods=["GET"]),
 )
 """The API's paths; `/spec` is the document of all APIs."""

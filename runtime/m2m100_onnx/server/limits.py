@@ -5,6 +5,12 @@ Knows clients by their key's name or their address, and no texts.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,9 +20,11 @@ from starlette.requests import Request
 from m2m100_onnx.server.keys import Keys
 from m2m100_onnx.server.refusals import Refused
 
-__all__ = ["Admission", "Rate"]
+__all__ = ["Admission", "Rate", "SharedRate"]
 
 _MOST_CLIENTS = 10_000
+_PLACES = 1 << 16
+_BUCKET = struct.Struct("dd")  # What a client has used up, and when that was so.
 _SCHEMES = ("bearer", "deepl-auth-key")
 
 
@@ -44,10 +52,53 @@ class Rate:
         return wait
 
 
+class SharedRate:
+    """As `Rate`, for all processes that are forked from the one that makes it.
+
+    A client's place in a table of 65,536 is a hash with a secret key, so that nobody can choose to
+    meet another there. Two clients that do share a bucket.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        """Takes the rate.
+
+        Raises:
+            OSError: there is no memory, or no file, for the table.
+        """
+        self._size, self._key = float(per_minute), os.urandom(16)
+        length = _PLACES * _BUCKET.size
+        if hasattr(os, "memfd_create"):
+            self._file = os.fdopen(os.memfd_create("m2m100-rates"), "r+b")
+        else:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the rate
+        self._file.truncate(length)
+        self._table = mmap.mmap(self._file.fileno(), length)
+
+    def take(self, client: str, cost: int = 1) -> float:
+        """Takes a client's request; returns 0, or the seconds to wait where there are too many.
+
+        A cost above a minute's worth takes a whole minute's worth.
+        """
+        digest = hashlib.blake2b(client.encode(), digest_size=2, key=self._key).digest()
+        place = int.from_bytes(digest, "little") * _BUCKET.size
+        cost_ = min(float(cost), self._size)
+        # The system takes the lock of a process that dies.
+        fcntl.lockf(self._file, fcntl.LOCK_EX, _BUCKET.size, place)
+        try:
+            used, since = _BUCKET.unpack_from(self._table, place)
+            now = time.monotonic()
+            used = max(0.0, used - (now - since) * self._size / 60)
+            wait: float = max(0.0, used + cost_ - self._size) * 60 / self._size
+            _BUCKET.pack_into(self._table, place, used if wait else used + cost_, now)
+            return wait
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, _BUCKET.size, place)
+
+
 class Admission:
     """Lets a request in, or refuses it."""
 
-    def __init__(self, keys: Keys | None, rate: Rate | None) -> None:
+    def __init__(self, keys: Keys | None, rate: Rate | SharedRate | None) -> None:
         """Takes the API keys, None to let everyone in, and the rate, None for no limit."""
         self._keys, self._rate = keys, rate
 

@@ -21,6 +21,11 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("m2m100_request_id", default=Non
 class JsonFormatter(logging.Formatter):
     """Writes a record as one line of JSON; `extra={"facts": {...}}` adds to it."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        """Takes the number of the worker that writes; None where there is one process."""
+        super().__init__()
+        self._worker = worker
+
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
         line: dict[str, object] = {
@@ -28,6 +33,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
+        if self._worker is not None:
+            line["worker"] = self._worker
         if request_id := REQUEST_ID.get():
             line["request_id"] = request_id
         line.update(getattr(record, "facts", {}))
@@ -45,10 +52,14 @@ def frames(error: BaseException) -> dict[str, object]:
     }
 
 
-def configure() -> None:
-    """Sends the lines of this package and of uvicorn to standard error, as JSON."""
+def configure(worker: int | None = None) -> None:
+    """Sends the lines of this package and of uvicorn to standard error, as JSON.
+
+    Args:
+        worker: the number of this process among several that answer.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(worker))
     for name in ("m2m100_onnx", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], name == "uvicorn.error"

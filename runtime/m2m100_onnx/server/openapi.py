@@ -12,6 +12,7 @@ from typing import Any, Final
 from m2m100_onnx import __version__
 from m2m100_onnx.option import Option
 from m2m100_onnx.options import OPTIONS
+from m2m100_onnx.server.documents import FORMATS
 from m2m100_onnx.server.settings import Limits
 
 __all__ = ["CALL_OPTIONS", "document"]
@@ -31,6 +32,7 @@ _TERMS: Final = {
     "additionalProperties": {"oneOf": [_STRING, {**_STRINGS, "minItems": 1}]},
 }
 _KEY: Final = {"type": ["string", "null"]}
+_ENTROPY: Final = "Whether scores have `token_entropies`, which take all logits."
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
 
 
@@ -82,8 +84,11 @@ def _operation(
     bodies: tuple[str, ...] = ("application/json",),
     statuses: tuple[int, ...] = (400, 401, 403, 408, 413, 415, 429, 500, 503, 504),
     name: str,
+    parameters: Sequence[Any] = (),
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"summary": summary, "operationId": name}
+    if parameters:
+        found["parameters"] = [*parameters]
     if body is not None:
         content = {kind: {"schema": body} for kind in bodies}
         found["requestBody"] = {"required": True, "content": content}
@@ -180,6 +185,7 @@ def _own_paths(limits: Limits, codes: Sequence[str]) -> dict[str, Any]:
                 (*needed, "target"),
                 **{n: request[n] for n in (*needed, "model", "timeout", "truncate")},
                 target=request["text"],
+                entropy={"type": "boolean", "default": False, "description": _ENTROPY},
             ),
             _object(("model", "scores"), **model, scores=_array(refs["Score"])),
             name="scores",
@@ -242,10 +248,40 @@ def _libretranslate_paths(codes: Sequence[str]) -> dict[str, Any]:
     row = _object(("code", "name", "targets"), code=_STRING, name=_STRING, targets=_STRINGS)
     detected = _object(("q",), q=text, api_key=_KEY)
     like = partial(_operation, error=error, bodies=bodies)
+    upload = _object(
+        ("file", "source", "target"),
+        file={**_STRING, "format": "binary", "description": f"A file: {', '.join(FORMATS)}."},
+        **{name: request["properties"][name] for name in ("source", "target", "api_key")},
+    )
+    link = _object(("translatedFileUrl",), translatedFileUrl=_STRING)
+    place = {"name": "name", "in": "path", "required": True, "schema": _STRING}
+    fetch = _operation(
+        "Returns a translated file (LibreTranslate).",
+        error=error,
+        statuses=(400, 403),
+        name="lt_download",
+        parameters=[place],
+    )
+    fetch["responses"]["200"] = {
+        "description": "The file.",
+        "content": {kind: {"schema": _STRING} for kind in dict.fromkeys(FORMATS.values())},
+    }
+    page = {"text/html": {"schema": _STRING}}
+    fetch["responses"]["404"] = {"description": "There is no such file.", "content": page}
     return {
         "/translate": {
             "post": like("Translates (LibreTranslate).", request, answer, name="lt_translate")
         },
+        "/translate_file": {
+            "post": like(
+                "Translates a file (LibreTranslate).",
+                upload,
+                link,
+                bodies=("multipart/form-data",),
+                name="lt_translate_file",
+            )
+        },
+        "/download_file/{name}": {"get": fetch},
         "/detect": {
             "post": like("Detects (LibreTranslate).", detected, _array(detection), name="lt_detect")
         },
@@ -326,7 +362,15 @@ def document(limits: Limits, codes: Sequence[str]) -> Mapping[str, Any]:
             probability=_NUMBER,
             translation={"$ref": "#/components/schemas/Translation"},
         ),
-        "Score": _object(("sum", "mean"), sum=_NUMBER, mean={"type": ["number", "null"]}),
+        "Score": _object(
+            ("sum", "mean", "tokens", "pieces", "token_log_probs", "token_entropies"),
+            sum=_NUMBER,
+            mean={"type": ["number", "null"]},
+            tokens=_IDS,
+            pieces=_STRINGS,
+            token_log_probs=_array(_NUMBER),
+            token_entropies={**_array(_NUMBER), "description": "In nats; empty without `entropy`."},
+        ),
         "Error": _object(("error",), error=error),
     }
     return {

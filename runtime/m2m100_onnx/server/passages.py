@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sentencex import segment
 
-__all__ = ["Passage", "cut", "joined"]
+__all__ = ["Passage", "between", "cut", "joined"]
 
 _BREAKS = re.compile(r"([\r\n]+)")
 # Languages that write no space between sentences.
@@ -71,13 +71,15 @@ def joined(passages: Sequence[Passage], target_lang: str, translations: Mapping[
         target_lang: the language that the translations have.
         translations: that of each sentence, by the position of its passage.
     """
-    without = re.split("[-_]", target_lang)[0] in _WITHOUT_SPACES
-    parts = []
-    for position, passage in enumerate(passages):
-        if passage.translated:
-            parts.append(translations[position])
-        elif passage.glue and len(passage.text) <= 1:
-            parts.append("" if without else " ")
-        else:
-            parts.append(passage.text)
-    return "".join(parts)
+    return "".join(
+        translations[position] if passage.translated else between(passage, target_lang)
+        for position, passage in enumerate(passages)
+    )
+
+
+def between(passage: Passage, target_lang: str) -> str:
+    """Returns what stands in the place of a passage that is no sentence."""
+    if passage.glue and len(passage.text) <= 1:
+        without = re.split("[-_]", target_lang)[0] in _WITHOUT_SPACES
+        return "" if without else " "
+    return passage.text

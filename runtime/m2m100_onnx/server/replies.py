@@ -24,7 +24,16 @@ from m2m100_onnx.errors import (
 )
 from m2m100_onnx.server.refusals import Reason, Refused
 
-__all__ = ["Face", "as_http_exception", "as_m2m100_error", "as_refused", "face_of", "reply"]
+__all__ = [
+    "Face",
+    "as_failure",
+    "as_gone",
+    "as_http_exception",
+    "as_m2m100_error",
+    "as_refused",
+    "face_of",
+    "reply",
+]
 
 Face = Literal["libretranslate", "deepl", "inference", "own"]
 
@@ -131,6 +140,11 @@ def as_http_exception(request: Request, error: Exception) -> Response:
     """Answers a request for a path or a method that does not exist, or with a malformed body."""
     assert isinstance(error, HTTPException)
     return _error(request, error.status_code, "bad_request", error.detail, headers=error.headers)
+
+
+def as_gone(request: Request, error: Exception) -> Response:  # noqa: ARG001 - as handlers are called
+    """Ends a request whose client went in the middle of its body; nobody reads the answer."""
+    return Response(status_code=499)
 
 
 def as_failure(request: Request) -> Response:

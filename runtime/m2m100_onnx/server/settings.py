@@ -23,6 +23,7 @@ class Limits:
 
     body_bytes: int = option(1 << 20, "Largest body of a request, in bytes.", (1, 1 << 30))
     characters: int = option(20_000, "Most characters of a request, all texts.", (1, 1 << 30))
+    file_characters: int = option(200_000, "Most characters of a file.", (1, 1 << 30))
     texts: int = option(128, "Most texts of a request.", (1, 1 << 20))
     alternatives: int = option(5, "Most alternatives that a request may ask for.", (0, 100))
     beams: int = option(10, "Most beams, or samples, that a request may ask for.", (1, 1024))
@@ -32,6 +33,12 @@ class Limits:
     calls: int = option(64, "Most calls that run or wait; further ones get 503.", (1, 100_000))
     connections: int = option(1024, "Most connections; further ones are closed.", (1, 1_000_000))
     deadline: float = option(60.0, "Seconds after which a request ends.", (0.001, 86_400.0))
+    file_deadline: float = option(
+        600.0, "Seconds after which a file's translation ends.", (0.001, 86_400.0)
+    )
+    file_minutes: float = option(
+        30.0, "Minutes for which a translated file can be fetched.", (0.001, 10_000.0)
+    )
     receive_seconds: float = option(
         10.0, "Seconds in which headers must come, and then the body.", (0.1, 3600.0)
     )
@@ -60,6 +67,7 @@ class Settings:
         api_keys: file of hashed API keys; None lets everyone in.
         cors_origins: web origins whose pages may call the server; none by default.
         suggestions: file that suggested translations are added to; None switches them off.
+        files: whether files are translated; their translations are kept on disk for a while.
         log_texts: whether texts and translations are logged.
     """
 
@@ -67,4 +75,5 @@ class Settings:
     api_keys: Path | None = None
     cors_origins: tuple[str, ...] = ()
     suggestions: Path | None = None
+    files: bool = True
     log_texts: bool = False
