@@ -129,7 +129,9 @@ def make_service(
     per_minute = limits.requests_per_minute
     own_rate = Rate(per_minute) if per_minute else None
     admission = Admission(keys, rate or own_rate)
-    engine = Engine(open_bundles, counts, threads=threads, most_calls=limits.calls)
+    engine = Engine(
+        open_bundles, counts, threads=threads, most_calls=limits.calls, memory=limits.memory
+    )
     results = Results(folder, limits.file_minutes * 60) if folder is not None else None
     return Service(engine, settings, admission, counts, Detector(), results)
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import InvalidInputError, M2M100Error, OverloadedError
+from m2m100_onnx.pool import MemoryBudget
 from m2m100_onnx.server.metrics import Metrics
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.submitting import AFTERWARDS
@@ -100,6 +101,7 @@ class Engine:
         *,
         threads: int,
         most_calls: int,
+        memory: int | None = None,
     ) -> None:
         """Opens the bundles.
 
@@ -108,14 +110,16 @@ class Engine:
             metrics: takes what calls did.
             threads: calls beside translations that run at the same time.
             most_calls: calls that run or wait; others are refused.
+            memory: bytes of weights that are open at the same time; None for no limit.
 
         Raises:
-            M2M100Error: a bundle cannot be opened.
+            M2M100Error: a bundle cannot be opened, or is larger than `memory`.
         """
+        self._budget = MemoryBudget(memory)
         self.served, self.closing = open_bundles(), False
         self._open, self._metrics, self._most = open_bundles, metrics, most_calls
         self._threads, self._calls, self._pooled = threads, 0, 0
-        self._count_steps()
+        self._take_up()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="m2m100-call")
         self._reloading = asyncio.Lock()
         self._closings: set[asyncio.Future[None]] = set()
@@ -254,6 +258,7 @@ class Engine:
             raise Refused("busy", "the server is busy; try again", 1.0)
         self._calls += 1
         served.users += 1
+        self._budget.use(served.translator)
         self._show()
 
     def _end(self, served: Served) -> None:
@@ -262,9 +267,12 @@ class Engine:
         self._show()
         self._close_unused(served)
 
-    def _count_steps(self) -> None:
+    def _take_up(self) -> None:
+        """Counts steps of the bundles that were opened, and keeps them within the budget."""
+        self._budget.check(served.translator for served in self.served)
         for served in self.served:
             served.translator.queue.on_step = self._metrics.stepped
+            self._budget.use(served.translator)
 
     def _show(self) -> None:
         queued = sum(served.translator.queue.waiting for served in self.served)
@@ -284,7 +292,7 @@ class Engine:
                 _LOGGER.error("the bundles stay as they were: %s", error)
                 return False
             old, self.served = self.served, fresh
-            self._count_steps()
+            self._take_up()
             for served in old:
                 served.retired = True
                 self._close_unused(served)
@@ -294,6 +302,7 @@ class Engine:
 
     def _close_unused(self, served: Served) -> None:
         if served.retired and not served.users:
+            self._budget.forget(served.translator)
             loop = asyncio.get_running_loop()
             closing = loop.run_in_executor(None, served.translator.close)
             self._closings.add(closing)

@@ -30,7 +30,13 @@ class Limits:
     requests_per_minute: int | None = option(
         None, "Most requests of a client in a minute; no limit by default.", (1, 1_000_000)
     )
-    calls: int = option(64, "Most calls that run or wait; further ones get 503.", (1, 100_000))
+    memory: int | None = option(
+        None,
+        "Bytes of weights that are open at the same time: of several bundles, those that were used "
+        "least recently are closed until they are used again; no limit by default.",
+        (1, 1 << 50),
+    )
+    calls: int = option(1024, "Most calls that run or wait; further ones get 503.", (1, 100_000))
     connections: int = option(1024, "Most connections; further ones are closed.", (1, 1_000_000))
     deadline: float = option(60.0, "Seconds after which a request ends.", (0.001, 86_400.0))
     file_deadline: float = option(
