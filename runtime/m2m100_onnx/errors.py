@@ -11,7 +11,8 @@ M2M100Error
 ├── StoppedError          a call that ended between two steps of its search
 │   ├── DeadlineExceeded  because its `timeout` was over
 │   └── Cancelled         because its `Cancellation` was cancelled
-└── ExportError           an export that failed or did not pass its verification
+├── ExportError           an export that failed or did not pass its verification
+└── JobError              a job on a cluster that failed; what was finished stays
 
 Every error can be pickled, and rebuilt as `type(error)(*error.args)`.
 """
@@ -31,6 +32,7 @@ __all__ = [
     "InferenceError",
     "InputTooLongError",
     "InvalidInputError",
+    "JobError",
     "M2M100Error",
     "StoppedError",
     "UnknownLanguageError",
@@ -74,6 +76,10 @@ class DependencyError(M2M100Error, ImportError):
 
 class ExportError(M2M100Error, RuntimeError):
     """An export failed or did not pass its verification; it leaves nothing that is not named."""
+
+
+class JobError(M2M100Error, RuntimeError):
+    """A job on a cluster failed; the message names node and cause, and finished shards stay."""
 
 
 class InferenceError(M2M100Error, RuntimeError):
