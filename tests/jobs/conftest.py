@@ -6,7 +6,9 @@ They need `bundles/test`, which scripts/test exports.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,19 @@ HERE = Path(__file__).resolve().parent
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     M2M100_ONNX_CACHE="off",
+    XDG_CACHE_HOME=tempfile.mkdtemp(prefix="m2m100-jobs-cache-"),
     PYTHONPATH=os.pathsep.join([str(ROOT / "runtime"), str(HERE)]),
 )
 sys.path.insert(0, str(HERE))
 
 from m2m100_onnx import Translator  # noqa: E402 - the environment comes first
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_is_left() -> Iterator[None]:
+    """Removes the tests' cache folder at the end."""
+    yield
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -77,12 +77,14 @@ def test_50000_rows_while_an_actor_and_then_a_node_are_killed(
 ) -> None:
     rows = make_rows(short, MANY)
     path, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out"
-    node = [fresh.add_node(num_cpus=1) for _ in range(2)][0]
+    node, _ = (fresh.add_node(num_cpus=1) for _ in range(2))
     fresh.wait_for_nodes()
     job = start(*argv(path, out, bundle, fresh, "--shard-rows", 500))
     wait_for(lambda: finished(out) >= 10 or job.poll() is not None)
-    assert len(before := workers()) == 2
-    os.kill(victim := min(before), signal.SIGKILL)
+    before = workers()
+    assert len(before) == 2
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
     wait_for(lambda: len(workers() - {victim}) == 2)  # Another has taken its place.
     then = finished(out)
     wait_for(lambda: finished(out) >= then + 10)
@@ -105,12 +107,12 @@ def test_50000_rows_while_an_actor_and_then_a_node_are_killed(
 def test_the_driver_is_killed_and_resumed(
     fresh: Any, bundle: Path, translator: Translator, short: list[str], tmp_path: Path
 ) -> None:
-    rows = make_rows(short, 6000)
+    rows = make_rows(short, 3000)
     path, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out"
     for _ in range(2):
         fresh.add_node(num_cpus=1)
     fresh.wait_for_nodes()
-    arguments = argv(path, out, bundle, fresh, "--shard-rows", 200)
+    arguments = argv(path, out, bundle, fresh, "--shard-rows", 100)
     job = start(*arguments)
     wait_for(lambda: finished(out) >= 6 or job.poll() is not None)
     job.kill()

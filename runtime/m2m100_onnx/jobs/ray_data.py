@@ -142,7 +142,9 @@ class TranslateBatch:
 
     def _in_frame(self, batch: Any) -> Any:
         self.columns.check([*batch.columns], "batch")
-        found = self.translate([[*batch[name]] for name in self.columns.read], {})
+        # What is missing is NaN or None, as the version of pandas and the type will have it.
+        columns = (batch[name].astype(object) for name in self.columns.read)
+        found = self.translate([[*column.where(column.notna(), None)] for column in columns], {})
         return batch.assign(**dict(zip(self.columns.added, found.columns, strict=True)))
 
 

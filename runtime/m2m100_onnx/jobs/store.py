@@ -50,17 +50,13 @@ class Store:
         """
         # Object stores cache what they list.
         self._system.invalidate_cache()
+        if self._system.isfile(self._root):
+            raise InvalidInputError(f"output: {self.place}: expected a folder, found a file")
         try:
-            found = self._system.ls(self._root, detail=True)
+            found = self._system.ls(self._root, detail=False)
         except FileNotFoundError:
             return set()
-        except NotADirectoryError:
-            found = [{"name": self._root, "type": "file"}]
-        own = self._root.rstrip("/").rpartition("/")[2]
-        names = {entry["name"].rstrip("/").rpartition("/")[2] for entry in found}
-        if len(found) == 1 and found[0]["type"] == "file" and names == {own}:
-            raise InvalidInputError(f"output: {self.place}: expected a folder, found a file")
-        return names
+        return {path.rstrip("/").rpartition("/")[2] for path in found}
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file that appears whole, in the place of one of its name.

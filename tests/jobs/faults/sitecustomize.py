@@ -23,7 +23,7 @@ def _opening(path: pathlib.Path, mode: str = "r", *rest: Any, **named: Any) -> A
 
 def _synchronizing(number: int) -> None:
     name = os.environ.get("FAULT_DISK_FULL")
-    if name and name in os.readlink(f"/proc/self/fd/{number}"):
+    if name and name in str(pathlib.Path(f"/proc/self/fd/{number}").readlink()):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     _fsync(number)
 
