@@ -14,8 +14,8 @@ from typing import Any
 
 import fsspec
 import pytest
+from running import FLAGS, check, expected, make_rows, read_output, run, write_jsonl
 
-from jobs import FLAGS, check, expected, make_rows, read_output, run, write_jsonl
 from m2m100_onnx import BundleError, Translator
 from m2m100_onnx.jobs.bundles import bundle_folder, on_this_node
 from m2m100_onnx.jobs.columns import share_of_memory
@@ -144,6 +144,7 @@ def test_workers_of_a_machine_share_its_memory() -> None:
     assert share_of_memory(10 * cores()) == memory // 4
 
 
+@pytest.mark.long
 def test_a_job_with_a_bundle_of_a_store(
     cluster: Any,
     uri: str,

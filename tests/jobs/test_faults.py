@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import FLAGS, check, command, expected, make_rows, read_output, run, write_jsonl
 
-from jobs import FLAGS, check, command, expected, make_rows, read_output, run, write_jsonl
 from m2m100_onnx import Translator
 
+pytestmark = pytest.mark.long
 HERE = Path(__file__).resolve().parent
 MANY = 50_000
 
@@ -71,7 +72,6 @@ def start(*arguments: Any) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.long
 def test_50000_rows_while_an_actor_and_then_a_node_are_killed(
     fresh: Any, bundle: Path, translator: Translator, short: list[str], tmp_path: Path
 ) -> None:
@@ -94,6 +94,7 @@ def test_50000_rows_while_an_actor_and_then_a_node_are_killed(
     output, errors = job.communicate(timeout=1500)
     assert job.returncode == 0, errors
     check(rows, read_output(out), expected(translator, rows))
+    assert output.startswith("{"), (output, errors)  # Ray has news; they are no part of it.
     summary = json.loads(output)
     assert summary["rows"] == MANY
     assert summary["errors"] == MANY - summary["sentences"] > 400
@@ -103,7 +104,6 @@ def test_50000_rows_while_an_actor_and_then_a_node_are_killed(
     assert [p.name for p in out.rglob(".*")] == []
 
 
-@pytest.mark.long
 def test_the_driver_is_killed_and_resumed(
     fresh: Any, bundle: Path, translator: Translator, short: list[str], tmp_path: Path
 ) -> None:
@@ -150,7 +150,6 @@ def peak(arguments: tuple[Any, ...]) -> dict[str, int]:
     return most
 
 
-@pytest.mark.long
 def test_memory_is_flat_at_ten_times_the_input(
     fresh: Any, bundle: Path, short: list[str], tmp_path: Path
 ) -> None:

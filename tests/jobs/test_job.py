@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from running import BAD, BAD_CODES, FLAGS, check, expected, make_rows, read_output, run, write_jsonl
 
-from jobs import BAD, BAD_CODES, FLAGS, check, expected, make_rows, read_output, run, write_jsonl
 from m2m100_onnx import Translator
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from running import GREEDY, expected, make_rows
 
-from jobs import GREEDY, expected, make_rows
 from m2m100_onnx import InvalidInputError, JobError, M2M100Error, Translator
 from m2m100_onnx.jobs.ray_data import TranslateBatch
 

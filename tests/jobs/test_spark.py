@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import GREEDY, expected
 
-from jobs import GREEDY, expected
 from m2m100_onnx import InvalidInputError, M2M100Error, Translator
 from m2m100_onnx.jobs import spark as jobs
+
+pytestmark = pytest.mark.long  # Spark takes long to begin.
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ Knows arguments and how a summary is shown; `jobs/` knows clusters, files and ro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 import time
 from typing import Any
 
@@ -108,7 +110,9 @@ def _run(arguments: argparse.Namespace) -> int:
             update(advance=share - before, rows=done, rate=rate)
             before = share
 
-        summary = run(job, address=arguments.address, resume=arguments.resume, progress=show)
+        # Ray prints news of dying workers; standard output is the summary's.
+        with contextlib.redirect_stdout(sys.stderr):
+            summary = run(job, address=arguments.address, resume=arguments.resume, progress=show)
     print_lines(json.dumps(summary, indent=1, ensure_ascii=False).split("\n"))
     if summary["errors"]:
         warn(f"{summary['errors']} of {summary['rows']} rows could not be translated")

@@ -274,6 +274,7 @@ class _Worker:
             "stats": asdict(results.stats),
             "counts": {pair: asdict(counts) for pair, counts in results.counts.items()},
             "seconds": time.monotonic() - began,
+            "ended": time.time(),
         }
         self._store.finish(shard.name, rows.encode(results), facts)
         self._store.end(shard.name, len(before))

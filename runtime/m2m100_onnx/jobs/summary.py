@@ -19,7 +19,8 @@ def summarize(facts: Sequence[dict[str, Any]], seconds: float, run: int) -> dict
 
     Returns:
         `rows`, `sentences` (translated), `errors`, `flagged`, tokens of both sides; `seconds` and
-        `shards_run` of this run, the others over all runs; `worker_seconds` over all actors;
+        `shards_run` of this run, the others over all runs; `span_seconds` from the beginning of
+        the first shard to the end of the last; `worker_seconds` over all actors;
         `actors` with each one's sentences a second; `languages`; and `skew`: the shards' seconds,
         median and most, and the busiest actor's share over the mean.
     """
@@ -48,6 +49,7 @@ def summarize(facts: Sequence[dict[str, Any]], seconds: float, run: int) -> dict
         "source_tokens": sum(shard["stats"]["source_tokens"] for shard in facts),
         "target_tokens": sum(shard["stats"]["target_tokens"] for shard in facts),
         "seconds": round(seconds, 3),
+        "span_seconds": _span(facts),
         "worker_seconds": round(sum(shard["seconds"] for shard in facts), 3),
         "shards": len(facts),
         "shards_run": run,
@@ -60,6 +62,14 @@ def summarize(facts: Sequence[dict[str, Any]], seconds: float, run: int) -> dict
 def _add(total: dict[str, int], counts: dict[str, int]) -> None:
     for name, count in counts.items():
         total[name] = total.get(name, 0) + count
+
+
+def _span(facts: Sequence[dict[str, Any]]) -> float:
+    if not facts:
+        return 0.0
+    began: float = min(shard["ended"] - shard["seconds"] for shard in facts)
+    ended: float = max(shard["ended"] for shard in facts)
+    return round(ended - began, 3)
 
 
 def _rate(count: int, seconds: float) -> float:
