@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from m2m100_onnx.bundle.identity import identity_of
@@ -160,8 +161,6 @@ def run(
 
 def _found_by_workers(bundle: str) -> str:
     """Returns a bundle's place as workers find it, who have other working folders."""
-    from pathlib import Path
-
     # What is no folder here may be one on the nodes, or a name on the hub.
     is_folder = not is_uri(bundle) and Path(bundle).expanduser().is_dir()
     return absolute(bundle) if is_folder else bundle
