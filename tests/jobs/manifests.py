@@ -1,4 +1,4 @@
-"""Checks the manual's manifests offline: python tests/jobs/manifests.py
+"""Checks the manual's manifests offline.
 
 Kubernetes' objects against the schemas that kubernetes-validate brings, and KServe's, which those
 lack, against the models of its SDK. Names that both files and the server share are compared, too.
@@ -30,7 +30,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 def problems(value: Any, kind: str, place: str = "") -> list[str]:
-    """Compares a value with a model of KServe's SDK or of Kubernetes' client; returns what is wrong."""
+    """Returns what is wrong with a value of a model of KServe's SDK or of Kubernetes' client."""
     if found := re.fullmatch(r"[lL]ist\[(.+)\]", kind):
         if not isinstance(value, list):
             return [f"{place}: expected a list, found {value!r}"]

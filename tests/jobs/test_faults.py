@@ -100,7 +100,7 @@ def test_50000_rows_while_an_actor_and_then_a_node_are_killed(
     assert summary["errors"] == MANY - summary["sentences"] > 400
     # Finished shards were not lost with their node, and not run again.
     assert summary["shards"] == summary["shards_run"] == 100
-    assert len(summary["actors"]) >= 3
+    assert len({actor["node"] for actor in summary["actors"].values()}) == 2
     assert [p.name for p in out.rglob(".*")] == []
 
 
