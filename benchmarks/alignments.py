@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from m2m100_onnx import Translator
-from m2m100_onnx.engine.batches import Pairs
+from m2m100_onnx.engine.text_batches import Pairs
 from m2m100_onnx.search.alignment import between_words, mutual_pairs
 from m2m100_onnx.search.state import Float32Array
 from m2m100_onnx.text.words import words_of

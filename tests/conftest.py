@@ -30,6 +30,9 @@ from translations import GRAPHS, need_kernels
 # Tests write nothing to the user's home. Tests of the cache name a folder.
 os.environ["M2M100_ONNX_CACHE"] = "off"
 
+# These run in an environment of their own, without torch: see scripts/test.
+collect_ignore = ["jobs"]
+
 NATIVE_PRECISIONS: tuple[Precision, ...] = ("int8", "int4", "int4-int8")
 LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")
 

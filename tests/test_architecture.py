@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("translator", "language_model"),
     ("pipelines", "pool"),
     ("server",),
+    ("jobs",),
     ("cli",),
     ("__main__",),
 )
@@ -86,6 +87,24 @@ def test_one_room_knows_onnxruntime(repository: Path) -> None:
         if any(name.split(".")[0] == "onnxruntime" for name in imports(path))
     }
     assert knowing == {ORT_ROOM}
+
+
+def test_engines_of_clusters_are_known_to_jobs_alone(repository: Path) -> None:
+    clusters = {"ray", "pyspark", "fsspec", "pyarrow", "pandas"}
+    knowing = {
+        room_of(path, repository)
+        for path in runtime_files(repository)
+        if any(name.split(".")[0] in clusters for name in imports(path))
+    }
+    assert knowing == {"jobs"}
+    # Bulk work does not need what a server needs.
+    folder = repository / "runtime" / PACKAGE / "jobs"
+    assert [
+        path.name
+        for path in folder.glob("*.py")
+        if path.name != "ray_serve.py"
+        and any(name.startswith(f"{PACKAGE}.server") for name in imports(path))
+    ] == []
 
 
 def test_the_search_knows_numpy_alone(repository: Path) -> None:

@@ -12,7 +12,8 @@ M2M100Error
 ├── StoppedError          a call that ended early, at a deadline or cancelled
 │   ├── DeadlineExceeded  because its `timeout` was over
 │   └── Cancelled         because its `Cancellation` was cancelled
-└── ExportError           an export that failed or did not pass its verification
+├── ExportError           an export that failed or did not pass its verification
+└── JobError              a job on a cluster that failed; what was finished stays
 
 Every error can be pickled, and rebuilt as `type(error)(*error.args)`.
 """
@@ -32,6 +33,7 @@ __all__ = [
     "InferenceError",
     "InputTooLongError",
     "InvalidInputError",
+    "JobError",
     "M2M100Error",
     "OverloadedError",
     "StoppedError",
@@ -76,6 +78,10 @@ class DependencyError(M2M100Error, ImportError):
 
 class ExportError(M2M100Error, RuntimeError):
     """An export failed or did not pass its verification; it leaves nothing that is not named."""
+
+
+class JobError(M2M100Error, RuntimeError):
+    """A job on a cluster failed; the message names node and cause, and finished shards stay."""
 
 
 class InferenceError(M2M100Error, RuntimeError):

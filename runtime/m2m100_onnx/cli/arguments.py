@@ -40,13 +40,22 @@ _EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 # The parameters of the library whose flags have another name, or stand outside the table.
 _FLAGS = {
     **{name: f"--{name.replace('_', '-')}" for name in OPTIONS},
+    "actors": "--actors",
+    "address": "--address",
     "cache_dir": "--cache-dir",
+    "cpus": "--cpus",
     "device": "--device",
     "kernels": "--kernels",
+    "gpus": "--gpus",
     "intra_op_num_threads": "--threads",
     "on_error": "--on-error",
     "read_ahead": "--read-ahead",
     "revision": "--revision",
+    "shard_rows": "--shard-rows",
+    "source_lang": "--source-lang",
+    "source_lang_column": "--source-lang-column",
+    "target_lang": "--target-lang",
+    "target_lang_column": "--target-lang-column",
     "target_prefix": "--target-prefix",
     "terms": "--terms",
 }

@@ -20,6 +20,7 @@ from m2m100_onnx.cli import (
     completion,
     export,
     info,
+    jobs,
     language_model,
     languages,
     rerank,
@@ -110,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"m2m100 {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (translate, serve, languages, info, cache, export, benchmark, completion):
+    for command in (translate, serve, jobs, languages, info, cache, export, benchmark, completion):
         command.add_parser(commands)
     language_model.add_parsers(commands)
     rerank.add_parser(commands)
