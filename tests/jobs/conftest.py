@@ -68,3 +68,19 @@ def cluster() -> Iterator[Any]:
     found.wait_for_nodes()
     yield found
     found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def short(sentences: list[str]) -> list[str]:
+    """Short texts, so that many rows take minutes and not hours."""
+    return sentences[:120]
+
+
+@pytest.fixture
+def fresh() -> Iterator[Any]:
+    """A cluster of its own for a test that breaks it: a head without CPUs and two nodes of one."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield found
+    found.shutdown()

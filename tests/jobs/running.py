@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,4 +123,39 @@ def run(*argv: Any, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **environment},
         timeout=900,
         check=False,
+    )
+
+
+def wait_for(true: Callable[[], Any], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.05)
+
+
+def finished(folder: Path) -> int:
+    return len([*folder.glob("part-*")])
+
+
+def workers(kind: str = "MapWorker(MapBatches(_Worker))") -> set[int]:
+    """The processes of actors on this process's cluster, those that translate by default."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, encoding="utf-8", check=True
+    )
+    lines = [line.split(None, 2) for line in listed.stdout.splitlines()[1:]]
+    parents = {int(line[0]): int(line[1]) for line in lines}
+    found = {int(line[0]) for line in lines if kind in line[-1]}
+    # A worker is its raylet's child, and that is the child of whoever made the cluster.
+    return {pid for pid in found if parents.get(parents[pid]) == os.getpid()}
+
+
+def argv(rows: Path, out: Path, bundle: Any, cluster: Any, *more: Any) -> tuple[Any, ...]:
+    columns = ("--source-lang-column", "lang", "--target-lang", "de")
+    files = ("--input", rows, "--output", out, "--format", "jsonl", "-m", bundle)
+    return (*files, *columns, *FLAGS, "--address", cluster.address, *more)
+
+
+def start(*arguments: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )

@@ -1,4 +1,4 @@
-"""What a cluster does to a job: workers, nodes and drivers die, disks fill up, nodes differ.
+"""What a cluster does to a job: workers, nodes and drivers die.
 
 The 50,000 rows take minutes; what each test breaks, it breaks in the middle of the work.
 """
@@ -8,68 +8,29 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import FLAGS, check, command, expected, make_rows, read_output, run, write_jsonl
+from running import (
+    argv,
+    check,
+    expected,
+    finished,
+    make_rows,
+    read_output,
+    run,
+    start,
+    wait_for,
+    workers,
+    write_jsonl,
+)
 
 from m2m100_onnx import Translator
 
 pytestmark = pytest.mark.long
-HERE = Path(__file__).resolve().parent
 MANY = 50_000
-
-
-@pytest.fixture(scope="module")
-def short(sentences: list[str]) -> list[str]:
-    """Short texts, so that many rows take minutes and not hours."""
-    return sentences[:120]
-
-
-@pytest.fixture
-def fresh() -> Iterator[Any]:
-    """A cluster of its own for a test that breaks it: a head without CPUs and two nodes of one."""
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    yield found
-    found.shutdown()
-
-
-def wait_for(true: Callable[[], Any], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.05)
-
-
-def finished(folder: Path) -> int:
-    return len([*folder.glob("part-*")])
-
-
-def workers() -> set[int]:
-    """The processes of actors that translate."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid,args"], capture_output=True, encoding="utf-8", check=True
-    )
-    mine = (line.split(None, 1) for line in listed.stdout.splitlines())
-    return {int(pid) for pid, args in mine if "MapWorker(MapBatches(_Worker))" in args}
-
-
-def argv(rows: Path, out: Path, bundle: Any, cluster: Any, *more: Any) -> tuple[Any, ...]:
-    columns = ("--source-lang-column", "lang", "--target-lang", "de")
-    files = ("--input", rows, "--output", out, "--format", "jsonl", "-m", bundle)
-    return (*files, *columns, *FLAGS, "--address", cluster.address, *more)
-
-
-def start(*arguments: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    )
 
 
 def test_50000_rows_while_an_actor_and_then_a_node_are_killed(
@@ -167,34 +128,3 @@ def test_memory_is_flat_at_ten_times_the_input(
     for who, least in found[1000].items():
         # 90 MB more of input; a fifth is what allocators may keep.
         assert found[10_000][who] < least * 1.2, found
-
-
-def faulty(cluster: Any, **faults: str) -> Any:
-    """Adds a node whose workers have faults: see faults/sitecustomize.py."""
-    paths = [str(HERE / "faults"), os.environ["PYTHONPATH"]]
-    return cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": os.pathsep.join(paths), **faults})
-
-
-def test_a_full_disk_on_one_node(
-    fresh: Any, bundle: Path, translator: Translator, short: list[str], tmp_path: Path
-) -> None:
-    rows = make_rows(short, 600)
-    path, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out"
-    healthy = fresh.add_node(num_cpus=1)
-    fresh.wait_for_nodes()
-    broken = faulty(fresh, FAULT_DISK_FULL="part-00000-000004")
-    fresh.wait_for_nodes()
-    arguments = argv(path, out, bundle, fresh, "--shard-rows", 50)
-    done = run(*arguments)
-    assert done.returncode == 2
-    error = done.stderr.splitlines()[-1]
-    assert f"{broken.node_id[:8]}): OSError: [Errno 28] No space left on device" in error
-    assert healthy.node_id[:8] not in error
-    kept = {part: part.stat().st_mtime_ns for part in out.glob("part-*")}
-    assert kept
-    assert [p.name for p in out.rglob(".*")] == []
-    fresh.remove_node(broken)
-    again = run(*arguments, "--resume")
-    assert again.returncode == 0, again.stderr
-    check(rows, read_output(out), expected(translator, rows))
-    assert {part: part.stat().st_mtime_ns for part in kept} == kept

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import BAD, BAD_CODES, FLAGS, check, expected, make_rows, read_output, run, write_jsonl
+from running import (
+    BAD,
+    BAD_CODES,
+    FLAGS,
+    check,
+    command,
+    expected,
+    make_rows,
+    read_output,
+    run,
+    write_jsonl,
+)
 
 from m2m100_onnx import Translator
 
@@ -101,6 +117,39 @@ def test_parquet_and_csv(
         assert found[50]["translation_error"] == f"InputTooLongError: {wanted[50].message}"
     schema = pq.read_schema(folder / "out-parquet" / "part-00000-000000.parquet")
     assert schema.field("id").type == pa.int16()
+
+
+def test_no_rows(cluster: Any, bundle: Path, folder: Path) -> None:
+    write_jsonl(folder / "in.jsonl", [])
+    argv = ("--input", folder / "in.jsonl", "--output", folder / "out", "--format", "jsonl")
+    done = run(*argv, "-m", bundle, "-s", "en", "-t", "de", "--address", cluster.address)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 0
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        *("_job.json", "_summary.json")
+    ]
+
+
+def test_progress_on_a_terminal(
+    cluster: Any, bundle: Path, sentences: list[str], folder: Path
+) -> None:
+    path = write_jsonl(folder / "in.jsonl", make_rows(sentences[:5], 20))
+    argv = ("--input", path, "--output", folder / "out", "--format", "jsonl", "-m", bundle)
+    argv += ("-s", "en", "-t", "de", "--address", cluster.address, "--shard-rows", 5)
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    done = subprocess.run(
+        command(*argv), env=environment, stdout=subprocess.PIPE, stderr=theirs, check=True
+    )
+    os.close(theirs)
+    shown = b""
+    # A closed terminal ends in an error on Linux.
+    with contextlib.suppress(OSError):
+        while chunk := os.read(ours, 1 << 16):
+            shown += chunk
+    os.close(ours)
+    assert json.loads(done.stdout)["rows"] == 20
+    assert re.search(rb"100%.*20 rows, [\d,.]+ rows/s", shown)
 
 
 def refused(folder: Path, cluster: Any, bundle: Any, *more: Any) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import workers
 
 from m2m100_onnx import InvalidInputError, Translator
 from m2m100_onnx.jobs.ray_serve import application, make_application
@@ -58,9 +58,7 @@ def job(text: str) -> dict[str, Any]:
 
 
 def processes() -> set[int]:
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    lines = (line.split(None, 1) for line in listed.stdout.splitlines())
-    return {int(pid) for pid, args in lines if "ray::ServeReplica:m2m100" in args}
+    return workers("ray::ServeReplica:m2m100")
 
 
 def test_the_application_is_the_servers(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,12 +46,13 @@ def connected(address: str | None) -> Iterator[None]:
     if address is not None and address != "auto":
         _knock(address)
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,  # What fails comes back as a value.
-        )
+        with _own_handler():
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,  # What fails comes back as a value.
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise JobError(f"address: {address}: found no Ray cluster there: {reason}") from error
@@ -58,6 +61,20 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keeps the program's handler of SIGTERM, in whose place Ray puts one that ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None:  # It is not Python's.
+            signal.signal(signal.SIGTERM, before)
 
 
 def _quiet() -> None:
