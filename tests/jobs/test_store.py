@@ -99,5 +99,5 @@ def test_a_folder_with_one_file_of_its_name(tmp_path: Path) -> None:
 def test_uris_that_nothing_knows() -> None:
     with pytest.raises(InvalidInputError, match="nowhere://x"):
         Store("nowhere://x")
-    with pytest.raises(DependencyError, match="s3://bucket"):
-        Store("s3://bucket/out")
+    with pytest.raises(DependencyError, match="gs://bucket"):
+        Store("gs://bucket/out")
