@@ -1,6 +1,6 @@
 """Jobs on a cluster of this machine beside `m2m100 translate`: the same sentences, by turns.
 
-    python benchmarks/jobs.py BUNDLE WORK [--sentences 400] [--beams 1,5] [--repetitions 3]
+    python benchmarks/jobs.py BUNDLE WORK [--sentences 600] [--beams 1,5] [--repetitions 3]
 
 The cluster has two nodes of one CPU each and a head without any, all on this machine. In each
 repetition take turns: `translate` with two threads, a job of two actors, and a job of one. A job's
@@ -121,7 +121,7 @@ def main() -> None:
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--sentences", type=int, default=400)
+    parser.add_argument("--sentences", type=int, default=600)
     parser.add_argument("--shard-rows", type=int, default=100)
     parser.add_argument("--max-length", type=int, default=50)
     parser.add_argument("--beams", default="1,5")

@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "cluster.md"
 _BLOCK = re.compile(r'^```console title="not run: needs a cluster.*"\n((?:.*\n)*?)```$', re.M)
 
 
+@pytest.mark.long
 def test_commands_run_as_written(cluster: Any, bundle: Path, tmp_path: Path) -> None:
     desk = tmp_path / "desk"
     (desk / "bundles").mkdir(parents=True)

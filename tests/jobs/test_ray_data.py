@@ -35,6 +35,7 @@ def ray(cluster: Any) -> Any:
     ray.shutdown()
 
 
+@pytest.mark.long
 def test_map_batches(ray: Any, bundle: Path, translator: Translator, sentences: list[str]) -> None:
     rows = [{"id": n, "text": text, "lang": "en"} for n, text in enumerate(sentences[:200])]
     found = (
@@ -58,6 +59,7 @@ def test_map_batches(ray: Any, bundle: Path, translator: Translator, sentences: 
     assert {row["threads"] for row in found} == {1}
 
 
+@pytest.mark.long
 def test_a_bundle_that_cannot_be_opened_names_the_node(ray: Any, tmp_path: Path) -> None:
     def opened() -> str:
         try:

@@ -128,16 +128,7 @@ def run(
         bundle=_found_by_workers(job.bundle),
     )
     store = Store(job.output)
-    names = store.names()
-    if names and not resume:
-        raise InvalidInputError(
-            f"output: {job.output}: expected no such folder or an empty one, found "
-            f"{len(names)} files; resume its job with --resume, or choose another"
-        )
-    if names and RECORD not in names:
-        raise InvalidInputError(
-            f"output: {job.output}: expected the record of a job, {RECORD}, found none"
-        )
+    names = _names(store, resume=resume)
     files = input_files(job.inputs, job.format)
     began = time.monotonic()
     with connected(address):
@@ -157,6 +148,21 @@ def run(
     summary = summarize(facts, time.monotonic() - began, len(todo))
     store.write(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
     return summary
+
+
+def _names(store: Store, *, resume: bool) -> set[str]:
+    """Returns what is in the output; raises `InvalidInputError` if the job must not write there."""
+    names = store.names()
+    if names and not resume:
+        raise InvalidInputError(
+            f"output: {store.place}: expected no such folder or an empty one, found "
+            f"{len(names)} files; resume its job with --resume, or choose another"
+        )
+    if names and RECORD not in names:
+        raise InvalidInputError(
+            f"output: {store.place}: expected the record of a job, {RECORD}, found none"
+        )
+    return names
 
 
 def _found_by_workers(bundle: str) -> str:
