@@ -169,6 +169,17 @@ def test_who_joins_may_leave_before_its_prompt_is_fed(native: Translator) -> Non
     assert batch.found == {t: w for t, w in batch.wanted.items() if t not in (joined[0], *last)}
 
 
+def test_one_alone_keeps_the_state_that_it_began_with(
+    native: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A joint state would cost a lone request time."""
+    monkeypatch.delattr(JointState, "feed")
+    batch = Batch(native)
+    batch.join((TEXTS[2], {"beam_size": 2}), (TEXTS[0], {"beam_size": 2}))
+    batch.finish()
+    assert batch.found == batch.wanted
+
+
 def test_buffers_grow(native: Translator) -> None:
     """More sentences than there was room for, longer sources and longer targets."""
     batch = Batch(native)
@@ -218,9 +229,9 @@ def test_groups(native: Translator, demo_bundle: Path) -> None:
 
 def test_scores_that_are_no_numbers(native: Translator) -> None:
     batch = Batch(native)
-    batch.join((TEXTS[0], {"beam_size": 2}))
-    batch.step()
-    batch.step()
+    for _ in range(2):
+        batch.join((TEXTS[0], {"beam_size": 2}))
+        batch.step()
     joint = batch.running._joint
     assert joint is not None
     joint._own.array[:, :, :, :3] = np.nan

@@ -130,8 +130,8 @@ class Running(Generic[_T]):
                 cohort.seat.next_of_prompt()
         # A search asks when all of its prompt has been fed, or is about to be.
         asked = [(cohort, cohort.search.ask()) for cohort in self._cohorts if not _waits(cohort)]
-        own = [(cohort, ranking) for cohort, ranking in asked if _ranks_alone(cohort)]
-        joint = [(cohort, ranking) for cohort, ranking in asked if not _ranks_alone(cohort)]
+        own = [(cohort, ranking) for cohort, ranking in asked if self._ranks_alone(cohort)]
+        joint = [(cohort, ranking) for cohort, ranking in asked if not self._ranks_alone(cohort)]
         ended = []
         if joint or len(asked) < len(self._cohorts):
             answers = self._run(joint, serial)
@@ -174,6 +174,15 @@ class Running(Generic[_T]):
         self._joint.feed(serial=serial)
         return self._joint.best(seats) if seats else []
 
+    def _ranks_alone(self, cohort: _Cohort[_T]) -> bool:
+        """Says whether the next step runs on the state that the cohort began with.
+
+        So it does until another one joins it: a joint state takes longer.
+        """
+        if cohort.seat is None or cohort.seat.seated:
+            return cohort.seat is None
+        return cohort.fresh or len(self._cohorts) == 1
+
     def rows_of(self, cohort: _Cohort[_T]) -> int:
         """Returns the rows that each sentence of a cohort has."""
         assert cohort.seat is not None
@@ -192,11 +201,6 @@ class Running(Generic[_T]):
         self._cohorts = [cohort for cohort in self._cohorts if cohort.search.live]
         if not self._cohorts:
             self._joint = self.group = None
-
-
-def _ranks_alone(cohort: _Cohort[Any]) -> bool:
-    """Says whether the next step runs on the state that the cohort began with."""
-    return cohort.seat is None or (cohort.fresh and not cohort.seat.seated)
 
 
 def _waits(cohort: _Cohort[Any]) -> bool:
