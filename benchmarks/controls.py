@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from m2m100_onnx import Translator
@@ -56,11 +56,12 @@ def texts(count: int, length: int) -> list[str]:
     ]
 
 
-def summed_up(name: str, ratios: list[float], **more: Any) -> None:
-    """Prints the median and the spread of ratios."""
+def summed_up(name: str, ratios: Sequence[float], **more: Any) -> dict[str, Any]:
+    """Prints and returns the median and the spread of ratios."""
     row = {"what": name, "median": round(statistics.median(ratios), 3)}
     row |= {"low": round(min(ratios), 3), "high": round(max(ratios), 3), **more}
     print(json.dumps(row), flush=True)
+    return row
 
 
 def measure_scores(translator: Translator, folder: str, interpreter: str) -> None:

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from controls import summed_up
 from m2m100_onnx import Translator
 from plots import line_chart
 
@@ -117,14 +118,6 @@ def seconds(call: Callable[[Job], object], some: Sequence[Job]) -> float:
     return time.perf_counter() - began
 
 
-def told(name: str, ratios: Sequence[float], **more: Any) -> dict[str, Any]:
-    """Prints and returns the median and the spread of ratios."""
-    row = {"what": name, "median": round(statistics.median(ratios), 3)}
-    row |= {"low": round(min(ratios), 3), "high": round(max(ratios), 3), **more}
-    print(json.dumps(row), flush=True)
-    return row
-
-
 def measure_callers(translator: Translator, beams: int) -> dict[str, Any]:
     """Compares the queue with a thread for each caller."""
     some = jobs(translator, 2 * CALLERS)
@@ -132,7 +125,7 @@ def measure_callers(translator: Translator, beams: int) -> dict[str, Any]:
     found = [[rate(way, some) for way in ways] for _ in range(ROUNDS)]
     rates = [round(statistics.median(column), 2) for column in zip(*found, strict=True)]
     ratios = [after / before for before, after in found]
-    return told(f"callers, {beams} beams", ratios, threads=rates[0], queue=rates[1])
+    return summed_up(f"callers, {beams} beams", ratios, threads=rates[0], queue=rates[1])
 
 
 def measure_lone(translator: Translator, beams: int) -> dict[str, Any]:
@@ -140,7 +133,7 @@ def measure_lone(translator: Translator, beams: int) -> dict[str, Any]:
     some = jobs(translator, 4)
     ways = [directly(translator, beams), queued(translator, beams)]
     found = [[seconds(way, some) for way in ways] for _ in range(3 * ROUNDS)]
-    return told(f"lone, {beams} beams", [after / before for before, after in found])
+    return summed_up(f"lone, {beams} beams", [after / before for before, after in found])
 
 
 def arrivals(some: Sequence[Job], a_second: float) -> list[tuple[float, Job]]:

@@ -94,6 +94,20 @@ def check_languages(texts: int | None, **languages: object) -> None:
             )
 
 
+def as_texts(text: str | Sequence[str], options: Any) -> Sequence[str]:
+    """Returns the texts of a call that takes one or several.
+
+    Args:
+        text: one, or several.
+        options: those of the call; the prefix of one text becomes that of each of its texts.
+    """
+    if not isinstance(text, str):
+        return text
+    if options.get("target_prefix") is not None:
+        options["target_prefix"] = [options["target_prefix"]]
+    return [text]
+
+
 def check_prefixes(texts: int | None, prefixes: object) -> None:
     """Raises `InvalidInputError` if there is neither one prefix, nor one for each text.
 

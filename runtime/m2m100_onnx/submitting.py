@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
-from typing import Any, cast, overload
+from typing import Any, overload
 
 from m2m100_onnx._typing import Unpack
 from m2m100_onnx.calls import Call, Languages, Worker
@@ -23,7 +22,7 @@ from m2m100_onnx.engine.scheduler import Scheduler
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import InvalidInputError, M2M100Error
-from m2m100_onnx.inputs import check_texts, located
+from m2m100_onnx.inputs import as_texts, check_texts, located
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import Settings
 from m2m100_onnx.rerank import TranslateArguments
@@ -106,10 +105,7 @@ class Submitting:
             OverloadedError: too many sentences wait.
             ClosedError: the translator is closed.
         """
-        single = isinstance(text, str)
-        texts = [text] if isinstance(text, str) else text
-        if single and options.get("target_prefix") is not None:
-            options["target_prefix"] = [cast("Any", options["target_prefix"])]
+        single, texts = isinstance(text, str), as_texts(text, options)
         check_texts(texts)
         call = self._queued_call(options, cancellation, priority, stats)
         call.targets.check(len(texts))
@@ -123,9 +119,7 @@ class Submitting:
             stats.characters += sum(map(len, texts))
         has_text = self.tokenizer.has_text
         wanted = [sentence for sentence in sentences if has_text(sentence.source)]
-        # The time limit is the request's own.
-        settings = replace(call.settings, call=replace(call.settings.call, timeout=None))
-        request = Request(wanted, settings, call.stop, priority)
+        request = Request(wanted, call.settings, call.stop, priority)
         result: Future[Any] = Future()
         result.add_done_callback(lambda done: done.cancelled() and request.future.cancel())
         done = partial(_hand_over, result, request, sentences, stats, single)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, overload
 
 from m2m100_onnx._typing import Unpack
 from m2m100_onnx.alternatives import Alternatives
@@ -26,7 +26,7 @@ from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import M2M100Error
 from m2m100_onnx.face import Face
-from m2m100_onnx.inputs import Prefix, check_languages, check_texts
+from m2m100_onnx.inputs import as_texts, check_languages, check_texts
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.model.support import Provider
 from m2m100_onnx.options import READ_AHEAD, Option
@@ -237,11 +237,10 @@ class Translator(Reading, Streaming, Submitting, Alternatives, Face[Bundle]):
             ClosedError: the translator is closed.
         """
         single = isinstance(text, str)
-        if single and options.get("target_prefix") is not None:
-            options["target_prefix"] = [cast("Prefix", options["target_prefix"])]
+        texts = as_texts(text, options)
         try:
             found = self.translate_batch(
-                [text] if isinstance(text, str) else text,
+                texts,
                 source_lang=source_lang,
                 target_lang=target_lang,
                 cancellation=cancellation,
@@ -252,8 +251,8 @@ class Translator(Reading, Streaming, Submitting, Alternatives, Face[Bundle]):
         except M2M100Error as error:
             error.position = None if single else error.position  # There is only this text.
             raise
-        texts = [translation.text for translation in found]
-        return texts[0] if single else texts
+        translated = [translation.text for translation in found]
+        return translated[0] if single else translated
 
     @overload
     def translate_batch(

@@ -112,7 +112,7 @@ def test_sentences_join_at_any_step(native: Translator, kind: str) -> None:
     batch.finish()
     assert most > 1
     assert batch.found == batch.wanted
-    assert batch.running.group is None
+    assert batch.running._joint is None
 
 
 def test_who_leaves_changes_nothing_for_others(native: Translator) -> None:
@@ -132,7 +132,7 @@ def test_who_leaves_changes_nothing_for_others(native: Translator) -> None:
     batch.join((TEXTS[1], {"beam_size": 4}))
     batch.running.drop(lambda _: True)
     assert batch.running.count == 0
-    assert batch.running.group is None
+    assert batch.running._joint is None
 
 
 def test_one_run_a_step(native: Translator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,6 @@ class Batch:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.joins = engine, engine.joins
         self.left: dict[Ticket, int] = {}
-        self.group: Any = None
 
     @property
     def count(self) -> int:
@@ -86,9 +85,6 @@ class Batch:
 
     def drop(self, gone: Callable[[Ticket], bool]) -> None:
         self.left = {ticket: left for ticket, left in self.left.items() if not gone(ticket)}
-
-    def tickets(self) -> list[Ticket]:
-        return list(self.left)
 
 
 def request(*names: int, length: int = 4, steps: int = 1, **arguments: Any) -> Request:
@@ -195,18 +191,19 @@ def test_the_first_is_not_passed_by_what_can_join() -> None:
     assert engine.steps == [[1], [1], [2], [3]]
 
 
-def test_few_rows_share_all_cores_and_many_have_a_batch_a_core() -> None:
-    for count, expected in ((3, {1: 1}), (8, {4: 2})):
-        engine = Engine(joins=True)
-        queue = queue_of(engine, 100, workers=2, least_rows=4)
-        future = queue.submit(request(*range(count), steps=3))
-        assert engine.entered.wait(WAIT)
-        engine.go.set()
-        future.result(WAIT)
-        assert queue.close(WAIT)
-        sizes = Counter(map(len, engine.steps))
-        assert sizes == ({3: 3} if expected == {1: 1} else {4: 6})
-        assert True in engine.serial or expected == {1: 1}
+@pytest.mark.parametrize(("count", "sizes"), [(3, {3: 3}), (8, {4: 6})])
+def test_few_rows_share_all_cores_and_many_have_a_batch_a_core(
+    count: int, sizes: dict[int, int]
+) -> None:
+    engine = Engine(joins=True)
+    queue = queue_of(engine, 100, workers=2, least_rows=4)
+    future = queue.submit(request(*range(count), steps=3))
+    assert engine.entered.wait(WAIT)
+    engine.go.set()
+    future.result(WAIT)
+    assert queue.close(WAIT)
+    assert Counter(map(len, engine.steps)) == sizes
+    assert True in engine.serial or count == 3
 
 
 def test_a_second_batch_begins_where_the_first_cannot_take_more(engine: Engine) -> None:

@@ -44,18 +44,13 @@ class _Cohort(Generic[_T]):
 
 
 class Running(Generic[_T]):
-    """Sentences that are being searched, in one thread.
-
-    Attributes:
-        group: what `group_of` says of all of them; None where there are none.
-    """
+    """Sentences that are being searched, in one thread."""
 
     def __init__(self, model: Model) -> None:
         """Takes the model; no graph is opened."""
         self._model = model
         self._cohorts: list[_Cohort[_T]] = []
         self._joint: JointState | None = None
-        self.group: Hashable = None
 
     @property
     def count(self) -> int:
@@ -102,7 +97,6 @@ class Running(Generic[_T]):
             search = search_of(state, batch, config.eos_token_id, some[0][2])
             begun.append(_Cohort(search, [ticket for ticket, _, _ in some], seat))
         self._cohorts += begun
-        self.group = self.group_of(joiners[0][2], joiners[0][1])
 
     def _begin(self, batch: Batch, *, serial: bool) -> DecoderState:
         """Encodes sources, and lets their prompts be fed.
@@ -156,10 +150,6 @@ class Running(Generic[_T]):
                     cohort.search.drop(place)
         self._leave()
 
-    def tickets(self) -> list[_T]:
-        """Returns what the caller knows the sentences by."""
-        return [cohort.tickets[n] for cohort in self._cohorts for n in cohort.search.live]
-
     def _run(self, joint: list[tuple[_Cohort[_T], Any]], serial: bool) -> list[Any]:
         """Feeds the rows of all cohorts that have begun in one run, and ranks them."""
         seats = []
@@ -167,7 +157,8 @@ class Running(Generic[_T]):
             assert cohort.seat is not None
             if not cohort.seat.seated:
                 if self._joint is None:
-                    self._joint = JointState(self._model.sessions, self.rows_of(cohort))
+                    beams = cohort.seat.own_rows // len(cohort.search.live)
+                    self._joint = JointState(self._model.sessions, beams)
                 cohort.seat.sit(self._joint)
             seats.append((cohort.seat, ranking))
         assert self._joint is not None
@@ -183,11 +174,6 @@ class Running(Generic[_T]):
             return cohort.seat is None
         return cohort.fresh or len(self._cohorts) == 1
 
-    def rows_of(self, cohort: _Cohort[_T]) -> int:
-        """Returns the rows that each sentence of a cohort has."""
-        assert cohort.seat is not None
-        return cohort.seat.own_rows // len(cohort.search.live)
-
     def _ended(
         self, cohort: _Cohort[_T], places: Sequence[int]
     ) -> list[tuple[_T, list[Hypothesis]]]:
@@ -200,7 +186,7 @@ class Running(Generic[_T]):
                 cohort.seat.stand()
         self._cohorts = [cohort for cohort in self._cohorts if cohort.search.live]
         if not self._cohorts:
-            self._joint = self.group = None
+            self._joint = None
 
 
 def _waits(cohort: _Cohort[Any]) -> bool:

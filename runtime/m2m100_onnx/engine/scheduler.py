@@ -36,11 +36,6 @@ class Runner(Protocol):
         ...
 
     @property
-    def group(self) -> Hashable:
-        """What `group_of` says of all of them; None where there are none."""
-        ...
-
-    @property
     def joins(self) -> bool:
         """Whether sentences may join while others run."""
         ...
@@ -61,10 +56,6 @@ class Runner(Protocol):
 
     def drop(self, gone: Callable[[Ticket], bool], /) -> None:
         """Ends sentences without a result."""
-        ...
-
-    def tickets(self) -> Sequence[Ticket]:
-        """Returns the tickets of the sentences."""
         ...
 
 
@@ -217,7 +208,7 @@ class Scheduler:
 
     def _call_worker(self) -> None:
         """Starts a thread if there is something for it to run; the lock is held."""
-        if len(self._workers) == self._most:
+        if len(self._workers) == self._most or not self._requests:
             return
         worker = _Worker(self._new())
         self._choose(worker)
@@ -261,7 +252,8 @@ class Scheduler:
             self.on_step(worker.rows, sum(worker.charges.values()))
         try:
             ended = worker.running.step(serial=serial)
-            gone = {ticket for ticket in worker.charges if ticket.request.gone}
+            left = {request for request in worker.requests() if request.gone}
+            gone = {ticket for ticket in worker.charges if ticket.request in left}
             gone -= {ticket for ticket, _ in ended}
             if gone:
                 worker.running.drop(gone.__contains__)

@@ -22,7 +22,16 @@ from m2m100_onnx.model.support import ort
 from m2m100_onnx.process import raised_by_signal_handler
 from m2m100_onnx.search.state import Float32Array, Int64Array
 
-__all__ = ["Block", "Memory", "keys_and_values", "memory_of", "on_device", "real_of", "shared"]
+__all__ = [
+    "Block",
+    "Memory",
+    "keys_and_values",
+    "memory_of",
+    "on_device",
+    "real_of",
+    "shared",
+    "step_binding",
+]
 
 _LARGE = 1 << 20
 """Bytes from which on a block is memory of its own."""
@@ -327,6 +336,32 @@ def keys_and_values(
         binding.bind_ortvalue_output(name, value)
     run(session, binding)
     return found
+
+
+def step_binding(
+    session: ort.InferenceSession,
+    inputs: Mapping[str, ort.OrtValue],
+    cache: Mapping[str, ort.OrtValue],
+    hidden_states: ort.OrtValue,
+) -> ort.IOBinding:
+    """Returns a binding of a step graph that writes new keys and values where the past lies.
+
+    The caller keeps the values, since a binding keeps no reference to what it binds.
+
+    Args:
+        session: the graph.
+        inputs: its inputs beside the cache, by name.
+        cache: past keys and values, by name.
+        hidden_states: room for the last layer's output, `(R, D)`.
+    """
+    binding = session.io_binding()
+    for name, value in inputs.items():
+        binding.bind_ortvalue_input(name, value)
+    for name, value in cache.items():
+        binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+    binding.bind_ortvalue_output("hidden_states", hidden_states)
+    return binding
 
 
 def shared(array: npt.NDArray[Any]) -> ort.OrtValue:

@@ -21,14 +21,12 @@ from m2m100_onnx.bundle.language_model import LanguageModelBundle
 from m2m100_onnx.model.blocks import keys_and_values, memory_of, on_device, real_of
 from m2m100_onnx.model.graphs import Graphs
 from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy
-from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of
+from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, cache_names, capacity_of
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array
 
 __all__ = ["LanguageGraphs"]
-
-_OWN = "past_key_values.{}.{}"
 
 
 class LanguageGraphs(Graphs[LanguageModelBundle]):
@@ -121,6 +119,7 @@ class _FusedState(InPlaceState):
     ) -> None:
         config = sessions.bundle.config
         shape = config.heads, config.d_model // config.heads
+        names = cache_names(config.layers)
         self._langs = langs  # (B,)
         self._langs_of_rows = langs[:, None].copy()
         past = None
@@ -131,7 +130,7 @@ class _FusedState(InPlaceState):
                 memory,
                 sessions.get(FUSED_PREFILL_FILE, serial=serial),
                 {"input_ids": before, "langs": _at_each(before, langs)},
-                [f"present.{n}.{kind}" for n in range(config.layers) for kind in ("key", "value")],
+                [name.replace("past_key_values", "present") for name in names],
                 (len(before), shape[0], before.shape[1], shape[1]),
             )
         super().__init__(
@@ -139,9 +138,8 @@ class _FusedState(InPlaceState):
             sessions.get(FUSED_RANK_FILE, serial=serial),
             memory,
             vocab_size=config.vocab_size,
-            layers=config.layers,
             row_shape=shape,
-            cache_name=_OWN,
+            cache_names=names,
             first_tokens=prompt[:, -1:],
             past=past,
         )
@@ -163,7 +161,7 @@ class _PortableState(GrowingState):
         config = sessions.bundle.config
         super().__init__(sessions, MODEL_WITH_PAST_FILE, config.vocab_size)
         self._langs = langs[:, None]
-        names = [_OWN.format(n, kind) for n in range(config.layers) for kind in ("key", "value")]
+        names = cache_names(config.layers)
         shape = (len(prompt), config.heads, 0, config.d_model // config.heads)
         own = {name: self._to_device(np.empty(shape, self._real)) for name in names}
         if prompt.shape[1] > 1:

@@ -16,16 +16,13 @@ from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.config import ModelConfig
 from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_SOURCE_FILE, NATIVE_SOURCE_FILE
 from m2m100_onnx.model.blocks import Block, HostBlock, Memory, keys_and_values, memory_of, real_of
-from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, capacity_of
-from m2m100_onnx.model.prefill import prefill_by_portable_graphs, prefill_by_steps
+from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, cache_names, capacity_of
+from m2m100_onnx.model.prefill import feed_by_steps, prefill_by_portable_graphs
 from m2m100_onnx.model.sessions import Sessions
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import Float32Array, Int64Array
 
-__all__ = ["OWN", "SOURCE", "FusedState", "Held", "encoded_source"]
-
-OWN, SOURCE = "past_key_values.{}.decoder.{}", "past_key_values.{}.encoder.{}"
-
+__all__ = ["FusedState", "Held", "encoded_source"]
 
 _LONG_PROMPT = 8
 """Tokens of a prompt beyond which the portable graphs, which take them in one run, are faster."""
@@ -47,12 +44,13 @@ def encoded_source(
         input_ids: `(B, S)` source tokens, padded at the end.
         attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
     """
-    heads, layers = config.decoder_attention_heads, range(config.decoder_layers)
+    heads = config.decoder_attention_heads
+    names = cache_names(config.decoder_layers, "encoder.")
     return keys_and_values(
         memory,
         session,
         {"input_ids": input_ids, "attention_mask": attention_mask},
-        [f"present.{n}.encoder.{kind}" for n in layers for kind in ("key", "value")],
+        [name.replace("past_key_values", "present") for name in names],
         (len(input_ids), heads, input_ids.shape[1], config.d_model // heads),
     )
 
@@ -100,10 +98,10 @@ class FusedState(InPlaceState):
         """
         config = sessions.bundle.config
         source, step, rank = files
-        heads, layers = config.decoder_attention_heads, config.decoder_layers
+        heads = config.decoder_attention_heads
         shape = heads, config.d_model // heads
-        names = [(n, kind) for n in range(layers) for kind in ("key", "value")]
-        self._source_names = [SOURCE.format(*name) for name in names]
+        names = cache_names(config.decoder_layers, "decoder.")
+        self._source_names = cache_names(config.decoder_layers, "encoder.")
         self._mask = attention_mask.copy()
         memory = memory_of(sessions)
         past = hidden_states = None
@@ -119,18 +117,17 @@ class FusedState(InPlaceState):
             self._source = encoded_source(memory, session, config, input_ids, self._mask)
         step_session = sessions.get(step, serial=serial)
         if source == NATIVE_SOURCE_FILE:
-            own = [OWN.format(*name) for name in names]
             inputs = self._source_inputs(memory)
-            past, hidden_states = prefill_by_steps(step_session, inputs, own, shape, prompt)
+            block, place, fed = feed_by_steps(step_session, inputs, names, shape, prompt)
+            past, hidden_states = block.gathered(place), np.ascontiguousarray(fed[:, -1])
             prompt = prompt[:, -1:]
         super().__init__(
             step_session,
             sessions.get(rank, serial=serial),
             memory,
             vocab_size=config.vocab_size,
-            layers=layers,
             row_shape=shape,
-            cache_name=OWN,
+            cache_names=names,
             first_tokens=prompt[:, :1],
             past=past,
             hidden_states=hidden_states,

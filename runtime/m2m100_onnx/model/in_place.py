@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from m2m100_onnx.model.blocks import Block, Memory, shared
+from m2m100_onnx.model.blocks import Block, Memory, shared, step_binding
 from m2m100_onnx.model.head import Head
 from m2m100_onnx.model.sessions import run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
 
-__all__ = ["CAPACITY", "InPlaceState", "capacity_of"]
+__all__ = ["CAPACITY", "InPlaceState", "cache_names", "capacity_of"]
 
 CAPACITY = 64
 """Target tokens that buffers have room for at first; they double when that is used up."""
@@ -46,9 +46,8 @@ class InPlaceState(ABC):
         memory: Memory,
         *,
         vocab_size: int,
-        layers: int,
         row_shape: tuple[int, int],
-        cache_name: str,
+        cache_names: Sequence[str],
         first_tokens: Int64Array,
         past: Block | None = None,
         hidden_states: Float32Array | None = None,
@@ -60,17 +59,15 @@ class InPlaceState(ABC):
             rank: the session of the rank graph.
             memory: where keys, values and activations lie.
             vocab_size: V.
-            layers: L.
             row_shape: H and E.
-            cache_name: the graph's name of a layer's past keys or values.
+            cache_names: the graph's names of past keys and values, of each layer in turn.
             first_tokens: `(B, 1)` tokens that the first `best` feeds.
             past: keys and values of the P tokens before those, `(2 * L, B, H, P, E)`.
             hidden_states: the last layer's output at the first tokens, `(B, D)`, if they have been
                 fed: then the last position of `past` is theirs.
         """
         self.vocab_size = vocab_size
-        self._row_shape, self._cache_name = row_shape, cache_name
-        self._names = [(layer, kind) for layer in range(layers) for kind in ("key", "value")]
+        self._row_shape, self._cache_names = row_shape, cache_names
         self._step_session, self._rank_session, self._memory = step, rank, memory
         self._beams = 1
         length = 0 if past is None else past.shape[3]
@@ -175,34 +172,23 @@ class InPlaceState(ABC):
         # A step changes these numbers. Those of `past_length` stay where numpy reaches them, since
         # the operator that takes them runs on the host.
         self._changing = {"input_ids": self._tokens, "cache_indirection": self._indirection}
-        caches = {
-            self._cache_name.format(*layer): value
-            for layer, value in zip(self._names, self._own.values, strict=True)
-        }
-        # A binding keeps no reference to what it binds.
+        cache = dict(zip(self._cache_names, self._own.values, strict=True))
         self._beam_size = np.array([self._beams], np.int32)
         self._values = {
             "past_length": shared(self._past_length),
             "beam_size": shared(self._beam_size),
             **{name: self._memory.value(array) for name, array in self._changing.items()},
             **self._inputs(),
-            **caches,
         }
-        self._binding = self._step_session.io_binding()
-        for name, value in self._values.items():
-            self._binding.bind_ortvalue_input(name, value)
-            if name in caches:
-                # New keys and values are written where the past lies.
-                present = name.replace("past_key_values", "present")
-                self._binding.bind_ortvalue_output(present, value)
         hidden_states = self._memory.empty(self.rows, math.prod(self._row_shape))
         self._head = Head(self._rank_session, self.vocab_size, hidden_states)
-        self._binding.bind_ortvalue_output("hidden_states", hidden_states)
+        self._binding = step_binding(self._step_session, self._values, cache, hidden_states)
+        self._values |= cache
 
     def _buffers(self, rows: int, capacity: int) -> Block:
         """Returns room for all layers, `(2 * L, R, H, M, E)`."""
         heads, size = self._row_shape
-        return self._memory.block((len(self._names), rows, heads, capacity, size))
+        return self._memory.block((len(self._cache_names), rows, heads, capacity, size))
 
     def _grow(self) -> None:
         """Doubles the buffers' capacity."""
@@ -228,6 +214,18 @@ class InPlaceState(ABC):
         rows = (kept[:, None] * self._beams + np.arange(self._beams)).reshape(-1)
         self._own = self._own.taken(rows, int(self._past_length[0]))
         self._indirection = self._indirection[: len(kept)]
+
+
+def cache_names(layers: int, part: str = "") -> list[str]:
+    """Returns a step graph's names of past keys and values, of each layer in turn.
+
+    Args:
+        layers: L.
+        part: `decoder.` for those of the target and `encoder.` for those of the source, where there
+            are both.
+    """
+    kinds = ("key", "value")
+    return [f"past_key_values.{n}.{part}{kind}" for n in range(layers) for kind in kinds]
 
 
 def capacity_of(length: int) -> int:

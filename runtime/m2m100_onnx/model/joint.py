@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.model.blocks import HostBlock, HostMemory, shared
-from m2m100_onnx.model.fused import OWN, SOURCE, FusedState, Held
+from m2m100_onnx.model.blocks import HostBlock, HostMemory, shared, step_binding
+from m2m100_onnx.model.fused import FusedState, Held
 from m2m100_onnx.model.head import Head
-from m2m100_onnx.model.in_place import capacity_of
+from m2m100_onnx.model.in_place import cache_names, capacity_of
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import NO_CELLS, Int64Array, Ranked, Ranking
@@ -186,9 +187,8 @@ class JointState:
         self._sessions, self.vocab_size = sessions, config.vocab_size
         self._heads = config.decoder_attention_heads
         self._size = config.d_model // self._heads
-        names = [(n, kind) for n in range(config.decoder_layers) for kind in ("key", "value")]
-        self._own_names = [OWN.format(*name) for name in names]
-        self._source_names = [SOURCE.format(*name) for name in names]
+        self._own_names = cache_names(config.decoder_layers, "decoder.")
+        self._source_names = cache_names(config.decoder_layers, "encoder.")
         self._owners: list[Seat] = []
         self._room = self._positions = self._width = 0
         self._bound: _Bound | None = None
@@ -338,30 +338,26 @@ class JointState:
         hidden = HostMemory().empty(rows, self._heads * self._size)
         session = self._sessions.get(step, serial=serial)
         head = Head(self._sessions.get(rank, serial=serial), self.vocab_size, hidden)
-        return _Bound(session, {**inputs, **cache}, cache, head, serial)
+        binding = step_binding(session, inputs, cache, hidden)
+        return _Bound(session, binding, head, serial, (inputs, cache))
 
 
-class _Bound:
-    """The step graph with its inputs and outputs, until rows join or leave."""
+class _Bound(NamedTuple):
+    """The step graph with its inputs and outputs, until rows join or leave.
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        inputs: dict[str, ort.OrtValue],
-        cache: dict[str, ort.OrtValue],
-        head: Head,
-        serial: bool,
-    ) -> None:
-        # A binding keeps no reference to what it binds.
-        self._inputs = inputs
-        self.session, self.head, self.serial = session, head, serial
-        self.binding = session.io_binding()
-        for name, value in inputs.items():
-            self.binding.bind_ortvalue_input(name, value)
-        for name, value in cache.items():
-            # New keys and values are written where the past lies.
-            self.binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
-        self.binding.bind_ortvalue_output("hidden_states", head.hidden_states)
+    Attributes:
+        session: the graph's.
+        binding: its inputs and outputs.
+        head: ranks its output.
+        serial: whether runs stay in the caller's thread.
+        values: what is bound; a binding keeps no reference to it.
+    """
+
+    session: ort.InferenceSession
+    binding: ort.IOBinding
+    head: Head
+    serial: bool
+    values: object
 
 
 def _joined(cells: Sequence[Int64Array], rows: Sequence[Int64Array]) -> Int64Array:

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.model.blocks import Block, HostMemory, Memory, shared
+from m2m100_onnx.model.blocks import Block, HostMemory, Memory, shared, step_binding
 from m2m100_onnx.model.portable import run_decoder, run_encoder
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.state import Float32Array, Int64Array
 
-__all__ = ["feed_by_steps", "prefill_by_portable_graphs", "prefill_by_steps"]
+__all__ = ["feed_by_steps", "prefill_by_portable_graphs"]
 
 _MOST_ROOM = 1 << 28
 """Bytes of the buffers of one run, unless a single token a sentence needs more: 256 MiB."""
@@ -52,23 +52,6 @@ def prefill_by_portable_graphs(
         for part in ("decoder", "encoder")
     )
     return next(blocks), next(blocks)
-
-
-def prefill_by_steps(
-    step: ort.InferenceSession,
-    source: Mapping[str, ort.OrtValue],
-    names: Sequence[str],
-    row_shape: tuple[int, int],
-    prompt: Int64Array,
-) -> tuple[Block, Float32Array]:
-    """Feeds a prompt to the native step graph; arguments are those of `feed_by_steps`.
-
-    Returns:
-        Keys and values of the prompt, `(2 * L, B, H, P, E)`, and the last layer's output `(B, D)`
-        at its last token.
-    """
-    block, place, hidden_states = feed_by_steps(step, source, names, row_shape, prompt)
-    return block.gathered(place), np.ascontiguousarray(hidden_states[:, -1])
 
 
 def feed_by_steps(
@@ -124,7 +107,8 @@ def feed_by_steps(
             "cache_indirection": table,
         }
         values = {name: shared(array) for name, array in inputs.items()}
-        _run_step(step, {**values, "beam_size": shared(beams), **source}, cache, shared(found))
+        inputs_now = {**values, "beam_size": shared(beams), **source}
+        run(step, step_binding(step, inputs_now, cache, shared(found)))
         hidden_states[:, start:end] = found.reshape(count, fed, -1)
     return block, table[:, 0] + fed * np.arange(count)[:, None], hidden_states
 
@@ -138,19 +122,3 @@ def _tokens_a_run(length: int, a_position: int) -> int:
     """
     most = max(1, _MOST_ROOM // (length * a_position))
     return -(-length // -(-length // most))
-
-
-def _run_step(
-    step: ort.InferenceSession,
-    inputs: Mapping[str, ort.OrtValue],
-    cache: Mapping[str, ort.OrtValue],
-    hidden: ort.OrtValue,
-) -> None:
-    """Runs the step graph, which writes into its cache and into `hidden`."""
-    binding = step.io_binding()
-    for name, value in [*inputs.items(), *cache.items()]:
-        binding.bind_ortvalue_input(name, value)
-    for name, value in cache.items():
-        binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
-    binding.bind_ortvalue_output("hidden_states", hidden)
-    run(step, binding)

@@ -13,6 +13,7 @@ from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.model.blocks import HostMemory, shared
 from m2m100_onnx.model.fused import encoded_source
 from m2m100_onnx.model.head import Head
+from m2m100_onnx.model.in_place import cache_names
 from m2m100_onnx.model.prefill import feed_by_steps
 from m2m100_onnx.model.sessions import Sessions
 from m2m100_onnx.search.state import Float32Array, Int64Array, Ranking
@@ -34,30 +35,18 @@ def score_natively(
 
     They are those that greedy search gives these tokens, to the last bit.
 
-    Args:
-        sessions: the bundle's sessions.
-        input_ids: `(B, S)` source tokens, padded at the end.
-        attention_mask: `(B, S)`, 1 at tokens and 0 at padding.
-        target: `(B, T)` decoder tokens, padded at the end.
-        following: `(B, T)` the token after each; -1 where none is, and the result is NaN there.
-
-    Raises:
-        BundleError: a graph is damaged.
-        InferenceError: onnxruntime failed.
-        InvalidInputError: a score is NaN.
+    Arguments and errors are those of `Model.target_log_probs`.
     """
     bundle = sessions.bundle
     config = bundle.config
     source, step, rank = bundle.native_files
     shape = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
-    names = [f"{{}}.{n}.{{}}.{k}" for n in range(config.decoder_layers) for k in ("key", "value")]
     memory = HostMemory()
     session = sessions.get(source)
     encoded = encoded_source(memory, session, config, input_ids, attention_mask)
-    past = [name.format("past_key_values", "encoder") for name in names]
+    own, past = (cache_names(config.decoder_layers, part) for part in ("decoder.", "encoder."))
     inputs = dict(zip(past, encoded.values, strict=True))
     inputs["encoder_attention_mask"] = memory.value(attention_mask)
-    own = [name.format("past_key_values", "decoder") for name in names]
     _, _, hidden_states = feed_by_steps(sessions.get(step), inputs, own, shape, target)
     found = np.full(following.size, np.nan, np.float32)
     rows = hidden_states.reshape(following.size, -1)

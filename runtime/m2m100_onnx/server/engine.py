@@ -169,7 +169,7 @@ class Engine:
                 return await self.run(served, work, cancellation)
             return await self._submitted(served, submit, sum(map(len, texts)))
         finally:
-            self._metrics.called(stats, stats.queue_seconds)
+            self._metrics.called(stats)
 
     async def _submitted(
         self, served: Served, submit: Callable[[], Future[_T]], characters: int

@@ -94,9 +94,9 @@ class Metrics:
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def called(self, stats: Stats, waited: float) -> None:
+    def called(self, stats: Stats) -> None:
         """Counts a call: what it did, and the seconds that it waited."""
-        self._waited.observe(waited)
+        self._waited.observe(stats.queue_seconds)
         self._texts.inc(stats.texts)
         self._characters.inc(stats.characters)
         self._tokens.labels("source").inc(stats.source_tokens)
