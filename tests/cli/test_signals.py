@@ -90,6 +90,32 @@ def test_translate_leaves_the_output_as_it_was(
 
 
 @SIGNALS
+def test_an_error_in_the_place_of_a_signals(number: int, status: int) -> None:
+    """As safetensors raises one: the signal is the reason all the same."""
+    code = f"""
+import os, sys, time
+from argparse import Namespace
+from types import SimpleNamespace
+from m2m100_onnx.cli import main
+
+def run(_):
+    try:
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise ValueError("another") from None
+
+main.make_parser = lambda: SimpleNamespace(parse_args=lambda _: Namespace(run=run))
+sys.exit(main.main([]))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, preexec_fn=usual, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
+@SIGNALS
 def test_export_leaves_nothing(
     demo_checkpoint: Path, tmp_path: Path, number: int, status: int
 ) -> None:

@@ -62,7 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("standard output is closed")
         return 2
     with terminable() as caught:
-        status = _run(argv)
+        try:
+            status = _run(argv)
+        except Exception:
+            # Libraries may raise an error of theirs in the place of a signal's.
+            if caught.status is None:
+                raise
+            status = caught.status
     # The signal is the reason, whatever failed on the way out, such as a write to a lost terminal.
     return caught.status if status and caught.status else status
 

@@ -48,8 +48,8 @@ class Caught:
 def terminable() -> Iterator[Caught]:
     """Makes SIGTERM and SIGHUP raise `Terminated` in the main thread, while the block runs.
 
-    A signal that is ignored stays ignored, as `nohup` wants it, and one that the program handles
-    stays its own.
+    SIGINT raises `KeyboardInterrupt` as ever, and is noted like the others. A signal that is
+    ignored stays ignored, as `nohup` wants it, and one that the program handles stays its own.
     """
     caught = Caught()
     last = float("-inf")
@@ -63,12 +63,18 @@ def terminable() -> Iterator[Caught]:
             caught.status = error.status
             raise error
 
+    def interrupt(number: int, _: FrameType | None) -> None:
+        caught.status = caught.status or 128 + number
+        raise KeyboardInterrupt
+
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
         for number in numbers:
             if signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.signal(number, end)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield caught
     finally:
