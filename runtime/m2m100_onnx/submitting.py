@@ -15,7 +15,7 @@ from m2m100_onnx._typing import Unpack
 from m2m100_onnx.calls import Call, Languages, Worker
 from m2m100_onnx.engine.batches import Sentence, places
 from m2m100_onnx.engine.gate import Gate
-from m2m100_onnx.engine.generator import ROWS_A_PART, Generator
+from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.requests import Request, Ticket
 from m2m100_onnx.engine.running import Running
 from m2m100_onnx.engine.scheduler import Scheduler
@@ -196,7 +196,7 @@ def queue_of(generator: Generator[Model], worker: Worker, gate: Gate) -> Schedul
         room,
         finish,
         workers=model.threads,
-        least_rows=ROWS_A_PART,
+        least_rows=model.rows_a_part,
     )
 
 

@@ -17,7 +17,7 @@ from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.state import DecoderState
 
-# Rows that pay for two threads: see generator._ROWS_A_PART.
+# Rows that pay for two threads, without kernels: see `Graphs.rows_a_part`.
 MANY = {"beam_size": 3, "max_length": 12}
 
 
@@ -31,7 +31,7 @@ class Watched(Translator):
     """Notes how many sentences are begun at a time, and whether serially."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, **{"kernels": False, **options})
         self.begun: list[tuple[int, bool]] = []
         begin = self.model.begin
 
@@ -67,12 +67,18 @@ def test_a_small_batch_is_not(packed_bundle: Path, filled_cache: Path, texts: li
     assert translator.begun == [(9, False), (1, False)]
 
 
+def test_native_graphs_share_every_batch(native_bundles: dict[str, Path], texts: list[str]) -> None:
+    translator = Watched(native_bundles["int8"], intra_op_num_threads=2, kernels=True)
+    translated(translator, texts, **MANY)
+    assert translator.begun == [(15, False)]
+
+
 @pytest.mark.parametrize("fused", [None, False])
 def test_no_second_copy_of_the_weights(
     packed_bundle: Path, texts: list[str], fused: bool | None
 ) -> None:
     """Without the weights cache, a session for each thread would have weights of its own."""
-    options: Any = {"fused": fused, "kernels": False}
+    options: Any = {"fused": fused}
     translator = Watched(packed_bundle, cache_dir=False, intra_op_num_threads=2, **options)
     translated(translator, texts, **MANY)
     assert translator.begun == [(15, False)]
@@ -139,7 +145,7 @@ def test_a_part_that_fails_ends_the_others(
     error: BaseException,
 ) -> None:
     """Otherwise Ctrl-C would wait for the rest of a batch."""
-    translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    translator = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     here, steps = threading.current_thread(), {True: 0, False: 0}
     both = threading.Barrier(2, timeout=60)
     step = BeamSearch.step
@@ -190,7 +196,7 @@ def test_no_memory_is_an_error_of_ours(
 def test_sessions_are_opened_when_they_are_needed(
     packed_bundle: Path, filled_cache: Path, texts: list[str]
 ) -> None:
-    translator = Translator(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
+    translator = Watched(packed_bundle, cache_dir=filled_cache, intra_op_num_threads=2)
     translated(translator, texts[:1])
     assert set(translator.model.sessions._sessions) == set(translator.model.files)
     translated(translator, texts, **MANY)

@@ -43,7 +43,7 @@ def other_bundle(
 
 def opened(bundle: Path, cache: Path) -> Translator:
     """A Translator that gives a core each to the halves of a batch of twelve."""
-    return Translator(bundle, cache_dir=cache, intra_op_num_threads=2)
+    return Translator(bundle, cache_dir=cache, intra_op_num_threads=2, kernels=False)
 
 
 def spoken(translator: Translator) -> list[tuple[tuple[int, ...], float]]:
@@ -78,7 +78,7 @@ def test_a_bundle_that_is_replaced_or_removed(
     shutil.copytree(packed_bundle, bundle)
     expected = spoken(opened(bundle, cache))
     whole = opened(bundle, cache)
-    lazy = Translator(bundle, cache_dir=cache, lazy=True)
+    lazy = Translator(bundle, cache_dir=cache, lazy=True, kernels=False)
     shutil.rmtree(bundle)
     if not removed:
         shutil.copytree(other_bundle, bundle)
@@ -124,7 +124,7 @@ def test_a_relative_folder_and_another_working_directory(
     expected = spoken(opened(packed_bundle, tmp_path / "cache"))
     monkeypatch.chdir(packed_bundle.parent)
     translator = opened(Path(packed_bundle.name), tmp_path / "cache")
-    lazy = Translator(packed_bundle.name, cache_dir=tmp_path / "cache", lazy=True)
+    lazy = Translator(packed_bundle.name, cache_dir=tmp_path / "cache", lazy=True, kernels=False)
     monkeypatch.chdir("/")
     assert spoken(translator) == expected
     assert len(set(map(id, translator.model.sessions._sessions.values()))) == 6

@@ -108,19 +108,21 @@ inline void direct_rows(int64_t rows, const uint8_t* p, int64_t stride, int64_t 
 inline void few_at_edge(const Product& p, int64_t k, int64_t inputs, int64_t column, int64_t strip,
                         int64_t stride) {
     const int64_t rows = p.rows.count, padded = (inputs + 3) / 4 * 4;
-    interleave_block(p.matrix, k, padded, column, room.block);
+    Room& room = kept_room.get();
+    interleave_blocks(p.matrix, k, padded, column, 1, room.block, 0);
     if (p.matrix.bits == 8) {
         multiply_block(room.block, padded, p.rows.bytes + k, p.rows.stride, rows,
                        room.sums + strip * kStrip, stride, k == 0);
     } else {
         multiply_scaled_block(p, 0, rows, k, padded, column, room.block, room.totals + strip * kStrip,
-                              stride, {});
+                              stride);
     }
 }
 
 // Columns [begin, end) of a matrix (K, N).
 inline void few_rows(const Product& p, int64_t begin, int64_t end) {
     const Matrix& m = p.matrix;
+    Room& room = kept_room.get();
     const int64_t rows = p.rows.count, x_stride = p.rows.stride, blocks = x_stride / kBlock + 1;
     const int64_t height = m.bits == 4 ? kBlock : kHeight, bytes = m.outputs * m.bits / 8;
     const bool aligned = m.bits == 8 || m.outputs % 2 == 0;
@@ -162,6 +164,7 @@ void multiply_rows(const Product&, int64_t, int64_t, int64_t, int64_t);
 // Columns [begin, end) of a matrix (N, K) with K a multiple of 64.
 inline void few_columns(const Product& p, int64_t begin, int64_t end) {
     const Matrix& m = p.matrix;
+    Room& room = kept_room.get();
     const int64_t x_stride = p.rows.stride, last = m.outputs - kColumnsAhead - 4;
     for (int64_t column = begin; column < end; column += kStrip) {
         const int64_t columns = smaller(kStrip, end - column);

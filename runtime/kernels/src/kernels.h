@@ -124,7 +124,7 @@ struct Kernels {
 // `dispatch.cpp` says which of them a processor has.
 extern const Kernels *const kPlain;
 #if defined(__x86_64__)
-extern const Kernels *const kAvx512, *const kAvxVnni, *const kAvx2;
+extern const Kernels *const kAmx, *const kAvx512, *const kAvxVnni, *const kAvx2;
 #elif defined(__aarch64__)
 extern const Kernels *const kNeon;
 #endif

@@ -49,10 +49,11 @@ public:
         const Product product{matrix_, rows, bias_, residual.as<float>(),
                               relu_ ? columns_.data() : nullptr, out, matrix_.outputs, 0};
         const int64_t strips = (matrix_.outputs + 63) / 64, outputs = matrix_.outputs;
-        // With few rows a thread reads long runs of the matrix. With many, threads that are late
-        // leave their parts to the others.
+        // A thread reads long runs of the matrix. With many rows, threads that are late leave parts to the
+        // others, if parts are still as wide as the blocks.
         const bool small = matrix_.inputs * outputs * count < 1 << 18;
-        const int64_t parts = small ? 1 : std::min(strips, threads() * (count <= 8 ? 1 : 4));
+        const int64_t most = count <= 8 ? threads() : std::max(threads(), std::min(threads() * 4, strips / 8));
+        const int64_t parts = small ? 1 : std::min(strips, most);
         context.parallel(parts, [=, &product, &k](int64_t p) {
             k.multiply(product, strips * p / parts * 64,
                        std::min(outputs, strips * (p + 1) / parts * 64));

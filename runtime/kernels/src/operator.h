@@ -9,7 +9,9 @@
 #endif
 #include <onnxruntime_cxx_api.h>
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <iterator>
 #include <sstream>
 #include <stdexcept>
@@ -161,16 +163,29 @@ public:
     T* output(size_t index, const Shape& shape) const {
         return context_.GetOutput(index, shape.data(), shape.size()).GetTensorMutableData<T>();
     }
-    // Calls `work(part)` for every part, on the threads of the session. It must not throw.
+    // Calls `work(part)` for every part, on the threads of the session. Throws the first error of a part.
     template <class Work>
     void parallel(int64_t parts, Work work) const {
         if (parts <= 1) {
             if (parts == 1) work(int64_t{0});
             return;
         }
+        struct Shared {
+            Work& work;
+            std::atomic<bool> failed{false};
+            std::exception_ptr error;
+        } shared{work};
         context_.ParallelFor(
-            [](void* data, size_t part) { (*static_cast<Work*>(data))(static_cast<int64_t>(part)); },
-            static_cast<size_t>(parts), 0, &work);
+            [](void* data, size_t part) {
+                Shared& all = *static_cast<Shared*>(data);
+                try {
+                    all.work(static_cast<int64_t>(part));
+                } catch (...) {  // onnxruntime's threads know no exceptions
+                    if (!all.failed.exchange(true)) all.error = std::current_exception();
+                }
+            },
+            static_cast<size_t>(parts), 0, &shared);
+        if (shared.error) std::rethrow_exception(shared.error);
     }
 
 private:

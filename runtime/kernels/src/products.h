@@ -17,18 +17,28 @@
 namespace {
 
 constexpr int64_t kStrip = 64;           // columns of a block's strip
-constexpr int64_t kScratch = 64 * 256;   // bytes of an interleaved block: half of a 32 KB L1
-constexpr int64_t kMostRows = 256;       // rows that share an interleaved block
-constexpr int64_t kSums = kMostRows * 64;
+constexpr int64_t kMostHeight = 512;     // inputs of a block
+constexpr int64_t kScratch = 128 << 10;  // bytes of interleaved blocks, which lie in L2
+constexpr int64_t kMostRows = 256;       // rows that share interleaved blocks
+constexpr int64_t kSums = kMostRows * 256;
 constexpr int64_t kAhead = 64;           // rows of the matrix that are fetched in advance
 
 struct Room {
     alignas(64) uint8_t block[kScratch];
-    alignas(64) int32_t sums[kSums];     // rows x strip columns, or x wide columns with few rows
+    alignas(64) int32_t sums[kSums];     // rows x the columns of all blocks
     alignas(64) float totals[kSums];     // the same of four bits, where every block has its scales
-    alignas(64) float scales[kScratch / 64 / kBlock * 64];  // of the blocks of a strip
+    alignas(64) float scales[kMostHeight / kBlock * 64];  // of a strip's block
 };
-thread_local Room room;
+
+// Memory that a thread takes when it first needs it, and keeps. A plain variable of the thread would take
+// it in every thread and for every instruction set.
+template <class T>
+struct Kept {
+    T* held = nullptr;
+    ~Kept() { delete held; }
+    T& get() { return held ? *held : *(held = new T); }
+};
+thread_local Kept<Room> kept_room;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -49,6 +59,14 @@ inline void interleave_at(const Matrix& m, int64_t k, int64_t column, uint8_t* o
             std::memcpy(edge.bytes + i * 64, p + i * m.outputs, static_cast<size_t>(width));
         return interleave_rows(edge.bytes, 64, out);
     }
+#ifdef M2M100_DIRECT
+    if (whole && m.outputs % 2 == 0) {
+        Quads quads[4];
+        interleave_halves(m.data + (k * m.outputs + column) / 2, static_cast<size_t>(m.outputs / 2), quads);
+        for (int g = 0; g < 4; ++g) quads[g].store(out + 64 * g);
+        return;
+    }
+#endif
     Edge edge = {};
     for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i) {
         const int64_t number = (k + i) * m.outputs + column;
@@ -84,47 +102,29 @@ inline void transpose_at(const Matrix& m, int64_t k, int64_t column, uint8_t* ou
     transpose(padded, 64, out);
 }
 
-// Interleaves the block of a strip.
-inline void interleave_block(const Matrix& m, int64_t k, int64_t inputs, int64_t column,
-                             uint8_t* block) {
+// Interleaves the blocks of strips that lie side by side, one block behind the other. A matrix is read in
+// runs as long as they can be: processors fetch ahead of runs by themselves, and not of single lines of
+// many rows.
+inline void interleave_blocks(const Matrix& m, int64_t k, int64_t inputs, int64_t column, int64_t strips,
+                              uint8_t* blocks, int64_t block_bytes) {
     if (m.transposed) {
-        for (int64_t i = 0; i < inputs; i += 64)
-            for (int64_t g = 0; g < 4; ++g)
-                transpose_at(m, k + i, column + 16 * g, block + i * kStrip + 64 * g);
+        for (int64_t c = 0; c < 4 * strips; ++c)
+            for (int64_t i = 0; i < inputs; i += 64)
+                transpose_at(m, k + i, column + 16 * c,
+                             blocks + c / 4 * block_bytes + i * kStrip + c % 4 * 64);
     } else {
         for (int64_t i = 0; i < inputs; i += 4)
-            interleave_at(m, k + i, column, block + i * kStrip);
+            for (int64_t s = 0; s < strips; ++s)
+                interleave_at(m, k + i, column + s * kStrip, blocks + s * block_bytes + i * kStrip);
     }
-}
-
-// What a block's tiles fetch while they multiply: the strip's next block, a line for every 4 inputs.
-// Four tiles of 4 rows fetch it all. Memory then works while the processor does.
-struct Next {
-    const uint8_t* line;  // null where there is none
-    int64_t per_tile, per_quad;
-};
-
-// The block that a strip reads after that at k, in this group of strips or the next.
-inline Next next_of(const Matrix& m, int64_t k, int64_t height, int64_t column, int64_t width,
-                    int64_t end) {
-    k += height;
-    if (k >= m.inputs) {
-        k = 0;
-        column += width;
-    }
-    if (column >= end) return {};
-    if (m.transposed) return {m.data + column * m.inputs + k, 64, m.inputs};
-    const int64_t bytes = m.outputs * m.bits / 8;
-    return {m.data + k * bytes + column * m.bits / 8, bytes, 4 * bytes};
 }
 
 // Adds the products of `kRows` rows and a strip's block of `inputs` inputs to their sums.
 template <int kRows>
 inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
-                          int32_t* sums, int64_t sums_stride, bool first, const Next& next) {
+                          int32_t* sums, int64_t sums_stride, bool first) {
     constexpr int kGroups = Quads::kTileGroups;
-    const uint8_t* line = next.line;
-    for (int at = 0; at < 4; at += kGroups, line = nullptr) {
+    for (int at = 0; at < 4; at += kGroups) {
         Ints acc[kRows][kGroups];
         for (int r = 0; r < kRows; ++r)
             for (int g = 0; g < kGroups; ++g)
@@ -132,10 +132,6 @@ inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x,
         for (int64_t k = 0; k < inputs; k += 4) {
             Quads w[kGroups];
             for (int g = 0; g < kGroups; ++g) w[g] = Quads::load(block + k * kStrip + 64 * (at + g));
-            if (line) {
-                prefetch(line);
-                line += next.per_quad;
-            }
             for (int r = 0; r < kRows; ++r) {
                 const Four four = Four::load(x + r * stride + k);
                 for (int g = 0; g < kGroups; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
@@ -146,23 +142,35 @@ inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x,
     }
 }
 
+}  // namespace
+
+#ifdef M2M100_TILES
+#include "tiles.h"
+#else
+constexpr int64_t kLeastTiled = kMostRows + 1;
+struct Tiles {
+    ~Tiles() {}
+};
+inline void multiply_tiles(const uint8_t*, int64_t, const int8_t*, int64_t, int64_t, int32_t*, int64_t, bool) {}
+#endif
+
+namespace {
+
 inline void multiply_block(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
-                           int64_t rows, int32_t* sums, int64_t sums_stride, bool first,
-                           Next next = {}) {
-    for (int tile = 0; rows > 0; ++tile) {
-        if (tile == 4) next.line = nullptr;
+                           int64_t rows, int32_t* sums, int64_t sums_stride, bool first) {
+    if (rows >= kLeastTiled) return multiply_tiles(block, inputs, x, stride, rows, sums, sums_stride, first);
+    while (rows > 0) {
         // 5 rows are 3 and 2, and not 4 and 1: a tile of one row waits for its weights.
         const int64_t n = rows == 5 || rows == 6 ? 3 : smaller(4, rows);
         switch (n) {
-            case 4: multiply_tile<4>(block, inputs, x, stride, sums, sums_stride, first, next); break;
-            case 3: multiply_tile<3>(block, inputs, x, stride, sums, sums_stride, first, next); break;
-            case 2: multiply_tile<2>(block, inputs, x, stride, sums, sums_stride, first, next); break;
-            default: multiply_tile<1>(block, inputs, x, stride, sums, sums_stride, first, next);
+            case 4: multiply_tile<4>(block, inputs, x, stride, sums, sums_stride, first); break;
+            case 3: multiply_tile<3>(block, inputs, x, stride, sums, sums_stride, first); break;
+            case 2: multiply_tile<2>(block, inputs, x, stride, sums, sums_stride, first); break;
+            default: multiply_tile<1>(block, inputs, x, stride, sums, sums_stride, first);
         }
         rows -= n;
         x += n * stride;
         sums += n * sums_stride;
-        if (next.line) next.line += next.per_tile;
     }
 }
 
@@ -183,10 +191,9 @@ inline void scales_at(const Matrix& m, int64_t block, int64_t column, Floats (&o
 template <int kRows>
 inline void multiply_scaled(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
                             const int32_t* sums, int64_t sums_stride, const float* scales,
-                            float* totals, int64_t totals_stride, bool first, const Next& next) {
+                            float* totals, int64_t totals_stride, bool first) {
     constexpr int kGroups = Quads::kTileGroups;
-    const uint8_t* line = next.line;
-    for (int at = 0; at < 4; at += kGroups, line = nullptr) {
+    for (int at = 0; at < 4; at += kGroups) {
         Floats total[kRows][kGroups];
         for (int r = 0; r < kRows; ++r)
             for (int g = 0; g < kGroups; ++g)
@@ -202,10 +209,6 @@ inline void multiply_scaled(const uint8_t* block, int64_t inputs, const int8_t* 
                 Quads w[kGroups];
                 for (int g = 0; g < kGroups; ++g)
                     w[g] = Quads::load(block + k * kStrip + 64 * (at + g));
-                if (line) {
-                    prefetch(line);
-                    line += next.per_quad;
-                }
                 for (int r = 0; r < kRows; ++r) {
                     const Four four = Four::load(x + r * stride + k);
                     for (int g = 0; g < kGroups; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
@@ -226,8 +229,8 @@ inline void multiply_scaled(const uint8_t* block, int64_t inputs, const int8_t* 
 // A strip's block of four bits, for all rows.
 inline void multiply_scaled_block(const Product& p, int64_t first_row, int64_t rows, int64_t k,
                                   int64_t inputs, int64_t column, const uint8_t* block, float* totals,
-                                  int64_t totals_stride, Next next) {
-    Room& here = room;
+                                  int64_t totals_stride) {
+    Room& here = kept_room.get();
     for (int64_t i = 0; i < inputs; i += kBlock) {
         Floats scales[4];
         scales_at(p.matrix, (k + i) / kBlock, column, scales);
@@ -235,24 +238,23 @@ inline void multiply_scaled_block(const Product& p, int64_t first_row, int64_t r
     }
     const int64_t stride = p.rows.stride, sums_stride = stride / kBlock + 1;
     for (int64_t r = 0; r < rows; r += 2) {
-        if (r == 8) next.line = nullptr;
         const int8_t* x = p.rows.bytes + (first_row + r) * stride + k;
         const int32_t* sums = p.rows.sums + (first_row + r) * sums_stride + k / kBlock;
         float* to = totals + r * totals_stride;
         if (r + 1 < rows) {
             multiply_scaled<2>(block, inputs, x, stride, sums, sums_stride, here.scales, to,
-                               totals_stride, k == 0, next);
+                               totals_stride, k == 0);
         } else {
             multiply_scaled<1>(block, inputs, x, stride, sums, sums_stride, here.scales, to,
-                               totals_stride, k == 0, next);
+                               totals_stride, k == 0);
         }
-        if (next.line) next.line += next.per_tile;
     }
 }
 
-// Scales a strip's sums, adds bias and residual, and writes them.
-inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t column,
-                   const int32_t* sums, const float* totals, int64_t stride) {
+// Scales a strip's sums, adds bias and residual, and writes them. A whole strip has all of its columns.
+template <bool kWhole>
+inline void finish_strip(const Product& p, int64_t first_row, int64_t rows, int64_t column,
+                         const int32_t* sums, const float* totals, int64_t stride) {
     const Matrix& m = p.matrix;
     const int64_t last = p.rows.stride / kBlock;
     for (int64_t r = 0; r < rows; ++r) {
@@ -272,7 +274,7 @@ inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t co
             settle(y);
         }
         for (int g = 0; g < 4; ++g) {
-            const int64_t c = column + 16 * g, n = m.outputs - c;
+            const int64_t c = column + 16 * g, n = kWhole ? 16 : m.outputs - c;
             if (n <= 0) break;
             if (m.bits == 8) y[g] = y[g] * load_some(m.scale + c, n);
             if (p.columns) y[g] = fma(load_some(p.columns + c, n), shifted_by, y[g]);
@@ -280,6 +282,15 @@ inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t co
             if (p.residual) y[g] = y[g] + load_some(p.residual + row * m.outputs + c, n);
             store_some(p.out + row * p.out_stride + c - p.out_first, n, y[g]);
         }
+    }
+}
+
+inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t column,
+                   const int32_t* sums, const float* totals, int64_t stride) {
+    if (column + kStrip <= p.matrix.outputs) {
+        finish_strip<true>(p, first_row, rows, column, sums, totals, stride);
+    } else {
+        finish_strip<false>(p, first_row, rows, column, sums, totals, stride);
     }
 }
 
@@ -296,31 +307,30 @@ namespace {
 
 // Columns [begin, end) for rows [first_row, first_row + rows), all of whose sums fit in the room.
 //
-// A block is wide and low where rows are few, so that bytes that lie side by side in the file are
-// read one after another. With many rows it is one strip.
+// The weights of a block are read from memory once, from L2 by the first rows, and from L1 by the others.
 void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_row, int64_t rows) {
     const Matrix& m = p.matrix;
-    Room& here = room;
+    const Tiles tiles;
+    Room& here = kept_room.get();
     const int8_t* x = p.rows.bytes + first_row * p.rows.stride;
-    const int64_t height = rows <= 32 && !m.transposed ? 128 : 256;
-    const int64_t width = smaller(kScratch / height, kSums / rows) / kStrip * kStrip;
+    // A matrix (K, N) has its runs in a row, and (N, K) in a column.
+    const int64_t height = m.transposed ? kMostHeight : kMostHeight / 2, block_bytes = height * kStrip;
+    const int64_t width = smaller(kScratch / block_bytes * kStrip, kSums / rows / kStrip * kStrip);
     for (int64_t column = begin; column < end; column += width) {
         const int64_t strips = (smaller(width, end - column) + kStrip - 1) / kStrip;
         const int64_t stride = strips * kStrip;
         for (int64_t k = 0; k < m.inputs; k += height) {
             // Rows are padded with zeros to whole blocks, so what a block holds beyond is not used.
             const int64_t inputs = smaller(height, (m.inputs - k + 3) / 4 * 4);
+            interleave_blocks(m, k, inputs, column, strips, here.block, block_bytes);
             for (int64_t s = 0; s < strips; ++s) {
-                const int64_t c = column + s * kStrip;
-                int32_t* sums = here.sums + s * kStrip;
-                const Next next = next_of(m, k, height, c, width, end);
-                interleave_block(m, k, inputs, c, here.block);
+                const uint8_t* block = here.block + s * block_bytes;
                 if (m.bits == 8) {
-                    multiply_block(here.block, inputs, x + k, p.rows.stride, rows, sums, stride,
-                                   k == 0, next);
+                    multiply_block(block, inputs, x + k, p.rows.stride, rows, here.sums + s * kStrip, stride,
+                                   k == 0);
                 } else {
-                    multiply_scaled_block(p, first_row, rows, k, inputs, c, here.block,
-                                          here.totals + s * kStrip, stride, next);
+                    multiply_scaled_block(p, first_row, rows, k, inputs, column + s * kStrip, block,
+                                          here.totals + s * kStrip, stride);
                 }
             }
         }

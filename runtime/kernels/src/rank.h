@@ -10,7 +10,7 @@ namespace {
 struct Logits {
     alignas(64) float rows[kMostRows * kChunk];
 };
-thread_local Logits logits;
+thread_local Kept<Logits> kept_logits;
 
 // Whether candidate a is worse than candidate b.
 inline bool worse(float a, int64_t a_token, float b, int64_t b_token) {
@@ -108,7 +108,7 @@ inline void rank_row(const Ranking& g, int64_t part, int64_t row, int64_t chunk,
 }
 
 void rank(const Ranking& g, int64_t part, int64_t begin, int64_t end) {
-    Logits& room_of_logits = logits;
+    Logits& room_of_logits = kept_logits.get();
     const Rows& all = g.product.rows;
     for (int64_t first_row = 0; first_row < all.count; first_row += kMostRows) {
         const int64_t count = smaller(kMostRows, all.count - first_row);

@@ -94,6 +94,7 @@ struct Quads {
     static constexpr int kTileRows = 4, kTileGroups = 4;  // 16 sums, 4 of weights, 1 row of 32 registers
     __m512i v;
     static Quads load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+    void store(uint8_t* p) const { _mm512_storeu_si512(p, v); }
 };
 struct Four {
     __m512i v;
@@ -127,7 +128,7 @@ inline void interleave_rows(const int8_t* p, size_t stride, Quads (&out)[4]) {
 inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
     Quads quads[4];
     interleave_rows(p, stride, quads);
-    for (int g = 0; g < 4; ++g) _mm512_storeu_si512(out + 64 * g, quads[g].v);
+    for (int g = 0; g < 4; ++g) quads[g].store(out + 64 * g);
 }
 // Unpacking stays within each quarter of a register, so group g has columns 4g ... 4g + 3 of each
 // quarter. This is the transpose of 4 x 4 quarters, which undoes itself.

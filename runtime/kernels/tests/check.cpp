@@ -24,6 +24,7 @@ void check_avx2(Report);
 void check_avxvnni(Report);
 void check_avxvnni_evex(Report);
 void check_avx512(Report);
+void check_amx(Report);
 extern const Kernels* const kAvxVnniInEvex;
 #elif defined(__aarch64__)
 void check_neon(Report);
@@ -326,6 +327,7 @@ struct InstructionSet {
 std::vector<InstructionSet> instruction_sets() {
     const InstructionSet all[] = {
 #if defined(__x86_64__)
+        {"amx", kAmx, check_amx},
         {"avx512", kAvx512, check_avx512},
         {"avxvnni", kAvxVnni, check_avxvnni},
         {"avx2", kAvx2, check_avx2},

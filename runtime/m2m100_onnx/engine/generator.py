@@ -29,17 +29,9 @@ from m2m100_onnx.search.hypothesis import Hypothesis
 from m2m100_onnx.search.sampling import SamplingSearch
 from m2m100_onnx.search.state import DecoderState, Float32Array, Int64Array, Ranking
 
-__all__ = ["ROWS_A_PART", "Generator", "Search", "SearchBatch", "Searchable", "search_of"]
+__all__ = ["Generator", "Search", "SearchBatch", "Searchable", "search_of"]
 
 Search: TypeAlias = BeamSearch | SamplingSearch
-
-ROWS_A_PART = 15
-"""Decoder rows per thread from which on each thread computes a part of the batch on its own.
-
-Two threads share the operators of a step badly: most are small, and each ends with one thread
-waiting for the other. But each thread with a part of its own reads all weights.
-benchmarks/README.md has the measurement.
-"""
 
 
 class SearchBatch(Protocol):
@@ -88,6 +80,11 @@ class Searchable(Protocol):
     @property
     def threads(self) -> int:
         """Number of threads of a run."""
+        ...
+
+    @property
+    def rows_a_part(self) -> float:
+        """Rows a thread from which on each thread computes a part of the batch on its own."""
         ...
 
     @property
@@ -242,7 +239,7 @@ class Generator(Generic[_M]):
     def _parts(self, sentences: int, rows: int) -> int:
         """Returns the number of parts of a batch: one per thread, or one."""
         threads = self.model.threads
-        if sentences < threads or sentences * rows < threads * ROWS_A_PART:
+        if sentences < threads or sentences * rows < threads * self.model.rows_a_part:
             return 1
         return threads if self.model.can_run_serially else 1
 

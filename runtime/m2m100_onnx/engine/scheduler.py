@@ -114,7 +114,7 @@ class Scheduler:
         finish: Callable[[Ticket, Any], Any],
         *,
         workers: int = 1,
-        least_rows: int = 1,
+        least_rows: float = 1,
         capacity: int = _CAPACITY,
     ) -> None:
         """Takes how to translate.
@@ -339,7 +339,7 @@ class Scheduler:
     def _most_rows(self, worker: _Worker, group: Hashable) -> float:
         """Returns the rows at which a worker leaves the rest to the others.
 
-        Few rows run best in one batch, whose steps have all cores; many, in a batch for each core.
+        Few rows run best in one batch, whose steps have all cores; many may not.
         """
         same = [other for other in self._workers if other.group == group]
         busy = sum(other is not worker and other.group != group for other in self._workers)

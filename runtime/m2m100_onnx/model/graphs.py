@@ -6,6 +6,7 @@ Refuses to know what the graphs of a kind of bundle take.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -155,6 +156,16 @@ class Graphs(Generic[_B]):
     def threads(self) -> int:
         """Number of threads of a run; the caller's is one of them."""
         return self.sessions.factory.threads
+
+    @property
+    def rows_a_part(self) -> float:
+        """Rows a thread from which on each thread computes a part of a batch on its own.
+
+        onnxruntime shares a step badly: most operators are small, and each ends with one thread
+        that waits for the other. With a part of its own, each thread reads all weights. Native
+        graphs have few operators, and parts never pay. benchmarks/README.md has the measurements.
+        """
+        return math.inf if self.native else 15
 
     @property
     def can_run_serially(self) -> bool:
