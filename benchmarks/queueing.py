@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,9 @@ from plots import line_chart
 CALLERS, ROUNDS = 32, 5
 LENGTHS = (32, 48)
 LANGUAGES: dict[str, Any] = {"source_lang": "en", "target_lang": "fr"}
-RATES = {1: (2, 4, 6, 8, 10), 5: (0.5, 1, 1.5, 2, 3)}
+RATES = {1: (1, 2, 4, 6, 8, 10), 5: (0.5, 1, 1.5, 2, 3, 4)}
+BEHIND = 5.0
+"""Median seconds at which an engine does not keep up with what arrives."""
 # Reads jobs, and lets them arrive at their times; answers with the seconds of each.
 CTRANSLATE2 = """
 import json, sys, time
@@ -167,18 +169,23 @@ def latencies(start: Callable[[Job], Future[Any]], due: Sequence[tuple[float, Jo
 def measure_rates(
     translator: Translator, beams: int, folder: str | None, interpreter: str, span: float
 ) -> list[dict[str, Any]]:
-    """Lets sentences arrive at several rates."""
-    rows = []
+    """Lets sentences arrive at several rates, the higher ones for engines that keep up alone."""
+    rows: list[dict[str, Any]] = []
     for a_second in RATES[beams]:
+        behind = {row["what"] for row in rows if row["p50"] > BEHIND}
         some = jobs(translator, max(20, round(a_second * span)), seed=2)
         due = arrivals(some, a_second)
         found: dict[str, list[float]] = {}
-        with ThreadPoolExecutor(256) as pool:
-            found["threads"] = latencies(partial(pool.submit, directly(translator, beams)), due)
-        found["queue"] = latencies(partial(submitted, translator, beams), due)
+        if "threads" not in behind:
+            with ThreadPoolExecutor(256) as pool:
+                found["threads"] = latencies(partial(pool.submit, directly(translator, beams)), due)
+        if "queue" not in behind:
+            found["queue"] = latencies(partial(submitted, translator, beams), due)
         for workers, threads in ((2, 1), (1, 2)) if folder else ():
             name = f"ctranslate2 {workers}x{threads}"
-            found[name] = peer(translator, interpreter, str(folder), (workers, threads), due, beams)
+            if name not in behind:
+                setting = workers, threads
+                found[name] = peer(translator, interpreter, str(folder), setting, due, beams)
         for name, values in found.items():
             cuts = statistics.quantiles(values, n=100, method="inclusive")
             row = {"what": name, "beams": beams, "rate": a_second, "count": len(values)}
@@ -220,6 +227,13 @@ def draw(rows: Sequence[dict[str, Any]], beams: int) -> str:
     )
 
 
+def save(rows: Mapping[str, Sequence[dict[str, Any]]], folder: Path) -> None:
+    """Writes the rows, and the charts of rates."""
+    (folder / "queueing.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    for beams in sorted({row["beams"] for row in rows["rates"]}):
+        (folder / f"queueing-{beams}.svg").write_text(draw(rows["rates"], beams), encoding="utf-8")
+
+
 def main() -> None:
     """Measures what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -242,12 +256,8 @@ def main() -> None:
         if arguments.only in (None, "rates"):
             peers = arguments.ctranslate2, arguments.interpreter, arguments.span
             rows["rates"] += measure_rates(translator, beams, *peers)
-    if arguments.results:
-        text = json.dumps(rows, indent=1)
-        (arguments.results / "queueing.json").write_text(text + "\n", encoding="utf-8")
-        for beams in arguments.beams if rows["rates"] else ():
-            chart = arguments.results / f"queueing-{beams}.svg"
-            chart.write_text(draw(rows["rates"], beams), encoding="utf-8")
+        if arguments.results:  # After each number of beams: the next may be interrupted.
+            save(rows, arguments.results)
 
 
 if __name__ == "__main__":

@@ -143,13 +143,15 @@ async def latency(arguments: argparse.Namespace) -> dict[str, Any]:
     random_ = random.Random(1)
     texts = random_.sample(sentences(), arguments.count)
     flags = ["--threads", str(arguments.threads), *shlex.split(arguments.flags)]
+    # A random model does not end, and a connection that is idle for seconds is closed.
+    limits = {"max_new_tokens": arguments.max_new_tokens}
     rows: dict[str, list[float]] = {"http": [], "direct": []}
     with serving(arguments.model, flags) as (port, _):
         client = Client(port)
         for number, text in enumerate(texts):
             sides = ["http", "direct"]
             random_.shuffle(sides)
-            data, answers = translation(text), set()
+            data, answers = translation(text, **limits), set()
             for side in sides:
                 began = time.perf_counter()
                 if side == "http":
@@ -158,7 +160,7 @@ async def latency(arguments: argparse.Namespace) -> dict[str, Any]:
                     assert status == 200, body
                     answers.add(json.loads(body)["translations"][0]["text"])
                 else:
-                    answers.add(translator.translate(text, **LANGUAGES))
+                    answers.add(translator.translate(text, **LANGUAGES, **limits))
                     seconds = time.perf_counter() - began
                 if number >= arguments.count // 10:  # The first ones warm both up.
                     rows[side].append(seconds)
@@ -304,8 +306,9 @@ def main() -> None:
         add("--flags", default="", help="of m2m100 serve")
         add("--output", type=Path, default=ROOT / "benchmarks" / "results" / "server.json")
         if part is latency:
-            add("--count", type=int, default=500)
+            add("--count", type=int, default=300)
             add("--threads", type=int, default=1)
+            add("--max-new-tokens", type=int, default=48)
         elif part is throughput:
             add("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
             add("--seconds", type=float, default=10.0)
