@@ -17,7 +17,14 @@
 
 #include "kernels.h"
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(__AMX_INT8__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "simd_avx512.h"
+#define M2M100_TILES
+#define ISA "amx"
+#elif defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include "simd_avx512.h"
 #define ISA "avx512"
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -73,7 +80,7 @@ uint64_t read_all(const uint64_t* p, int64_t count) {
     return sum;
 }
 
-struct Tiles {
+struct Operands {
     alignas(64) uint8_t block[kInputs * kStrip];
     alignas(64) int8_t rows[kRowsOfBlock * kInputs];
     alignas(64) int32_t sums[kRowsOfBlock * kStrip];
@@ -95,19 +102,31 @@ int main(int count, char** arguments) {
         std::fprintf(stderr, "usage: limits THREADS MEBIBYTES REPETITIONS, all 1 or more\n");
         return 2;
     }
+#ifdef M2M100_TILES
+    if (syscall(SYS_arch_prctl, 0x1023, 18)) {  // as the kernels' dispatch.cpp
+        std::fprintf(stderr, "limits: Linux gives this process no tiles of AMX\n");
+        return 1;
+    }
+#endif
     const int64_t each = mebibytes * (1 << 17) / threads / 64 * 64;
     std::vector<uint64_t> numbers(each * threads, 1);
-    std::vector<Tiles> tiles(threads);
-    for (Tiles& one : tiles) std::memset(&one, 1, sizeof one);
+    std::vector<Operands> operands(threads);
+    for (Operands& one : operands) std::memset(&one, 1, sizeof one);
     volatile uint64_t kept = 0;
     std::vector<double> read, products;
     for (int repetition = 0; repetition <= repetitions; ++repetition) {
         const double reading =
             together(threads, [&](int t) { kept = kept + read_all(&numbers[each * t], each); });
         const double multiplying = together(threads, [&](int t) {
+            Operands& own = operands[t];
+#ifdef M2M100_TILES
+            const Tiles given_back;
             for (int64_t pass = 0; pass < kPasses; ++pass)
-                multiply_block(tiles[t].block, kInputs, tiles[t].rows, kInputs, kRowsOfBlock,
-                               tiles[t].sums, kStrip, true);
+                multiply_tiles(own.block, 0, 1, kInputs, own.rows, kInputs, kRowsOfBlock, own.sums, kStrip, true);
+#else
+            for (int64_t pass = 0; pass < kPasses; ++pass)
+                multiply_block(own.block, kInputs, own.rows, kInputs, kRowsOfBlock, own.sums, kStrip, true);
+#endif
         });
         if (!repetition) continue;  // the first one brings pages and the clock's rate
         read.push_back(8.0 * each * threads / reading);

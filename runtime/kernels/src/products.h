@@ -151,14 +151,14 @@ constexpr int64_t kLeastTiled = kMostRows + 1;
 struct Tiles {
     ~Tiles() {}
 };
-inline void multiply_tiles(const uint8_t*, int64_t, const int8_t*, int64_t, int64_t, int32_t*, int64_t, bool) {}
+inline void multiply_tiles(const uint8_t*, int64_t, int64_t, int64_t, const int8_t*, int64_t, int64_t, int32_t*,
+                           int64_t, bool) {}
 #endif
 
 namespace {
 
 inline void multiply_block(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
                            int64_t rows, int32_t* sums, int64_t sums_stride, bool first) {
-    if (rows >= kLeastTiled) return multiply_tiles(block, inputs, x, stride, rows, sums, sums_stride, first);
     while (rows > 0) {
         // 5 rows are 3 and 2, and not 4 and 1: a tile of one row waits for its weights.
         const int64_t n = rows == 5 || rows == 6 ? 3 : smaller(4, rows);
@@ -323,6 +323,11 @@ void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_r
             // Rows are padded with zeros to whole blocks, so what a block holds beyond is not used.
             const int64_t inputs = smaller(height, (m.inputs - k + 3) / 4 * 4);
             interleave_blocks(m, k, inputs, column, strips, here.block, block_bytes);
+            if (m.bits == 8 && rows >= kLeastTiled) {
+                multiply_tiles(here.block, block_bytes, strips, inputs, x + k, p.rows.stride, rows, here.sums,
+                               stride, k == 0);
+                continue;
+            }
             for (int64_t s = 0; s < strips; ++s) {
                 const uint8_t* block = here.block + s * block_bytes;
                 if (m.bits == 8) {

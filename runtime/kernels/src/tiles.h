@@ -72,23 +72,24 @@ inline void multiply_tile_of_rows(const uint8_t* block, int64_t inputs, const in
     _tile_stored(3, sums + 48, apart);
 }
 
-// As `multiply_block`. Inputs are read to a whole tile: rows are 0 there, and a block has room.
-inline void multiply_tiles(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
-                           int64_t rows, int32_t* sums, int64_t sums_stride, bool first) {
-    const int64_t tiles = (rows + kTileHeight - 1) / kTileHeight;
-    int64_t shaped = 0;
-    for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t n = smaller(kTileHeight, rows - t * kTileHeight);
-        if (n != shaped) {
-            const TileShapes shapes(n);
-            asm volatile("" : : "r"(&shapes) : "memory");  // the intrinsic reads more than it says
-            _tile_loadconfig(&shapes);
-            shaped = n;
-        }
-        multiply_tile_of_rows(block, inputs, x, static_cast<size_t>(stride), sums,
-                              static_cast<size_t>(sums_stride), first);
-        x += n * stride;
-        sums += n * sums_stride;
+// As `multiply_block`, of blocks that lie side by side. Inputs are read to a whole tile: rows are 0 there, and
+// a block has room.
+//
+// All whole tiles come first and then the rest of the rows, because to shape tiles anew takes as long as the
+// products of two of them.
+inline void multiply_tiles(const uint8_t* blocks, int64_t block_bytes, int64_t strips, int64_t inputs,
+                           const int8_t* x, int64_t stride, int64_t rows, int32_t* sums, int64_t sums_stride,
+                           bool first) {
+    const int64_t whole = rows / kTileHeight * kTileHeight;
+    for (int64_t from = 0, end = whole ? whole : rows; from < rows; from = end, end = rows) {
+        const TileShapes shapes(smaller(kTileHeight, end - from));
+        asm volatile("" : : "r"(&shapes) : "memory");  // the intrinsic reads more than it says
+        _tile_loadconfig(&shapes);
+        for (int64_t s = 0; s < strips; ++s)
+            for (int64_t r = from; r < end; r += kTileHeight)
+                multiply_tile_of_rows(blocks + s * block_bytes, inputs, x + r * stride,
+                                      static_cast<size_t>(stride), sums + r * sums_stride + s * kStrip,
+                                      static_cast<size_t>(sums_stride), first);
     }
 }
 
