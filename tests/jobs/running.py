@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -157,5 +158,14 @@ def argv(rows: Path, out: Path, bundle: Any, cluster: Any, *more: Any) -> tuple[
 
 def start(*arguments: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        preexec_fn=_hears_interrupts,
     )
+
+
+def _hears_interrupts() -> None:
+    """A shell makes what it runs in the background, and all that this starts, ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
