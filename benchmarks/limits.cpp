@@ -120,9 +120,9 @@ int main(int count, char** arguments) {
         const double multiplying = together(threads, [&](int t) {
             Operands& own = operands[t];
 #ifdef M2M100_TILES
-            const Tiles given_back;
             for (int64_t pass = 0; pass < kPasses; ++pass)
                 multiply_tiles(own.block, 0, 1, kInputs, own.rows, kInputs, kRowsOfBlock, own.sums, kStrip, true);
+            release_tiles();
 #else
             for (int64_t pass = 0; pass < kPasses; ++pass)
                 multiply_block(own.block, kInputs, own.rows, kInputs, kRowsOfBlock, own.sums, kStrip, true);

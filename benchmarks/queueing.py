@@ -166,6 +166,12 @@ def latencies(start: Callable[[Job], Future[Any]], due: Sequence[tuple[float, Jo
     return found
 
 
+def in_threads(way: Callable[[Job], Any], due: Sequence[tuple[float, Job]]) -> list[float]:
+    """Returns the same with a thread for each sentence."""
+    with ThreadPoolExecutor(256) as pool:
+        return latencies(partial(pool.submit, way), due)
+
+
 def measure_rates(
     translator: Translator, beams: int, folder: str | None, interpreter: str, span: float
 ) -> list[dict[str, Any]]:
@@ -175,17 +181,14 @@ def measure_rates(
         behind = {row["what"] for row in rows if row["p50"] > BEHIND}
         some = jobs(translator, max(20, round(a_second * span)), seed=2)
         due = arrivals(some, a_second)
-        found: dict[str, list[float]] = {}
-        if "threads" not in behind:
-            with ThreadPoolExecutor(256) as pool:
-                found["threads"] = latencies(partial(pool.submit, directly(translator, beams)), due)
-        if "queue" not in behind:
-            found["queue"] = latencies(partial(submitted, translator, beams), due)
-        for workers, threads in ((2, 1), (1, 2)) if folder else ():
-            name = f"ctranslate2 {workers}x{threads}"
-            if name not in behind:
-                setting = workers, threads
-                found[name] = peer(translator, interpreter, str(folder), setting, due, beams)
+        ways: dict[str, Callable[[], list[float]]] = {
+            "threads": partial(in_threads, directly(translator, beams), due),
+            "queue": partial(latencies, partial(submitted, translator, beams), due),
+        }
+        for setting in ((2, 1), (1, 2)) if folder else ():
+            run = partial(peer, translator, interpreter, str(folder), setting, due, beams)
+            ways["ctranslate2 {}x{}".format(*setting)] = run
+        found = {name: way() for name, way in ways.items() if name not in behind}
         for name, values in found.items():
             cuts = statistics.quantiles(values, n=100, method="inclusive")
             row = {"what": name, "beams": beams, "rate": a_second, "count": len(values)}

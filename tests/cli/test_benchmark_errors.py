@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from background import usual
 from m2m100_onnx import InferenceError, InvalidInputError, Translator
 from m2m100_onnx.bundle.graphs import FUSED_SOURCE_FILE
 from m2m100_onnx.cli.benchmark import measure as measuring
@@ -213,8 +214,7 @@ def test_an_interrupt_ends_the_measured_process_too(tiny_bundle: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # Whoever runs the tests in the background has them ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=usual,
     ) as process:
         worker = _wait_for(lambda: _worker_of(process.pid))
         process.send_signal(signal.SIGINT)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from background import usual
 from m2m100_onnx.bundle.bundle import WEIGHTS_FILE
 from m2m100_onnx.cli import main as command
 from m2m100_onnx.cli import signals
@@ -23,12 +24,6 @@ SIGNALS = pytest.mark.parametrize(
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
     ids=["INT", "TERM", "HUP"],
 )
-
-
-def usual() -> None:
-    """Whoever runs the tests in the background, or by nohup, has them ignore some."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from background import usual
 from m2m100_onnx import Translation, Translator
 from m2m100_onnx.cli.main import main
 from m2m100_onnx.errors import DeadlineExceeded
@@ -366,8 +367,7 @@ def test_an_interrupt_ends_quietly_and_what_was_answered_stays(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # Whoever runs the tests in the background has them ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=usual,
     ) as process:
         assert process.stdin
         assert process.stdout

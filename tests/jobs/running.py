@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from background import usual
 from m2m100_onnx import M2M100Error, Translator
 
 GREEDY = {"beam_size": 1, "max_length": 24}
@@ -162,10 +162,5 @@ def start(*arguments: Any) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        preexec_fn=_hears_interrupts,
+        preexec_fn=usual,
     )
-
-
-def _hears_interrupts() -> None:
-    """A shell makes what it runs in the background, and all that this starts, ignore them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -231,6 +231,7 @@ def test_batches_and_threads_change_nothing(
     translator, parallel = opened(bundle), opened(bundle, intra_op_num_threads=2)
     together = translator.translate_batch(TEXTS, **asked)
     assert [translator.translate_batch([text], **asked)[0] for text in TEXTS] == together
+    assert parallel.model.can_run_serially
     for texts in (TEXTS, TEXTS[:3]):
         assert parallel.translate_batch(texts, **asked) == together[: len(texts)]
 

@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kWide = 2048;  // columns of a block of (K, N): its rows are read in long runs
 constexpr int64_t kHeight = 16;   // inputs of a block: 32 KB of eight bits
+constexpr int64_t kAhead = 64;       // inputs that are fetched in advance, of (K, N)
 constexpr int64_t kColumnsAhead = 8;  // of (N, K)
 
 // A strip's sums of some rows, and what four bits need beside them.

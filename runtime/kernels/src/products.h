@@ -21,7 +21,6 @@ constexpr int64_t kMostHeight = 512;     // inputs of a block
 constexpr int64_t kScratch = 128 << 10;  // bytes of interleaved blocks, which lie in L2
 constexpr int64_t kMostRows = 256;       // rows that share interleaved blocks
 constexpr int64_t kSums = kMostRows * 256;
-constexpr int64_t kAhead = 64;           // rows of the matrix that are fetched in advance
 
 struct Room {
     alignas(64) uint8_t block[kScratch];
@@ -148,9 +147,7 @@ inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x,
 #include "tiles.h"
 #else
 constexpr int64_t kLeastTiled = kMostRows + 1;
-struct Tiles {
-    ~Tiles() {}
-};
+inline void release_tiles() {}
 inline void multiply_tiles(const uint8_t*, int64_t, int64_t, int64_t, const int8_t*, int64_t, int64_t, int32_t*,
                            int64_t, bool) {}
 #endif
@@ -310,7 +307,6 @@ namespace {
 // The weights of a block are read from memory once, from L2 by the first rows, and from L1 by the others.
 void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_row, int64_t rows) {
     const Matrix& m = p.matrix;
-    const Tiles tiles;
     Room& here = kept_room.get();
     const int8_t* x = p.rows.bytes + first_row * p.rows.stride;
     // A matrix (K, N) has its runs in a row, and (N, K) in a column.
@@ -343,6 +339,7 @@ void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_r
             finish(p, first_row, rows, column + s * kStrip, here.sums + s * kStrip,
                    here.totals + s * kStrip, stride);
     }
+    release_tiles();
 }
 
 void multiply(const Product& p, int64_t begin, int64_t end) {

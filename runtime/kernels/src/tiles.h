@@ -33,9 +33,7 @@ struct alignas(64) TileShapes {
 };
 
 // The thread's tiles go back when a part ends: their 8 KB would be saved at every switch of threads.
-struct Tiles {
-    ~Tiles() { _tile_release(); }
-};
+inline void release_tiles() { _tile_release(); }
 
 // Adds the products of a block and some rows, at most a tile's, to their sums.
 inline void multiply_tile_of_rows(const uint8_t* block, int64_t inputs, const int8_t* x, size_t stride,

@@ -339,7 +339,8 @@ class Scheduler:
     def _most_rows(self, worker: _Worker, group: Hashable) -> float:
         """Returns the rows at which a worker leaves the rest to the others.
 
-        Few rows run best in one batch, whose steps have all cores; many may not.
+        Few rows run best in one batch, whose steps have all cores. From `least_rows` a worker on,
+        each has a batch of its own.
         """
         same = [other for other in self._workers if other.group == group]
         busy = sum(other is not worker and other.group != group for other in self._workers)
