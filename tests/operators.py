@@ -21,7 +21,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 Array = npt.NDArray[Any]
-INSTRUCTIONS = ("avx2", "avxvnni", "avx512", "amx", "neon")
+INSTRUCTIONS = ("avx2", "avxvnni", "avx512", "amx", "neon", "i8mm")
 BLOCK = 32
 """Inputs that share a scale in four bits."""
 EPSILON = 1e-5

@@ -106,7 +106,7 @@ def test_instruction_sets_of_this_processor_are_plain_cs(native: list[str]) -> N
 
 def test_arm_computes_the_same_bits(native: list[str], arm: list[str]) -> None:
     found = hashes(arm)
-    assert set(found) == {"neon", "plain"}
+    assert set(found) == {"i8mm", "neon", "plain"}
     assert_equal(found, hashes(native)["plain"])
 
 
@@ -115,8 +115,10 @@ def test_older_processors_run_what_they_have(native: list[str], cpu: str, expect
     assert run(emulated(cpu, native), "chosen").stdout.split() == [expected]
 
 
-@pytest.mark.parametrize(("cpu", "expected"), [("cortex-a72", "plain"), ("max", "neon")])
-def test_arm_needs_the_dot_product(arm: list[str], cpu: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("cpu", "expected"), [("cortex-a72", "plain"), ("neoverse-n1", "neon"), ("max", "i8mm")]
+)
+def test_arm_runs_what_it_has(arm: list[str], cpu: str, expected: str) -> None:
     command = [cpu if argument == "max" else argument for argument in arm]
     assert run(command, "chosen").stdout.split() == [expected]
 

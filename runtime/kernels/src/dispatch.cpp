@@ -14,6 +14,8 @@
 #endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace m2m100 {
@@ -51,6 +53,28 @@ bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
 }
+#elif defined(__aarch64__)
+bool has_dot_product() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
+#elif defined(__APPLE__)
+    return true;  // all of Apple's processors have it
+#else
+    return false;
+#endif
+}
+
+bool has_i8mm() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP2) >> 13 & 1;  // HWCAP2_I8MM
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof(has);
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &size, nullptr, 0) == 0 && has;
+#else
+    return false;
+#endif
+}
 #endif
 
 const Kernels& choose() {
@@ -78,12 +102,8 @@ std::vector<const Kernels*> available() {
     if (has_avx2() && has_avx_vnni()) found.push_back(kAvxVnni);
     if (has_avx2()) found.push_back(kAvx2);
 #elif defined(__aarch64__)
-#if defined(__linux__)
-    constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
-    if (getauxval(AT_HWCAP) & kDotProduct) found.push_back(kNeon);
-#elif defined(__APPLE__)
-    found.push_back(kNeon);  // all of Apple's processors have it
-#endif
+    if (has_dot_product() && has_i8mm()) found.push_back(kI8mm);
+    if (has_dot_product()) found.push_back(kNeon);
 #endif
     found.push_back(kPlain);
     return found;

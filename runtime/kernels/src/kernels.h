@@ -126,7 +126,7 @@ extern const Kernels *const kPlain;
 #if defined(__x86_64__)
 extern const Kernels *const kAmx, *const kAvx512, *const kAvxVnni, *const kAvx2;
 #elif defined(__aarch64__)
-extern const Kernels *const kNeon;
+extern const Kernels *const kI8mm, *const kNeon;
 #endif
 
 // What this processor can run, the fastest first.

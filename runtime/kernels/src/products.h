@@ -143,8 +143,10 @@ inline void multiply_tile(const uint8_t* block, int64_t inputs, const int8_t* x,
 
 }  // namespace
 
-#ifdef M2M100_TILES
+#if defined(M2M100_TILES)
 #include "tiles.h"
+#elif defined(M2M100_PAIRS)
+#include "pairs.h"
 #else
 constexpr int64_t kLeastTiled = kMostRows + 1;
 inline void release_tiles() {}

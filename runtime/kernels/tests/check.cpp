@@ -28,6 +28,7 @@ void check_amx(Report);
 extern const Kernels* const kAvxVnniInEvex;
 #elif defined(__aarch64__)
 void check_neon(Report);
+void check_i8mm(Report);
 #endif
 }  // namespace m2m100
 
@@ -332,6 +333,7 @@ std::vector<InstructionSet> instruction_sets() {
         {"avxvnni", kAvxVnni, check_avxvnni},
         {"avx2", kAvx2, check_avx2},
 #elif defined(__aarch64__)
+        {"i8mm", kI8mm, check_i8mm},
         {"neon", kNeon, check_neon},
 #endif
         {"plain", kPlain, check_plain}};
