@@ -6,7 +6,7 @@ of its cores: what is measured is what both do together. Run from the repository
     python benchmarks/server.py latency --model bundles/demo
     python benchmarks/server.py throughput --model bundles/demo --flags='--workers 2'
     python benchmarks/server.py connections --model bundles/demo
-    python benchmarks/server.py soak --model bundles/demo --rate 20 --minutes 30
+    python benchmarks/server.py soak --model bundles/demo --share 0.8 --minutes 60
 """
 
 from __future__ import annotations
@@ -258,8 +258,32 @@ def mixed(random_: random.Random, texts: Sequence[str]) -> bytes:
     )
 
 
+async def capacity(model: str, flags: Sequence[str], seconds: float) -> float:
+    """Returns how many requests of all kinds a second 32 clients get answered."""
+    texts, answered = sentences(), 0
+    with serving(model, flags) as (port, _):
+        ends = time.perf_counter() + seconds
+
+        async def ask(seed: int) -> None:
+            nonlocal answered
+            random_, client = random.Random(seed), Client(port)
+            while time.perf_counter() < ends:
+                status, body = await client.ask(mixed(random_, texts))
+                assert status == 200, body
+                answered += 1
+            client.close()
+
+        began = time.perf_counter()
+        await asyncio.gather(*map(ask, range(32)))
+        return answered / (time.perf_counter() - began)
+
+
 async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     """Requests of all kinds at a rate that waits for no answer; what fails, and what grows."""
+    flags = shlex.split(arguments.flags)
+    most = await capacity(arguments.model, flags, arguments.seconds)
+    rate = arguments.share * most
+    print(f"{most:.1f} requests a second at most, {rate:.1f} from here on", flush=True)
     texts, random_ = sentences(), random.Random(1)
     statuses: Counter[str] = Counter()
     took: list[float] = []
@@ -277,12 +301,12 @@ async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
             client.close()
         took.append(time.perf_counter() - at)
 
-    with serving(arguments.model, shlex.split(arguments.flags)) as (port, pid):
+    with serving(arguments.model, flags) as (port, pid):
         samples, tasks = [], set()
         began = time.perf_counter()
-        for number in range(int(arguments.rate * arguments.minutes * 60)):
-            at = began + number / arguments.rate
-            if number % max(1, int(arguments.rate * 60)) == 0:
+        for number in range(int(rate * arguments.minutes * 60)):
+            at = began + number / rate
+            if number % max(1, int(rate * 60)) == 0:
                 samples.append({"minutes": (at - began) / 60, **used(pid)})
                 print(samples[-1], dict(statuses), flush=True)
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
@@ -293,7 +317,8 @@ async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
         samples.append({"minutes": arguments.minutes, **used(pid)})
         for client in idle:
             client.close()
-    return {"rate": arguments.rate, "statuses": statuses, **percentiles(took), "samples": samples}
+    facts = {"most": most, "share": arguments.share, "rate": rate, "statuses": statuses}
+    return {**facts, **percentiles(took), "samples": samples}
 
 
 def main() -> None:
@@ -315,7 +340,8 @@ def main() -> None:
         elif part is connections:
             add("--count", type=int, default=1000)
         else:
-            add("--rate", type=float, default=20.0)
+            add("--share", type=float, default=0.8, help="of what the server can answer")
+            add("--seconds", type=float, default=60.0, help="in which that is measured")
             add("--minutes", type=float, default=30.0)
     arguments = parser.parse_args()
     found = asyncio.run(globals()[arguments.part](arguments))

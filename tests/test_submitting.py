@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import random
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from m2m100_onnx import (
+    Cancellation,
+    Cancelled,
     ClosedError,
+    DeadlineExceeded,
     InputTooLongError,
     InvalidInputError,
+    Reranker,
+    Score,
     Stats,
     Translator,
 )
+from m2m100_onnx.engine.aside import Aside
 
 WAIT = 60
+PAIR: Any = {"source_lang": "en", "target_lang": "de"}
 TEXTS = ["Open the file.", "The file could not be found.", "Good morning.", "I like it."]
 CASES = [
     {},
@@ -27,6 +38,7 @@ CASES = [
     {"max_new_tokens": 5, "target_prefix": "Die"},
     {"do_sample": True, "beam_size": 1, "seed": 5, "top_k": 9},
     {"terms": {"file": "Dokument"}, "max_length_ratio": 4.0},
+    {"alignments": True, "beam_size": 2, "num_hypotheses": 2},
 ]
 
 
@@ -134,6 +146,116 @@ def test_the_queue_refuses_what_it_does_not_take(demo_bundle: Path) -> None:
     assert translator.submit(" ", source_lang="en", target_lang="de").result(WAIT).text == ""
     with pytest.raises(InvalidInputError, match="priority: expected an int, found True"):
         translator.submit("a", source_lang="en", target_lang="de", priority=True)
-    for options in ({"alignments": True}, {"replace_unknowns": True}):
-        with pytest.raises(InvalidInputError, match="for the queue, which translates alone"):
-            translator.submit("a", source_lang="en", target_lang="de", **options)
+
+
+class Waiting:
+    """A scorer that finds shorter texts more fluent, once it may."""
+
+    def __init__(self) -> None:
+        self.asked, self.may = threading.Event(), threading.Event()
+
+    def score(self, texts: Sequence[str], *, language: str) -> list[Score]:
+        assert language == "de"
+        self.asked.set()
+        assert self.may.wait(WAIT)
+        return [Score((1,), ("x",), (-float(len(text)),)) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"alignments": True}, {"replace_unknowns": True}, {"alignments": True, "num_hypotheses": 3}],
+)
+def test_alignments_follow_a_search(demo_bundle: Path, options: Any) -> None:
+    translator = Translator(demo_bundle)
+    texts = [TEXTS[0], "", "The file 犬犬 could not be found."]
+    languages = {"source_lang": "en", "target_lang": ["de", "de", "fr"]}
+    wanted = translator.translate_batch(texts, **languages, **options)
+    assert translator.submit(texts, **languages, **options).result(WAIT) == wanted
+    (one,) = translator.translate_batch(texts[:1], source_lang="en", target_lang="de", **options)
+    future = translator.submit(texts[0], source_lang="en", target_lang="de", **options)
+    assert future.result(WAIT) == one
+
+
+def test_a_rerank_holds_up_no_other_request(demo_bundle: Path) -> None:
+    translator, waiting = Translator(demo_bundle), Waiting()
+    options: Any = {"num_hypotheses": 4, "rerank": Reranker(waiting, 1.0)}
+    future = translator.submit(TEXTS, **PAIR, **options)
+    cancelled = translator.submit(TEXTS, **PAIR, **options)
+    assert waiting.asked.wait(WAIT)
+    translator.submit(TEXTS, **PAIR).result(WAIT)
+    assert not future.done()
+    assert cancelled.cancel()
+    waiting.may.set()
+    wanted = translator.translate_batch(TEXTS, **PAIR, **options)
+    assert future.result(WAIT) == wanted
+    assert wanted != translator.translate_batch(TEXTS, **PAIR, num_hypotheses=4)
+
+
+def test_a_timeout_counts_what_follows_a_search(demo_bundle: Path) -> None:
+    translator, waiting = Translator(demo_bundle), Waiting()
+    options: Any = {"num_hypotheses": 2, "rerank": Reranker(waiting), "alignments": True}
+    future = translator.submit(TEXTS, **PAIR, **options, timeout=5.0)
+    assert waiting.asked.wait(WAIT)
+    time.sleep(5.0)
+    waiting.may.set()
+    with pytest.raises(DeadlineExceeded):
+        future.result(WAIT)
+    cancellation, waiting = Cancellation(), Waiting()
+    options["rerank"] = Reranker(waiting)
+    future = translator.submit(TEXTS, **PAIR, **options, cancellation=cancellation)
+    assert waiting.asked.wait(WAIT)
+    cancellation.cancel()
+    waiting.may.set()
+    with pytest.raises(Cancelled):
+        future.result(WAIT)
+
+
+def test_closing_waits_for_what_follows_a_search(demo_bundle: Path) -> None:
+    for timeout, ends in ((None, False), (0.2, True)):
+        translator, waiting = Translator(demo_bundle), Waiting()
+        rerank = Reranker(waiting, 1.0)
+        future = translator.submit(
+            TEXTS[0], **PAIR, num_hypotheses=2, rerank=rerank, alignments=True
+        )
+        assert waiting.asked.wait(WAIT)
+        closing = threading.Thread(target=translator.close, args=(timeout,))
+        closing.start()
+        if ends:
+            closing.join(WAIT)
+        time.sleep(0.1)
+        waiting.may.set()
+        if ends:
+            with pytest.raises(ClosedError):
+                future.result(WAIT)
+        else:
+            assert future.result(WAIT).hypotheses[0].alignment is not None
+            closing.join(WAIT)
+        assert not closing.is_alive()
+
+
+def test_work_aside_runs_where_no_thread_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the end of the main thread, in which Python starts none."""
+    aside, done = Aside(1), []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for number in range(3):
+        aside.put(partial(done.append, number))
+    assert done == [0, 1, 2]
+    assert aside.close(0)
+
+
+def test_work_aside_takes_its_turns_and_may_close() -> None:
+    aside, done, may = Aside(1), [], threading.Event()
+    aside.put(lambda: done.append(may.wait(WAIT)))
+    for number in range(3):
+        aside.put(partial(done.append, number))
+    closed: Future[bool] = Future()
+    aside.put(lambda: closed.set_result(aside.close(WAIT)))
+    assert not aside.close(0.05)
+    may.set()
+    assert closed.result(WAIT)
+    assert aside.close(WAIT)
+    assert done == [True, 0, 1, 2]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from m2m100_onnx.afterwards import complete, has_afterwards
 from m2m100_onnx.aligning import Aligner, Pair
 from m2m100_onnx.engine.batches import Batch, Sentence, cut
 from m2m100_onnx.engine.gate import Gate
@@ -285,9 +286,8 @@ class Worker:
     def _translate(self, window: _Window, call: Call) -> dict[int, Translation]:
         """Translates a window; returns the results that `call.stop` allowed, by position."""
         stats = window.stats
-        has_text = self._tokenizer.has_text
-        empty = [sentence for sentence in window.sentences if not has_text(sentence.source)]
-        texts = [sentence for sentence in window.sentences if has_text(sentence.source)]
+        empty = [sentence for sentence in window.sentences if not self.has_text(sentence)]
+        texts = [sentence for sentence in window.sentences if self.has_text(sentence)]
         results = {sentence.position: EMPTY for sentence in empty}
         try:
             with self._gate.call():
@@ -298,25 +298,27 @@ class Worker:
                     found = self._search(some, call, window)
                     results.update(found)
                     call.advance(len(found) + len(window.errors) - failed)
-            if call.rerank is not None:
-                results = _reranked(window, results, call.rerank)
-            search = call.settings.search
-            if search.alignments or search.replace_unknowns:
-                results = self._aligned(window, results, call)
+            pairs = [*zip(window.sentences, window.rows, strict=True)]
+            results = self.complete(pairs, results, call)
         finally:
             call.record(stats)
         return results
 
-    def _aligned(
-        self, window: _Window, results: dict[int, Translation], call: Call
+    def has_text(self, sentence: Sentence) -> bool:
+        """Says whether there is anything to translate in a text."""
+        return self._tokenizer.has_text(sentence.source)
+
+    @staticmethod
+    def has_afterwards(call: Call) -> bool:
+        """Says whether a call wants more than a search finds."""
+        return has_afterwards(call.settings, call.rerank)
+
+    def complete(
+        self, texts: Sequence[tuple[Sentence, Row]], results: dict[int, Translation], call: Call
     ) -> dict[int, Translation]:
-        """Returns the results with their alignments, as far as `call.stop` allowed."""
-        sides = {
-            sentence.position: (row.text, sentence.source, row.target_lang)
-            for sentence, row in zip(window.sentences, window.rows, strict=True)
-        }
-        with self._gate.call():
-            return self.aligner.attach(results, sides, call.settings, call.stop)
+        """Returns what a search found with what else its call wants, as far as it may."""
+        wanted = (call.settings, call.rerank, call.stop)
+        return complete(texts, results, *wanted, self.aligner, self._gate)
 
     def _sample(self, text: str, source_lang: str, target_lang: str) -> Pair:
         """Translates a text greedily, to find out which heads align."""
@@ -372,19 +374,3 @@ class Worker:
                 raise call.stop.error(results)
             elif call.on_error == "return":
                 yield window.errors[position]
-
-
-def _reranked(
-    window: _Window, results: Mapping[int, Translation], rerank: Reranker
-) -> dict[int, Translation]:
-    """Returns the results with their hypotheses in a language model's order."""
-    rows = zip(window.sentences, window.rows, strict=True)
-    targets = {sentence.position: row.target_lang for sentence, row in rows}
-    positions = list(results)
-    try:
-        found = rerank.order([*results.values()], [targets[p] for p in positions])
-    except M2M100Error as error:
-        if error.position is not None:
-            error.position = positions[error.position]
-        raise
-    return dict(zip(positions, found, strict=True))

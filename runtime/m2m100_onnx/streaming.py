@@ -6,8 +6,9 @@ Knows tokens that are settled and the text that they make; leaves the search to 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
-from typing import cast
+from typing import TypeVar, cast
 
 from m2m100_onnx._typing import Unpack
 from m2m100_onnx.bundle.bundle import Bundle
@@ -15,6 +16,7 @@ from m2m100_onnx.calls import Call, Worker
 from m2m100_onnx.engine.batches import Batch, Sentence
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
+from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.inputs import Prefix, Row
@@ -24,6 +26,8 @@ from m2m100_onnx.targets import unmet
 from m2m100_onnx.text.tokenizer import Tokenizer
 
 __all__ = ["Streaming"]
+
+_T = TypeVar("_T")
 
 
 class Streaming:
@@ -42,6 +46,7 @@ class Streaming:
         source_lang: str,
         target_lang: str,
         cancellation: Cancellation | None = None,
+        stats: Stats | None = None,
         **options: Unpack[TranslateArguments],
     ) -> Iterator[str]:
         """Translates a text; yields pieces of the translation as soon as they are settled.
@@ -55,12 +60,14 @@ class Streaming:
             source_lang: its language.
             target_lang: the language to translate into.
             cancellation: lets another thread end the stream.
+            stats: takes counts and times when the stream ends; what its caller does between two
+                pieces is not in them.
             **options: those of `translate`; `num_hypotheses` is 1.
 
         Raises:
             M2M100Error: those of `translate`; what is wrong with an argument is raised at once.
         """
-        call = self._worker.begin(options, cancellation, "raise", None, None)
+        call = self._worker.begin(options, cancellation, "raise", None, stats)
         if call.settings.search.num_hypotheses != 1 or call.rerank is not None:
             raise InvalidInputError(
                 "num_hypotheses: expected 1 for a stream, which is one translation, found "
@@ -77,8 +84,10 @@ class Streaming:
             raise InvalidInputError(f"terms: expected a mapping for a stream, found {kind}")
         prefix = cast("Prefix", call.targets.prefixes)
         row = Row(text, source_lang, target_lang, prefix)
+        began = time.perf_counter()
         sentence = self._worker.sentence(0, row, call)
-        return self._pieces(sentence, call)
+        done = Stats(characters=len(text), encode_seconds=time.perf_counter() - began)
+        return self._recorded(self._pieces(sentence, call, done), call, done)
 
     async def astream(
         self,
@@ -87,6 +96,7 @@ class Streaming:
         source_lang: str,
         target_lang: str,
         cancellation: Cancellation | None = None,
+        stats: Stats | None = None,
         **options: Unpack[TranslateArguments],
     ) -> AsyncIterator[str]:
         """Yields what `stream` yields, and computes in another thread.
@@ -102,6 +112,7 @@ class Streaming:
             source_lang=source_lang,
             target_lang=target_lang,
             cancellation=own,
+            stats=stats,
             **options,
         )
         running = threading.Lock()
@@ -122,16 +133,29 @@ class Streaming:
                 own.cancel()
             await asyncio.shield(asyncio.to_thread(finish))
 
-    def _pieces(self, sentence: Sentence, call: Call) -> Iterator[str]:
+    def _recorded(self, pieces: Iterator[str], call: Call, done: Stats) -> Iterator[str]:
+        """Yields the pieces; whatever ends them, the caller's numbers have what was done."""
+        try:
+            yield from pieces
+            done.texts = 1
+        finally:
+            call.record(done)
+
+    def _pieces(self, sentence: Sentence, call: Call, done: Stats) -> Iterator[str]:
         if not self.tokenizer.has_text(sentence.source):
             return
         batch = Batch.of([sentence], self.bundle.config.pad_token_id)
         given, ended = "", False
+        done.batches, done.source_tokens = 1, len(sentence.source)
         with self._gate.call():
-            for tokens in self.generator.stream(batch, call.settings.search, call.stop):
+            steps = self.generator.stream(batch, call.settings.search, call.stop)
+            for tokens in _timed(steps, done):
+                began = time.perf_counter()
+                done.target_tokens = len(tokens)
                 ended = tokens[-1] == self.bundle.config.eos_token_id
                 text = self.tokenizer.decode(tokens)
                 settled = text if ended else self.tokenizer.settled(text)
+                done.decode_seconds += time.perf_counter() - began
                 if len(settled) > len(given):
                     yield settled[len(given) :]
                     given = settled
@@ -141,3 +165,15 @@ class Streaming:
                 raise unmet()
             if not ended:  # `max_length` cut it, so that its last word was not settled before.
                 yield from [rest] if (rest := text[len(given) :]) else []
+
+
+def _timed(steps: Iterator[_T], done: Stats) -> Iterator[_T]:
+    """Yields what the search yields, and counts the time in which it does."""
+    ended = object()
+    while True:
+        began = time.perf_counter()
+        step = next(steps, ended)
+        done.search_seconds += time.perf_counter() - began
+        if step is ended:
+            return
+        yield cast("_T", step)

@@ -6,13 +6,15 @@ Turns texts into a request of the queue. Knows no threads and no turns; `engine/
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, overload
 
 from m2m100_onnx._typing import Unpack
 from m2m100_onnx.calls import Call, Languages, Worker
+from m2m100_onnx.engine.aside import Aside
 from m2m100_onnx.engine.batches import Sentence, places
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
@@ -22,7 +24,7 @@ from m2m100_onnx.engine.scheduler import Scheduler
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
 from m2m100_onnx.errors import InvalidInputError, M2M100Error
-from m2m100_onnx.inputs import as_texts, check_texts, located
+from m2m100_onnx.inputs import Row, as_texts, check_texts, located
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.options import Settings
 from m2m100_onnx.rerank import TranslateArguments
@@ -31,10 +33,7 @@ from m2m100_onnx.targets import unmet
 from m2m100_onnx.text.tokenizer import Tokenizer
 from m2m100_onnx.translation import EMPTY, Translation
 
-__all__ = ["AFTERWARDS", "Submitting", "queue_of"]
-
-AFTERWARDS = ("alignments", "replace_unknowns", "rerank")
-"""What needs another run of the model when a translation is there."""
+__all__ = ["Submitting", "queue_of"]
 
 
 class Submitting:
@@ -42,8 +41,8 @@ class Submitting:
 
     tokenizer: Tokenizer
     queue: Scheduler
-    _gate: Gate
     _worker: Worker
+    _aside: Aside
 
     @overload
     def submit(  # type: ignore[overload-overlap]
@@ -95,8 +94,7 @@ class Submitting:
             priority: larger numbers go first; among equal ones requests take turns.
             cancellation: lets another thread end the call.
             stats: takes counts and times when the translations are there.
-            **options: see `translate`; `timeout` counts from here, the wait included. `rerank`,
-                `alignments` and `replace_unknowns` are not taken.
+            **options: see `translate`; `timeout` counts from here, the wait included.
 
         Raises:
             UnknownLanguageError: a language is not one of `languages`.
@@ -107,24 +105,23 @@ class Submitting:
         """
         single, texts = isinstance(text, str), as_texts(text, options)
         check_texts(texts)
-        call = self._queued_call(options, cancellation, priority, stats)
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise InvalidInputError(f"priority: expected an int, found {priority!r}")
+        own = Cancellation() if cancellation is None else cancellation
+        call = self._worker.begin(options, own, "raise", None, stats)
         call.targets.check(len(texts))
-        began, sentences = time.perf_counter(), []
+        began, pairs = time.perf_counter(), []
         rows = self._worker.rows(texts, source_lang, target_lang, call)
         for position, row in enumerate(rows):
             with located(None if single else position):
-                sentences.append(self._worker.sentence(position, row, call))
+                pairs.append((self._worker.sentence(position, row, call), row))
         if stats is not None:
             stats.encode_seconds += time.perf_counter() - began
             stats.characters += sum(map(len, texts))
-        has_text = self.tokenizer.has_text
-        wanted = [sentence for sentence in sentences if has_text(sentence.source)]
-        request = Request(wanted, call.settings, call.stop, priority)
-        result: Future[Any] = Future()
-        result.add_done_callback(lambda done: done.cancelled() and request.future.cancel())
-        done = partial(_hand_over, result, request, sentences, stats, single)
-        self.queue.submit(request).add_done_callback(done)
-        return result
+        # A cancellation of the caller's may be that of other calls, too.
+        submitted = _Submitted(call, pairs, single, own if cancellation is None else None)
+        submitted.queue(self.queue, self._worker, self._aside, priority)
+        return submitted.result
 
     async def translate_async(
         self,
@@ -151,28 +148,6 @@ class Submitting:
             **options,
         )
         return (await asyncio.wrap_future(future)).text
-
-    def _queued_call(
-        self,
-        options: TranslateArguments,
-        cancellation: Cancellation | None,
-        priority: object,
-        stats: Stats | None,
-    ) -> Call:
-        """Returns a call of the queue, with its arguments checked."""
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise InvalidInputError(f"priority: expected an int, found {priority!r}")
-        call = self._worker.begin(options, cancellation, "raise", None, stats)
-        search = call.settings.search
-        refused = [name for name in AFTERWARDS if getattr(search, name, False)]
-        if call.rerank is not None:
-            refused.append("rerank")
-        if refused:
-            raise InvalidInputError(
-                f"{refused[0]}: expected none for the queue, which translates alone, found one; "
-                "translate_batch() takes it"
-            )
-        return call
 
 
 def queue_of(generator: Generator[Model], worker: Worker, gate: Gate) -> Scheduler:
@@ -216,27 +191,82 @@ class _GatedRunning(Running[Ticket]):
             return super().step(serial=serial)
 
 
-def _hand_over(
-    result: Future[Any],
-    request: Request,
-    sentences: Sequence[Sentence],
-    stats: Stats | None,
-    single: bool,
-    found: Future[dict[int, Translation]],
-) -> None:
-    """Gives a request's outcome to the future of its caller, unless that was cancelled."""
-    if not result.set_running_or_notify_cancel():
-        return
-    if (error := found.exception()) is not None:
-        if single and isinstance(error, M2M100Error):
-            error.position = None
-        result.set_exception(error)
-    else:
-        translations = [found.result().get(one.position, EMPTY) for one in sentences]
+@dataclass(eq=False)
+class _Submitted:
+    """What one caller waits for: a search, what follows it, and the future of the outcome.
+
+    Attributes:
+        call: options, deadline and cancellation.
+        texts: what is translated, as tokens and as the caller gave it.
+        single: whether the caller gave one text and no list.
+        cancellation: ends what follows the search when the future is cancelled; None where that
+            would end other calls.
+        result: the caller's future.
+    """
+
+    call: Call
+    texts: Sequence[tuple[Sentence, Row]]
+    single: bool
+    cancellation: Cancellation | None
+    result: Future[Any] = field(default_factory=Future)
+
+    def queue(self, queue: Scheduler, worker: Worker, aside: Aside, priority: int) -> None:
+        """Submits it to a queue."""
+        sentences = [sentence for sentence, _ in self.texts]
+        wanted = [one for one in sentences if worker.has_text(one)]
+        request = Request(wanted, self.call.settings, self.call.stop, priority)
+
+        def cancel(done: Future[Any]) -> None:
+            if done.cancelled():
+                request.future.cancel()
+                if self.cancellation is not None:
+                    self.cancellation.cancel()
+
+        def searched(found: Future[dict[int, Translation]]) -> None:
+            if found.cancelled() or (error := found.exception()) is not None:
+                self._fail(CancelledError() if found.cancelled() else error)
+                return
+            results = {one.position: found.result().get(one.position, EMPTY) for one in sentences}
+            self._count(request, results)
+            if worker.has_afterwards(self.call):
+                aside.put(lambda: self._follow(worker, results))
+            else:
+                self._hand_over(results)
+
+        self.result.add_done_callback(cancel)
+        queue.submit(request).add_done_callback(searched)
+
+    def _follow(self, worker: Worker, results: dict[int, Translation]) -> None:
+        """Runs what follows the search."""
+        if self.result.cancelled():
+            self.result.set_running_or_notify_cancel()
+            return
+        try:
+            results = worker.complete(self.texts, results, self.call)
+            if len(results) < len(self.texts):
+                raise self.call.stop.error(results)
+        except BaseException as error:
+            self._fail(error)
+        else:
+            self._hand_over(results)
+
+    def _count(self, request: Request, results: Mapping[int, Translation]) -> None:
+        stats = self.call.stats
         if stats is not None:
-            stats.texts += len(translations)
+            stats.texts += len(results)
             stats.queue_seconds += request.waited or 0.0
             stats.search_seconds += request.seconds - (request.waited or 0.0)
-            stats.source_tokens += sum(len(one.source) for one in sentences)
-            stats.target_tokens += sum(len(one.tokens) for one in translations)
-        result.set_result(translations[0] if single else translations)
+            stats.source_tokens += sum(len(sentence.source) for sentence, _ in self.texts)
+            stats.target_tokens += sum(len(one.tokens) for one in results.values())
+
+    def _hand_over(self, results: Mapping[int, Translation]) -> None:
+        """Gives the translations to the caller's future, unless that was cancelled."""
+        if self.result.set_running_or_notify_cancel():
+            found = [results[sentence.position] for sentence, _ in self.texts]
+            self.result.set_result(found[0] if self.single else found)
+
+    def _fail(self, error: BaseException | None) -> None:
+        if self.result.set_running_or_notify_cancel():
+            if self.single and isinstance(error, M2M100Error):
+                error.position = None
+            self.result.set_exception(error)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any, Literal, overload
@@ -15,11 +16,8 @@ from m2m100_onnx.alternatives import Alternatives
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.defaults import default_options
 from m2m100_onnx.bundle.kinds import opened
-from m2m100_onnx.calls import (
-    OnError,
-    Progress,
-    Worker,
-)
+from m2m100_onnx.calls import OnError, Progress, Worker
+from m2m100_onnx.engine.aside import Aside
 from m2m100_onnx.engine.gate import Gate
 from m2m100_onnx.engine.generator import Generator
 from m2m100_onnx.engine.stats import Stats
@@ -134,6 +132,7 @@ class Translator(Reading, Streaming, Submitting, Alternatives, Face[Bundle]):
         self._gate = Gate(self._name, self.model.release)
         self._worker = Worker(self.tokenizer, self.generator, self._gate, self.defaults)
         self.queue = queue_of(self.generator, self._worker, self._gate)
+        self._aside = Aside(self.model.threads)
 
     def close(self, timeout: float | None = None) -> None:
         """Closes the graphs and gives their memory back; a second time has no effect.
@@ -147,7 +146,9 @@ class Translator(Reading, Streaming, Submitting, Alternatives, Face[Bundle]):
             timeout: seconds for what was submitted; what is not done by then raises `ClosedError`.
                 None waits without limit.
         """
+        ends = None if timeout is None else time.monotonic() + timeout
         self.queue.close(timeout)
+        self._aside.close(None if ends is None else max(0.0, ends - time.monotonic()))
         super().close()
 
     @property

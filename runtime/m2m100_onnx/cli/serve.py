@@ -70,6 +70,8 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--no-files", action="store_true", help=about)
     about = "Log texts and translations. Without it no text is logged."
     add("--log-texts", action="store_true", help=about)
+    about = "Send spans of OpenTelemetry, to where the OTEL_* variables say."
+    add("--traces", action="store_true", help=about)
     group = parser.add_argument_group("limits")
     for row in LIMITS.values():
         kind: Any = float if row.type == "float" else int
@@ -99,6 +101,7 @@ def _run(arguments: argparse.Namespace) -> int:
         suggestions=Path(arguments.suggestions) if arguments.suggestions else None,
         files=not arguments.no_files,
         log_texts=arguments.log_texts,
+        traces=arguments.traces,
     )
     port = _PORT.check(arguments.port)
     workers = _WORKERS.check(arguments.workers)

@@ -40,6 +40,7 @@ from m2m100_onnx.server.replies import (
 from m2m100_onnx.server.results import Results
 from m2m100_onnx.server.service import Service, service_of
 from m2m100_onnx.server.settings import Settings
+from m2m100_onnx.server.tracing import Traces
 
 __all__ = ["make_app", "make_service"]
 
@@ -121,6 +122,7 @@ def make_service(
 
     Raises:
         M2M100Error: a bundle or the file of API keys cannot be used.
+        DependencyError: traces are on, and OpenTelemetry is not installed.
         OSError: a file cannot be read.
     """
     limits, counts = settings.limits, metrics or Metrics()
@@ -129,11 +131,17 @@ def make_service(
     per_minute = limits.requests_per_minute
     own_rate = Rate(per_minute) if per_minute else None
     admission = Admission(keys, rate or own_rate)
+    traces = Traces(settings.traces)
     engine = Engine(
-        open_bundles, counts, threads=threads, most_calls=limits.calls, memory=limits.memory
+        open_bundles,
+        counts,
+        traces,
+        threads=threads,
+        most_calls=limits.calls,
+        memory=limits.memory,
     )
     results = Results(folder, limits.file_minutes * 60) if folder is not None else None
-    return Service(engine, settings, admission, counts, Detector(), results)
+    return Service(engine, settings, admission, counts, Detector(), results, traces)
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -147,6 +155,7 @@ def make_app(service: Service) -> ASGIApp:
         if removes is not None:
             removes.cancel()
         await service.engine.close()
+        await asyncio.to_thread(service.traces.close)
 
     handlers: dict[Any, Any] = {
         Refused: as_refused,
@@ -174,4 +183,4 @@ def make_app(service: Service) -> ASGIApp:
     MultiPartParser.spool_max_size = limits.body_bytes
     # Starlette names a request's endpoint; only its newest versions name the route.
     paths: dict[object, str] = {route.endpoint: route.path for route in reversed(_ROUTES)}
-    return Guard(app, limits, service.metrics, paths, cors=bool(origins))
+    return Guard(app, limits, service.metrics, service.traces, paths, cors=bool(origins))

@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from m2m100_onnx.engine.stats import Stats
 from m2m100_onnx.engine.stopping import Cancellation
@@ -23,7 +23,7 @@ from m2m100_onnx.errors import InvalidInputError, M2M100Error, OverloadedError
 from m2m100_onnx.pool import MemoryBudget
 from m2m100_onnx.server.metrics import Metrics
 from m2m100_onnx.server.refusals import Refused
-from m2m100_onnx.submitting import AFTERWARDS
+from m2m100_onnx.server.tracing import Traces
 from m2m100_onnx.translation import Translation
 from m2m100_onnx.translator import Translator
 
@@ -98,6 +98,7 @@ class Engine:
         self,
         open_bundles: Callable[[], tuple[Served, ...]],
         metrics: Metrics,
+        traces: Traces,
         *,
         threads: int,
         most_calls: int,
@@ -108,6 +109,7 @@ class Engine:
         Args:
             open_bundles: opens them; a reload calls it again.
             metrics: takes what calls did.
+            traces: covers calls with spans.
             threads: calls beside translations that run at the same time.
             most_calls: calls that run or wait; others are refused.
             memory: bytes of weights that are open at the same time; None for no limit.
@@ -118,6 +120,7 @@ class Engine:
         self._budget = MemoryBudget(memory)
         self.served, self.closing = open_bundles(), False
         self._open, self._metrics, self._most = open_bundles, metrics, most_calls
+        self._traces = traces
         self._threads, self._calls, self._pooled = threads, 0, 0
         self._take_up()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="m2m100-call")
@@ -157,17 +160,20 @@ class Engine:
         def left() -> float | None:
             return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
 
-        def work() -> list[Translation]:
-            stats.queue_seconds = time.monotonic() - began
-            return served.translator.translate_batch(texts, **{**arguments, "timeout": left()})
-
         def submit() -> Future[list[Translation]]:
             return served.translator.submit(texts, **{**arguments, "timeout": left()})
 
-        try:
-            if any(options.get(name) for name in AFTERWARDS):
-                return await self.run(served, work, cancellation)
+        with self._counted("translate", served, source_lang, target_lang, stats):
             return await self._submitted(served, submit, sum(map(len, texts)))
+
+    @contextlib.contextmanager
+    def _counted(
+        self, name: str, served: Served, source_lang: str, target_lang: str, stats: Stats
+    ) -> Iterator[None]:
+        """Counts a call and covers it with a span, whatever its end."""
+        try:
+            with self._traces.call(name, served.name, source_lang, target_lang, stats):
+                yield
         finally:
             self._metrics.called(stats)
 
@@ -229,16 +235,21 @@ class Engine:
             Refused: too many calls wait.
         """
         self._begin(served)
+        stats = Stats()
         try:
-            pieces = served.translator.astream(
-                text,
-                source_lang=source_lang,
-                target_lang=target_lang,
-                cancellation=cancellation,
-                **{**options, "timeout": timeout},
-            )
-            async for piece in pieces:
-                yield piece
+            with self._counted("stream", served, source_lang, target_lang, stats):
+                pieces = served.translator.astream(
+                    text,
+                    source_lang=source_lang,
+                    target_lang=target_lang,
+                    cancellation=cancellation,
+                    stats=stats,
+                    **{**options, "timeout": timeout},
+                )
+                # Its thread is in the middle of a step where this stream is given up.
+                async with contextlib.aclosing(cast("AsyncGenerator[str]", pieces)):
+                    async for piece in pieces:
+                        yield piece
         finally:
             self._end(served)
 

@@ -24,6 +24,7 @@ from m2m100_onnx.server.metrics import Metrics
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.replies import as_failure, as_refused
 from m2m100_onnx.server.settings import Limits
+from m2m100_onnx.server.tracing import Traces
 
 __all__ = ["Connection", "Guard"]
 
@@ -50,6 +51,7 @@ class Guard:
         app: ASGIApp,
         limits: Limits,
         metrics: Metrics,
+        traces: Traces,
         paths: Mapping[object, str],
         *,
         cors: bool,
@@ -60,10 +62,12 @@ class Guard:
             app: it.
             limits: what a request may ask for.
             metrics: counts requests.
+            traces: covers each with a span.
             paths: the path of each endpoint, as metrics and logs show it.
             cors: whether pages of other origins may ask.
         """
         self._app, self._limits, self._metrics, self._paths = app, limits, metrics, paths
+        self._traces = traces
         self._headers = {
             name: value
             for name, value in _HEADERS.items()
@@ -83,12 +87,13 @@ class Guard:
         )
         self._metrics.in_flight.inc()
         began = time.monotonic()
-        try:
-            await self._answer(scope, exchange)
-        finally:
-            self._metrics.in_flight.dec()
-            self._record(scope, exchange.status, time.monotonic() - began)
-            REQUEST_ID.reset(token)
+        with self._traces.request(scope) as ended:
+            try:
+                await self._answer(scope, exchange)
+            finally:
+                self._metrics.in_flight.dec()
+                ended(*self._record(scope, exchange.status or 499, time.monotonic() - began))
+                REQUEST_ID.reset(token)
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         request = Request(scope, exchange.receive)
@@ -104,19 +109,21 @@ class Guard:
             else:  # uvicorn closes the connection of an answer that is cut.
                 raise _CutError from None
 
-    def _record(self, scope: Scope, status: int | None, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> tuple[str, str, int]:
+        """Counts and logs an answer; returns its route, method and status."""
         route = self._paths.get(scope.get("endpoint"), "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.answered(route, method, status or 499, seconds)
+        self._metrics.answered(route, method, status, seconds)
         client = scope.get("client")
         facts = {
             "method": method,
             "route": route,
-            "status": status or 499,
+            "status": status,
             "seconds": round(seconds, 4),
             "client": client[0] if client else None,
         }
         _LOGGER.info("request", extra={"facts": facts})
+        return route, method, status
 
 
 class _CutError(Exception):

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import traceback
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
 
-__all__ = ["REQUEST_ID", "JsonFormatter", "configure", "frames"]
+__all__ = ["REQUEST_ID", "TRACE", "JsonFormatter", "configure", "frames"]
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("m2m100_request_id", default=None)
 """The id of the request that a task answers."""
+TRACE: ContextVar[Mapping[str, str] | None] = ContextVar("m2m100_trace", default=None)
+"""The ids of its trace and span, where traces are on."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -37,6 +40,7 @@ class JsonFormatter(logging.Formatter):
             line["worker"] = self._worker
         if request_id := REQUEST_ID.get():
             line["request_id"] = request_id
+        line.update(TRACE.get() or {})
         line.update(getattr(record, "facts", {}))
         if record.exc_info and record.exc_info[1] is not None:
             line.update(frames(record.exc_info[1]))
@@ -53,14 +57,14 @@ def frames(error: BaseException) -> dict[str, object]:
 
 
 def configure(worker: int | None = None) -> None:
-    """Sends the lines of this package and of uvicorn to standard error, as JSON.
+    """Sends the lines of this package, of uvicorn and of OpenTelemetry to standard error, as JSON.
 
     Args:
         worker: the number of this process among several that answer.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(worker))
-    for name in ("m2m100_onnx", "uvicorn", "uvicorn.error"):
+    for name in ("m2m100_onnx", "uvicorn", "uvicorn.error", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], name == "uvicorn.error"
         if name != "uvicorn.error":

@@ -28,6 +28,7 @@ from m2m100_onnx.server.passages import Passage, cut, joined
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.results import Results
 from m2m100_onnx.server.settings import Settings
+from m2m100_onnx.server.tracing import Traces
 from m2m100_onnx.translation import Translation
 from m2m100_onnx.translator import Translator
 
@@ -75,6 +76,7 @@ class Service:
         metrics: counts.
         detector: detects languages.
         results: keeps translated files; None where files are not translated.
+        traces: covers requests with spans.
     """
 
     engine: Engine
@@ -82,7 +84,8 @@ class Service:
     admission: Admission
     metrics: Metrics
     detector: Detector
-    results: Results | None = None
+    results: Results | None
+    traces: Traces
 
     def check_size(self, texts: Sequence[str]) -> None:
         """Refuses more texts or characters than the limits allow.

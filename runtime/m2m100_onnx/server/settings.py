@@ -75,6 +75,7 @@ class Settings:
         suggestions: file that suggested translations are added to; None switches them off.
         files: whether files are translated; their translations are kept on disk for a while.
         log_texts: whether texts and translations are logged.
+        traces: whether spans are sent, as the `OTEL_*` variables say.
     """
 
     limits: Limits = Limits()
@@ -83,3 +84,4 @@ class Settings:
     suggestions: Path | None = None
     files: bool = True
     log_texts: bool = False
+    traces: bool = False
