@@ -121,6 +121,11 @@ class Client:
             self.close()
         return status, body
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server has closed the connection, which it does after seconds without use."""
+        return self._streams is not None and self._streams[0].at_eof()
+
     def close(self) -> None:
         """Closes the connection."""
         if self._streams is not None:
@@ -290,6 +295,8 @@ async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     idle: list[Client] = []
 
     async def ask(port: int, at: float, data: bytes) -> None:
+        while idle and idle[-1].closed:
+            idle.pop().close()
         client = idle.pop() if idle else Client(port)
         try:
             status, body = await client.ask(data)
