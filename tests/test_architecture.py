@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model", "text"),
     ("engine", "terminology"),
     ("targets", "aligning"),
+    ("afterwards",),
     ("calls",),
     ("language_calls", "face", "reading", "streaming", "submitting", "alternatives"),
     ("translator", "language_model"),

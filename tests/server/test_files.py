@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -16,6 +17,7 @@ from m2m100_onnx import Translator
 from m2m100_onnx.server.documents import FORMATS, Document
 from m2m100_onnx.server.refusals import Refused
 from m2m100_onnx.server.results import Results
+from m2m100_onnx.server.settings import Limits
 from serving import Answer, Server, serving
 
 FLAGS = ("--file-characters", "9000", "--characters", "60", "--texts", "3", "--calls", "2")
@@ -222,7 +224,7 @@ def test_a_client_that_goes_in_the_middle_of_its_file(server: Server) -> None:
 
 
 def test_old_files_are_removed(tmp_path: Path) -> None:
-    results = Results(tmp_path, 0.2)
+    results = Results(tmp_path, 0.2, 1 << 20)
     name = results.keep("a.txt", "de", ".txt", b"found")
     path, shown = results.find(name)
     assert (path.read_bytes(), shown) == (b"found", "a_de.txt")
@@ -233,11 +235,25 @@ def test_old_files_are_removed(tmp_path: Path) -> None:
 
 
 def test_files_are_not_without_number(tmp_path: Path) -> None:
-    results = Results(tmp_path, 60)
-    for number in range(1000):
-        (tmp_path / str(number)).touch()
-    with pytest.raises(Refused, match="too many files"):
-        results.keep("a.txt", "de", ".txt", b"")
+    """A file takes whole blocks of the disk, and another process's count too."""
+    results = Results(tmp_path, 60, 3 * 4096)
+    results.keep("a.txt", "de", ".txt", b"a" * 4097)
+    results.keep("b.txt", "de", ".txt", b"")
+    other = Results(tmp_path, 60, 3 * 4096)
+    for full in (results, other):
+        with pytest.raises(Refused, match="too many files"):
+            full.keep("c.txt", "de", ".txt", b"")
+    assert len(list(tmp_path.iterdir())) == 2
+    os.utime(next(tmp_path.iterdir()), (0, 0))
+    time.sleep(1.1)  # The size of the folder is asked for once a second.
+    results.keep("d.txt", "de", ".txt", b"")
+
+
+def test_a_server_keeps_thousands_of_small_files(tmp_path: Path) -> None:
+    results = Results(tmp_path, 60, Limits().file_bytes)
+    for number in range(3000):
+        results.keep(f"{number}.txt", "de", ".txt", b"some text")
+    assert len(list(tmp_path.iterdir())) == 3000
 
 
 def test_files_go_with_time_and_with_the_server(demo_bundle: Path, tmp_path: Path) -> None:

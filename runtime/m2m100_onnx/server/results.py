@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import time
 import unicodedata
@@ -19,15 +20,25 @@ from m2m100_onnx.server.refusals import Refused
 __all__ = ["Results"]
 
 _NAME = re.compile(r"[0-9a-f]{32}\.([A-Za-z0-9_-]{1,100}\.[a-z]{1,8})")
-_MOST_FILES = 1000
+_BLOCK = 4096
+"""Bytes of which a disk gives whole ones."""
+_PATIENCE = 1.0
+"""Seconds for which the size of the folder is not asked for again."""
 
 
 class Results:
     """The files of a folder."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        """Takes a folder, which may have other processes' files too, and how long a file stays."""
-        self._folder, self._seconds = folder, seconds
+    def __init__(self, folder: Path, seconds: float, most_bytes: int) -> None:
+        """Takes a folder, which may have other processes' files too.
+
+        Args:
+            folder: it.
+            seconds: how long a file stays.
+            most_bytes: what all files may take on the disk; further ones are refused.
+        """
+        self._folder, self._seconds, self._most = folder, seconds, most_bytes
+        self._bytes, self._looked = 0, -math.inf
 
     def keep(self, name: str, language: str, ending: str, content: bytes) -> str:
         """Keeps a file; returns the name by which it is found.
@@ -40,10 +51,13 @@ class Results:
 
         Raises:
             OSError: there is no space.
-            Refused: there are too many files.
+            Refused: the files of all clients take too much.
         """
-        if self.remove_old() >= _MOST_FILES:
+        if time.monotonic() - self._looked > _PATIENCE:
+            self.remove_old()
+        if self._bytes + _on_disk(len(content)) > self._most:
             raise Refused("busy", "too many files wait to be fetched; try again", 60.0)
+        self._bytes += _on_disk(len(content))
         stem = PurePosixPath(name.replace("\\", "/")).stem
         plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
         safe = re.sub(r"[^A-Za-z0-9_-]+", "_", f"{plain[:60]}_{language}")
@@ -68,24 +82,30 @@ class Results:
         if match is None:
             raise Refused("bad_request", "Invalid filename")
         path = self._folder / name
-        self.remove_old()
-        if not path.is_file():
-            raise Refused("not_found", "there is no such file, or not any more")
-        return path, match[1]
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime >= time.time() - self._seconds:
+                return path, match[1]
+            path.unlink()
+        raise Refused("not_found", "there is no such file, or not any more")
 
-    def remove_old(self) -> int:
-        """Removes the files that have become too old; returns the number of the others."""
+    def remove_old(self) -> None:
+        """Removes the files that have become too old, and adds up the others."""
         left, oldest = 0, time.time() - self._seconds
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # Another process may remove it too.
-                if path.stat().st_mtime < oldest:
+                facts = path.stat()
+                if facts.st_mtime < oldest:
                     path.unlink()
                 else:
-                    left += 1
-        return left
+                    left += _on_disk(facts.st_size)
+        self._bytes, self._looked = left, time.monotonic()
 
     async def remove_for_ever(self) -> None:
         """Removes files as they become too old."""
         while True:
             await asyncio.sleep(min(60.0, self._seconds))
             await asyncio.to_thread(self.remove_old)
+
+
+def _on_disk(size: int) -> int:
+    return max(1, -(-size // _BLOCK)) * _BLOCK

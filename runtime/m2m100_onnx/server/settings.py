@@ -45,6 +45,9 @@ class Limits:
     file_minutes: float = option(
         30.0, "Minutes for which a translated file can be fetched.", (0.001, 10_000.0)
     )
+    file_bytes: int = option(
+        1 << 28, "Most bytes of translated files, all clients'; further ones get 503.", (1, 1 << 50)
+    )
     receive_seconds: float = option(
         10.0, "Seconds in which headers must come, and then the body.", (0.1, 3600.0)
     )
