@@ -115,13 +115,17 @@ def weights(random: np.random.Generator, least_outputs: int = 1) -> Weights:
 
 def weights_of(stored: Weights, inputs: Inputs, attributes: Attributes) -> Weights:
     """Returns the weights with the scales that are given; all else must be the case's own."""
-    for name, array in (("weight", stored.stored), ("scale", stored.scale)):
+    arrays = {"weight": stored.stored, "scale": stored.scale, "column_scale": stored.column_scale}
+    for name, array in arrays.items():
         given = inputs[name]
-        require(given.dtype == array.dtype, given.shape == array.shape)
-        require(name == "scale" or np.array_equal(given, array))
+        require((given is None) == (array is None))
+        if array is not None:
+            require(given.dtype == array.dtype, given.shape == array.shape)
+            require(name != "weight" or np.array_equal(given, array))
     require(*(attributes[name] == value for name, value in stored.attributes.items()))
     other = replace(stored)
-    object.__setattr__(other, "scale", inputs["scale"])
+    for name in ("scale", "column_scale"):
+        object.__setattr__(other, name, inputs[name])
     return other
 
 

@@ -24,6 +24,8 @@ Array = npt.NDArray[Any]
 INSTRUCTIONS = ("avx2", "avxvnni", "avx512", "amx", "neon", "i8mm")
 BLOCK = 32
 """Inputs that share a scale in four bits."""
+MOST_MULTIPLE = 15
+"""Of a column's scale, that the scale of a block is."""
 EPSILON = 1e-5
 
 
@@ -119,6 +121,7 @@ class Weights:
     transposed: bool = False
     numbers: Array = field(init=False, repr=False)
     scale: Array = field(init=False, repr=False)
+    column_scale: Array | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(self.inputs * 20000 + self.outputs)
@@ -127,11 +130,16 @@ class Weights:
         numbers = random.integers(least, most, shape, np.int8, endpoint=True)
         numbers[:1] = least  # the ends of the range are there, in one column at every input
         numbers[:, :1] = most
-        blocks = () if self.bits == 8 else (-(-self.inputs // BLOCK),)
-        scale = random.uniform(1e-3, 2e-2, (*blocks, self.outputs))
-        object.__setattr__(self, "numbers", numbers)
-        kind = np.float32 if self.bits == 8 else np.float16
-        object.__setattr__(self, "scale", scale.astype(kind))
+        scale = random.uniform(1e-3, 2e-2, self.outputs).astype(np.float32)
+        column_scale = None
+        if self.bits == 4:  # Multiples of the columns' scales, which half precision has exactly.
+            column_scale = (np.ceil(scale * 2**12) / 2**16).astype(np.float32)
+            blocks = -(-self.inputs // BLOCK)
+            multiples = random.integers(-MOST_MULTIPLE, MOST_MULTIPLE + 1, (blocks, self.outputs))
+            multiples[:, 0] = MOST_MULTIPLE
+            scale = (multiples * column_scale).astype(np.float16)
+        for name, value in (("numbers", numbers), ("scale", scale), ("column_scale", column_scale)):
+            object.__setattr__(self, name, value)
 
     @property
     def stored(self) -> Array:
@@ -151,6 +159,20 @@ class Weights:
             "transposed": int(self.transposed),
         }
 
+    @property
+    def eight_bits(self) -> Array:
+        """The numbers times the multiples of their blocks, whatever a file has for scales."""
+        if self.column_scale is None:
+            return self.numbers
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            inverse = np.float32(1) / self.column_scale
+            inverse[~np.isfinite(inverse)] = 0
+            ratio = self.scale.astype(np.float32) * inverse
+        ratio = np.nan_to_num(ratio, nan=-MOST_MULTIPLE, posinf=99, neginf=-99)
+        multiples = np.rint(np.clip(ratio, -MOST_MULTIPLE, MOST_MULTIPLE)).astype(np.int64)
+        every: Array = np.repeat(multiples, BLOCK, axis=0)[: self.inputs]
+        return self.numbers * every
+
     def product(self, x: Array, steps: int = 127) -> Array:
         """Returns rows, rounded to eight bits, times the matrix; every row is finite.
 
@@ -164,15 +186,11 @@ class Weights:
         factor[factor > 3e38] = 0
         rounded = np.rint(x * factor).astype(np.int64)
         step = top / np.float32(steps)
-        if self.bits == 8:
-            # Sums below 2^53 are exact in double precision, which numpy multiplies faster.
-            sums = rounded.astype(float) @ self.numbers.astype(float)
-            return sums.astype(np.float32) * step * self.scale
-        total = np.zeros((*x.shape[:-1], self.outputs))
-        for block, scale in enumerate(self.scale.astype(float)):
-            part = slice(block * BLOCK, (block + 1) * BLOCK)
-            total += (rounded[..., part] @ self.numbers[part].astype(np.int64)) * scale
-        return (total * step).astype(np.float32)
+        # Sums below 2^53 are exact in double precision, which numpy multiplies faster.
+        sums = rounded.astype(float) @ self.eight_bits.astype(float)
+        scale = self.scale if self.column_scale is None else self.column_scale
+        product: Array = sums.astype(np.float32) * step * scale
+        return product
 
 
 @dataclass(frozen=True)
@@ -201,6 +219,7 @@ class Linear:
             "residual": reals(*self.rows, outputs) if self.residual else None,
             "norm_weight": reals(width) if self.norm else None,
             "norm_bias": reals(width) if self.norm else None,
+            "column_scale": self.weights.column_scale,
         }
 
     def run(self, *, threads: int = 1, **changed: Array | None) -> Array:
@@ -223,7 +242,7 @@ class Linear:
         return y
 
 
-CONSTANTS = frozenset({"weight", "scale", "bias", "norm_weight", "norm_bias"})
+CONSTANTS = frozenset({"weight", "scale", "bias", "norm_weight", "norm_bias", "column_scale"})
 
 
 def run_linear(
@@ -271,6 +290,7 @@ class Rank:
             "seen": seen,
             "banned": np.array([cell for cell in banned.tolist() if tuple(cell) not in both]),
             "renormalized": np.array(self.renormalized),
+            "column_scale": self.weights.column_scale,
         }
 
     def run(self, *, threads: int = 1, **changed: Array | None) -> list[Array]:

@@ -18,6 +18,12 @@ INT4_BLOCK = 32
 # because four bits have eight levels below zero and seven above. Beyond -8 the largest number is
 # clipped. More candidates, or positive ones, lower the error by less than one percent.
 _INT4_STEPS = (-6.5, -7.0, -7.5, -8.0, -8.5, -9.0, -9.5, -10.0)
+# Scales of blocks are whole multiples of their column's scale, so that a number of four bits times
+# its multiple is one of eight bits: kernels then multiply both alike. -8 * 15 still fits.
+_MOST_MULTIPLE = 15
+# Bits of a column's scale. Half precision has eleven, and multiples up to 15 take four.
+_COLUMN_BITS = 7
+_HALF_STEP = 2.0**-24
 # These fit into the processor's cache, and each candidate reads them once.
 _NUMBERS_AT_ONCE = 1 << 16
 
@@ -46,27 +52,29 @@ def quantize_columns(
 
 def quantize_blocks(
     matrix: torch.Tensor, block: int = INT4_BLOCK
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
-    """Rounds a matrix to four bits with one scale for each block, of least squared error.
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+    """Rounds a matrix to four bits with one scale for each block, of nearly the least error.
 
     A block is `block` numbers of a column, fewer at its end; `matrix ~ quantized * scale`. The
     search tries clipping ratios, as section 4 of AWQ (Lin et al., 2023) does, but counts the error
     of the weights alone. It has a closed form, as llama.cpp's `make_qx_quants` has: the best scale
     of a block `x` rounded to `q` is `<x, q> / <q, q>`, and the best `q` has the largest
-    `<x, q>^2 / <q, q>`. Deterministic.
+    `<x, q>^2 / <q, q>`. Then scales are rounded to multiples of a scale of their column, as
+    section 3 of QLoRA (Dettmers et al., 2023) quantizes scales a second time. Deterministic.
 
     Args:
         matrix: `(in, out)` in any float type.
         block: numbers that share a scale.
 
     Returns:
-        The `(in, out)` integers from -8 to 7, and the `(ceil(in / block), out)` scales. A scale may
-        be negative, and is infinite where numbers exceed 500,000. A block of zeros has scale 0.
+        The `(in, out)` integers from -8 to 7, the `(ceil(in / block), out)` scales, and the
+        `(out,)` scales of columns. A scale is -15 to 15 times that of its column to the last bit.
+        It is infinite where numbers exceed 500,000. A block of zeros has scale 0.
     """
     size, count = matrix.shape
     blocks = -(-size // block)
     values = np.empty((size, count), np.int8)
-    scales = np.empty((blocks, count), np.float16)
+    scales, of_columns = np.empty((blocks, count), np.float16), np.empty(count, np.float32)
     step = max(1, _NUMBERS_AT_ONCE // size)
     for start in range(0, count, step):
         columns = slice(start, start + step)
@@ -75,11 +83,38 @@ def quantize_blocks(
         padded = np.zeros((blocks * block, part.shape[1]), np.float32)
         padded[:size] = part.float().numpy()
         x = padded.reshape(blocks, block, -1)
-        with np.errstate(over="ignore"):
-            scale = _best_scales(x).astype(np.float16)
+        scale, of_column = _as_multiples(x, _best_scales(x))
         rounded = _round_int4(x, scale.astype(np.float32)).reshape(blocks * block, -1)
         values[:, columns], scales[:, columns] = rounded[:size], scale
-    return values, scales
+        of_columns[columns] = of_column
+    return values, scales, of_columns
+
+
+def _as_multiples(
+    x: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+    """Returns multiples of a scale of each column that are near the scales, and those of columns.
+
+    Of the nearest multiple and its two neighbours it is the one of least squared error.
+
+    Args:
+        x: the numbers, `(blocks, block, out)`.
+        scales: the best scales, `(blocks, out)`.
+    """
+    target = np.abs(scales).max(0) / _MOST_MULTIPLE
+    quantum = np.maximum(np.exp2(np.frexp(target)[1] - _COLUMN_BITS), _HALF_STEP)
+    column = (np.ceil(target / quantum) * quantum).astype(np.float32)
+    nearest = np.rint(np.divide(scales, column, out=np.zeros_like(scales), where=column > 0))
+    best, error = np.zeros_like(scales), np.full_like(scales, np.inf)
+    for step in (0, -1, 1):
+        # A block of small numbers keeps a scale, which then is larger than the best one.
+        size = np.clip(np.abs(nearest) + step, 1, _MOST_MULTIPLE)
+        found = np.copysign(size, scales) * column
+        lost = _round_int4(x, found) * found[:, None] - x
+        square = np.einsum("ijk,ijk->ik", lost, lost)
+        best, error = np.where(square < error, found, best), np.minimum(square, error)
+    with np.errstate(over="ignore"):
+        return np.where(scales != 0, best, 0).astype(np.float16), column
 
 
 def _best_scales(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

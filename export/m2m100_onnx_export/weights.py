@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -122,24 +122,33 @@ def _encode(parameter: Parameter, precision: Precision, checkpoint: Tensors) -> 
         yield parameter.name, parameter.shape, str(kind).removeprefix("torch."), chunks
         return
     dtype = _QUANTIZED[precision][parameter.transposed]
+    quantize: Callable[[torch.Tensor], tuple[npt.NDArray[Any], ...]]
     quantize = quantize_blocks if dtype == "int4" else quantize_columns
+    # What the quantization returns beside the numbers.
+    kinds = ("scale", "column_scale") if dtype == "int4" else ("scale",)
     # MatMulNBits, which multiplies four bits, takes (in, out) only.
     turned = parameter.transposed and dtype == "int4"
     values = np.empty(parameter.shape[::-1] if turned else parameter.shape, np.int8)
     columns = values.T if parameter.transposed and not turned else values
-    parts, done = [], 0
+    parts: list[list[npt.NDArray[Any]]] = [[] for _ in kinds]
+    done = 0
     for chunk in checked():
-        block, scale = quantize(chunk.t() if parameter.transposed else chunk)
+        quantized: tuple[npt.NDArray[Any], ...] = quantize(
+            chunk.t() if parameter.transposed else chunk
+        )
+        block = quantized[0]
         columns[:, done : done + block.shape[1]] = block
-        parts.append(scale)
+        for all_of_kind, part in zip(parts, quantized[1:], strict=True):
+            all_of_kind.append(part)
         done += block.shape[1]
-    scales = np.ascontiguousarray(np.concatenate(parts, axis=-1))
-    if not np.isfinite(scales).all():
+    scales = [np.ascontiguousarray(np.concatenate(each, axis=-1)) for each in parts]
+    if not all(np.isfinite(each).all() for each in scales):
         raise not_finite
     pieces = _packed(values) if dtype == "int4" else iter([values])
     yield parameter.name, values.shape, dtype, pieces
-    scale_name = f"{parameter.name.removesuffix('.weight')}.scale"
-    yield scale_name, scales.shape, str(scales.dtype), iter([scales])
+    for kind_of_scale, each in zip(kinds, scales, strict=True):
+        name = f"{parameter.name.removesuffix('.weight')}.{kind_of_scale}"
+        yield name, each.shape, str(each.dtype), iter([each])
 
 
 def _packed(values: npt.NDArray[np.int8]) -> Iterator[npt.NDArray[np.uint8]]:

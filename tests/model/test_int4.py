@@ -25,6 +25,7 @@ from m2m100_onnx.bundle.graphs import (
     FOUR_BITS,
     FUSED_FILES,
     GRAPH_FILES,
+    NATIVE_FILES,
     Precision,
     Signature,
     TensorSpec,
@@ -41,11 +42,11 @@ from packing import entries
 from quality import chrf_lost
 from translations import assert_independent
 
-# Loss of chrF against fp32 that is accepted, on average and in the worst direction. Found were 0.51
-# and 1.89 with the fused graphs, and 0.66 and 1.77 with the native ones, which run if they can.
+# Loss of chrF against fp32 that is accepted, on average and in the worst direction. Found were 0.56
+# and 1.40 with the fused graphs, and 0.54 and 1.43 with the native ones, which run if they can.
 MEAN_LOSS, WORST_LOSS = 1.0, 2.0
-# Every third sentence of the test set; benchmarks/quality.py takes them all.
-EVERY = 3
+# The whole test set: of a third, the worst direction moves by 0.5 with the way of rounding.
+EVERY = 1
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,16 @@ def test_scales_lose_less_than_the_maximum_and_nearly_the_least(block: int, size
     matrix[:, 4] = 0
     matrix[:, 5] *= 1e-3
     matrix[:, 6] = np.abs(matrix[:, 6])
-    values, scale = quantize_blocks(torch.from_numpy(matrix), block)
+    values, scale, of_column = quantize_blocks(torch.from_numpy(matrix), block)
     scale32 = scale.astype(np.float32)
+    # Scales are whole multiples of their column's, so the numbers times them are of eight bits.
+    multiples = np.rint(
+        np.divide(scale32, of_column, out=np.zeros_like(scale32), where=scale32 != 0)
+    )
+    assert (multiples * of_column == scale32).all()
+    largest = np.abs(multiples).max(0)[np.arange(90) != 4]
+    assert set(largest) <= {14, 15}  # The neighbour of the largest may be the better one.
+    assert 15 in largest
     assert values.min() == -8
     assert values.max() == 7
     assert (values[:, 4] == 0).all()
@@ -93,10 +102,19 @@ def test_scales_lose_less_than_the_maximum_and_nearly_the_least(block: int, size
 
     ends = block_ends(matrix, block)
     plain = squared_error(matrix, ends / 7, block)
-    assert (lost <= 1.001 * plain).all()
     assert lost.sum() < 0.85 * plain.sum()
     candidates = [squared_error(matrix, ends / s, block) for s in np.arange(-14, 14, 0.05) if s]
-    assert lost.sum() < 1.02 * np.min(candidates, axis=0).sum()
+    least = np.min(candidates, axis=0)
+    # A block that is small beside its column's largest has the coarser multiples.
+    assert lost.sum() < 1.04 * least.sum()
+    assert (lost.sum(0) <= 1.2 * least.sum(0) + 1e-9).all()
+    # Of all multiples, those of the best scale and its neighbours are nearly the best.
+    possible = [
+        squared_error(matrix, m * of_column[None] * np.ones_like(ends), block)
+        for m in range(-15, 16)
+        if m
+    ]
+    assert lost.sum() < 1.01 * np.min(possible, axis=0).sum()
 
 
 def test_rounding_is_the_same_in_any_chunk() -> None:
@@ -104,7 +122,7 @@ def test_rounding_is_the_same_in_any_chunk() -> None:
     whole = quantize_blocks(matrix)
     parts = [quantize_blocks(part) for part in (matrix[:, :1], matrix[:, 1:])]
     for index, expected in enumerate(whole):
-        assert (np.concatenate([part[index] for part in parts], axis=1) == expected).all()
+        assert (np.concatenate([part[index] for part in parts], axis=-1) == expected).all()
 
 
 @pytest.mark.parametrize("shape", [(1,), (4, 4), (3, 5), (64, 7)])
@@ -183,9 +201,15 @@ def test_weights_are_half_a_byte_each_and_stored_once(bundles: dict[str, Path]) 
             assert places["shared.weight.bytes"] == places["shared.weight"]
             assert places["shared.scales"] == places["shared.scale"]
         size = (bundle / WEIGHTS_FILE).stat().st_size
+        for file in NATIVE_FILES:  # Only they read the scales of columns.
+            for tensor in onnx.load(bundle / file, load_external_data=False).graph.initializer:
+                if tensor.name.endswith(".column_scale"):
+                    facts = {entry.key: entry.value for entry in tensor.external_data}
+                    places[tensor.name] = int(facts["offset"]), int(facts["length"])
         matrices = sum(length for _, length in set(places.values()))
         assert matrices < size < 1.02 * matrices
         four, eight = numbers[precision].values()
+        size -= sum(length for name, (_, length) in places.items() if "column_scale" in name)
         # Scales are an eighth of four-bit numbers; vectors and positions stay float32.
         assert four / 2 + eight < size < 1.25 * (four / 2 + eight)
     int4, mixed = (numbers[precision].values() for precision in FOUR_BITS)
@@ -240,7 +264,7 @@ def test_matrices_stay_four_bits_when_a_graph_opens(
 
 
 def test_quality(int4: Translator) -> None:
-    """The loss of chrF on a third of the test set in seven directions, with beam 5."""
+    """The loss of chrF on the test set in seven directions, with beam 5."""
     losses = chrf_lost(int4, EVERY)
     assert sum(losses.values()) / len(losses) <= MEAN_LOSS, losses
     assert max(losses.values()) <= WORST_LOSS, losses

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from m2m100_onnx.bundle.config import ModelConfig
 from m2m100_onnx.bundle.graphs import NATIVE_SOURCE_FILE, NATIVE_STEP_FILE, OPERATORS_VERSION
-from m2m100_onnx_export.graphs.builder import LAYER_NORM_EPSILON, GraphBuilder
+from m2m100_onnx_export.graphs.builder import LAYER_NORM_EPSILON, GraphBuilder, StoredMatrix
 from m2m100_onnx_export.graphs.layers import Layers, embed
 
 __all__ = ["NATIVE_DOMAIN", "NativeGraphs"]
@@ -112,6 +112,7 @@ class NativeGraphs:
             "Rank",
             *("hidden_states", matrix.tensor, g.parameter(f"{name}.scale"), *bias),
             *("count", "repetition_penalty", "seen", "banned", "renormalized"),
+            *self._column_scale(name, matrix),
             outputs=["scores", "tokens", "seen_scores"],
             in_features=matrix.columns if eight else matrix.rows,
             out_features=matrix.rows if eight else matrix.columns,
@@ -126,9 +127,8 @@ class NativeGraphs:
         g = self.g
         matrix = g.stored_matrix(f"{name}.weight")
         constants = (matrix.tensor, g.parameter(f"{name}.scale"), g.parameter(f"{name}.bias"))
-        inputs = [x, *constants, residual]
-        if norm:
-            inputs += [g.parameter(f"{norm}.weight"), g.parameter(f"{norm}.bias")]
+        norms = [g.parameter(f"{norm}.{part}") if norm else "" for part in ("weight", "bias")]
+        inputs = [x, *constants, residual, *norms, *self._column_scale(name, matrix)]
         return self._op(
             "Linear",
             *inputs,
@@ -139,6 +139,10 @@ class NativeGraphs:
             relu=int(relu),
             epsilon=LAYER_NORM_EPSILON,
         )
+
+    def _column_scale(self, name: str, matrix: StoredMatrix) -> list[str]:
+        """Returns the scales that those of four bits are multiples of."""
+        return [self.g.parameter(f"{name}.column_scale")] if matrix.bits == 4 else []
 
     def _op(self, kind: str, *inputs: str, **attributes: object) -> str:
         """Adds a node of this project's operators with one output."""

@@ -16,18 +16,18 @@ constexpr int64_t kColumnsAhead = 8;  // of (N, K)
 
 // A strip's sums of some rows, and what four bits need beside them.
 struct Few {
-    const int8_t* x;         // of the first row and input
+    const int8_t* x;          // of the first row and input
     int64_t x_stride;
-    int32_t* sums;           // eight bits: of the first row
-    float* totals;           // four bits
-    int64_t stride;          // of both
-    bool first;              // whether the block is the first of its columns
+    int32_t* sums;            // of the first row
+    int64_t stride;
+    bool first;               // whether the block is the first of its columns
     const int32_t* of_bytes;  // four bits: the sum of the block's bytes of the first row
     int64_t of_bytes_stride;
-    const Floats* scales;    // four bits: 4 registers
+    const Ints* multiples;    // four bits: 4 registers
 };
 
-// Adds a block (inputs, 64) of a matrix (K, N) to the sums of kRows rows; of four bits to the totals.
+// Adds a block (inputs, 64) of a matrix (K, N) to the sums of kRows rows. A block of four bits
+// is the inputs of one multiple, which its sums are multiplied by.
 template <int kRows, int kBits>
 inline void direct_rows(const uint8_t* p, int64_t stride, int64_t inputs, const Few& few, int64_t ahead) {
     Ints acc[kRows][4];
@@ -55,13 +55,14 @@ inline void direct_rows(const uint8_t* p, int64_t stride, int64_t inputs, const 
     }
     for (int r = 0; r < kRows; ++r)
         for (int g = 0; g < 4; ++g) {
-            if constexpr (kBits == 8) {
-                acc[r][g].store(few.sums + r * few.stride + 16 * g);
-            } else {
-                float* total = few.totals + r * few.stride + 16 * g;
-                const Floats before = few.first ? Floats::splat(0) : Floats::load(total);
-                fma(Floats::of(acc[r][g]), few.scales[g], before).store(total);
+            int32_t* sums = few.sums + r * few.stride + 16 * g;
+            if constexpr (kBits == 4) {
+                // The shift of the weights is not multiplied, and `finish` takes it off.
+                const Ints shift = Ints::splat(Quads::kOffset * few.of_bytes[r * few.of_bytes_stride]);
+                const Ints before = few.first ? Ints::zero() : Ints::load(sums);
+                acc[r][g] = acc[r][g] * few.multiples[g] + shift + before;
             }
+            acc[r][g].store(sums);
         }
 }
 
@@ -111,13 +112,8 @@ inline void few_at_edge(const Product& p, int64_t k, int64_t inputs, int64_t col
     const int64_t rows = p.rows.count, padded = (inputs + 3) / 4 * 4;
     Room& room = kept_room.get();
     interleave_blocks(p.matrix, k, padded, column, 1, room.block, 0);
-    if (p.matrix.bits == 8) {
-        multiply_block(room.block, padded, p.rows.bytes + k, p.rows.stride, rows,
-                       room.sums + strip * kStrip, stride, k == 0);
-    } else {
-        multiply_scaled_block(p, 0, rows, k, padded, column, room.block, room.totals + strip * kStrip,
-                              stride);
-    }
+    multiply_block(room.block, padded, p.rows.bytes + k, p.rows.stride, rows, room.sums + strip * kStrip,
+                   stride, k == 0);
 }
 
 // Columns [begin, end) of a matrix (K, N).
@@ -139,13 +135,15 @@ inline void few_rows(const Product& p, int64_t begin, int64_t end) {
                     continue;
                 }
                 const uint8_t* w = m.data + k * bytes + c * m.bits / 8;
-                Floats scales[4];
-                if (m.bits == 4) scales_at(m, k / kBlock, c, scales);
+                Ints multiples[4] = {};
+                if (m.bits == 4) {
+                    multiples_at(m, k / kBlock, c, multiples);
+                    settle(multiples);
+                }
                 in_passes(rows, [&](int64_t row, int64_t n) {
                     const int64_t ahead = row ? 0 : kAhead * bytes, at = row * stride + s * kStrip;
-                    const Few few{p.rows.bytes + row * x_stride + k, x_stride, room.sums + at,
-                                  room.totals + at, stride, k == 0,
-                                  p.rows.sums + row * blocks + k / kBlock, blocks, scales};
+                    const Few few{p.rows.bytes + row * x_stride + k, x_stride, room.sums + at, stride,
+                                  k == 0, p.rows.sums + row * blocks + k / kBlock, blocks, multiples};
                     if (m.bits == 8) {
                         direct_rows<8>(n, w, bytes, inputs, few, ahead);
                     } else {
@@ -155,8 +153,7 @@ inline void few_rows(const Product& p, int64_t begin, int64_t end) {
             }
         }
         for (int64_t s = 0; s < strips; ++s)
-            finish(p, 0, rows, column + s * kStrip, room.sums + s * kStrip, room.totals + s * kStrip,
-                   stride);
+            finish(p, 0, rows, column + s * kStrip, room.sums + s * kStrip, stride);
     }
 }
 
@@ -186,7 +183,7 @@ inline void few_columns(const Product& p, int64_t begin, int64_t end) {
                 }
             });
         }
-        finish(p, 0, p.rows.count, column, room.sums, room.totals, kStrip);
+        finish(p, 0, p.rows.count, column, room.sums, kStrip);
     }
 }
 

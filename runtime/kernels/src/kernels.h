@@ -17,11 +17,15 @@ struct Matrix {
     int64_t outputs;         // N
     bool transposed;         // (N, K) as an embedding lies, not (K, N)
     int bits;                // 8 or 4; four bits are never transposed
-    const float* scale;      // (N) of eight bits
-    const uint16_t* scales;  // (ceil(K / kBlock), N) in half precision, of four bits
+    const float* scale;      // (N), of every column
+    // Of four bits: the scales of blocks, (ceil(K / kBlock), N) in half precision. They are whole multiples
+    // of the column's scale. So a number of four bits times its multiple is one of eight bits.
+    const uint16_t* scales;
+    const float* inverse;    // of four bits: 1 / scale, or 0 where that is not finite, (N)
 };
 
-constexpr int64_t kBlock = 32;  // inputs that share a scale in four bits
+constexpr int64_t kBlock = 32;           // inputs that share a scale in four bits
+constexpr float kLargestMultiple = 15;  // a number of four bits times it is at least -120
 
 // Rows rounded to signed bytes: x is about `bytes * step`, or `(bytes + kReluShift) * step` after ReLU.
 constexpr int kReluShift = 127;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 #include <vector>
 
@@ -20,8 +21,10 @@ inline int64_t threads() {
     return count;
 }
 
-// Reads a matrix and its scales, inputs `index` and `index + 1` of a node.
-inline Matrix matrix_of(const Info& info, const Slot* slots, size_t index) {
+// Reads a matrix and its scales, inputs `index` and `index + 1` of a node, and of four bits the scales of its
+// columns, input `columns`; `inverse` becomes their inverse, which the matrix refers to.
+inline Matrix matrix_of(const Info& info, const Slot* slots, size_t index, size_t columns,
+                        std::vector<float>& inverse) {
     Matrix m{};
     m.inputs = info.attribute("in_features", 1, kMostInputs);
     m.outputs = info.attribute("out_features", 1, kMostOutputs);
@@ -44,6 +47,18 @@ inline Matrix matrix_of(const Info& info, const Slot* slots, size_t index) {
         weight.expect_shape({(m.inputs * m.outputs + 1) / 2});
         scale.expect_shape({(m.inputs + kBlock - 1) / kBlock, m.outputs});
         m.scales = scale.as<uint16_t>();
+        const Tensor of_column = info.constant(columns, slots[columns]);
+        if (!of_column)
+            refuse("m2m100.", weight.op, ": ", slots[columns].name, ": expected the scales of ", m.outputs,
+                   " columns, found none: export the bundle again");
+        of_column.expect_shape({m.outputs});
+        m.scale = of_column.as<float>();
+        inverse.reserve(static_cast<size_t>(m.outputs));
+        for (int64_t c = 0; c < m.outputs; ++c) {
+            const float one = 1.0f / m.scale[c];
+            inverse.push_back(std::isfinite(one) ? one : 0.0f);
+        }
+        m.inverse = inverse.data();
     }
     m.data = weight.as<uint8_t>();
     return m;

@@ -17,11 +17,12 @@ public:
         {"residual", kFloat, true},
         {"norm_weight", kFloat, true},
         {"norm_bias", kFloat, true},
+        {"column_scale", kFloat, true},
     };
     static constexpr Element kOutputs[] = {kFloat};
 
     explicit Linear(const Info& info)
-        : matrix_(matrix_of(info, kInputs, 1)), relu_(info.attribute("relu", 0, 1) == 1) {
+        : matrix_(matrix_of(info, kInputs, 1, 7, inverse_)), relu_(info.attribute("relu", 0, 1) == 1) {
         const Tensor bias = info.constant(3, kInputs[3]);
         const Tensor weight = info.constant(5, kInputs[5]), shift = info.constant(6, kInputs[6]);
         if (bias) bias.expect_shape({matrix_.outputs});
@@ -73,6 +74,7 @@ private:
                    matrix_.outputs);
     }
 
+    std::vector<float> inverse_;  // of the matrix, so it comes first
     Matrix matrix_;
     bool relu_;
     mutable std::once_flag added_up_;

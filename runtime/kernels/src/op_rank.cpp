@@ -43,10 +43,11 @@ public:
         {"hidden_states", kFloat}, {"weight", kAny},  {"scale", kAny},
         {"bias", kFloat, true},    {"count", kInt64}, {"repetition_penalty", kFloat},
         {"seen", kInt64},          {"banned", kInt64}, {"renormalized", kBool},
+        {"column_scale", kFloat, true},
     };
     static constexpr Element kOutputs[] = {kFloat, kInt64, kFloat};
 
-    explicit Rank(const Info& info) : matrix_(matrix_of(info, kInputs, 1)) {
+    explicit Rank(const Info& info) : matrix_(matrix_of(info, kInputs, 1, 9, inverse_)) {
         const Tensor bias = info.constant(3, kInputs[3]);
         if (bias) bias.expect_shape({matrix_.outputs});
         bias_ = bias.as<float>();
@@ -126,6 +127,7 @@ public:
     }
 
 private:
+    std::vector<float> inverse_;  // of the matrix, so it comes first
     Matrix matrix_;
     const float* bias_;
 };

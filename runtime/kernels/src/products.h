@@ -21,12 +21,12 @@ constexpr int64_t kMostHeight = 512;     // inputs of a block
 constexpr int64_t kScratch = 128 << 10;  // bytes of interleaved blocks, which lie in L2
 constexpr int64_t kMostRows = 256;       // rows that share interleaved blocks
 constexpr int64_t kSums = kMostRows * 256;
+constexpr int64_t kMostStrips = kScratch / (kMostHeight / 2 * kStrip);  // whose blocks lie side by side
 
 struct Room {
     alignas(64) uint8_t block[kScratch];
-    alignas(64) int32_t sums[kSums];     // rows x the columns of all blocks
-    alignas(64) float totals[kSums];     // the same of four bits, where every block has its scales
-    alignas(64) float scales[kMostHeight / kBlock * 64];  // of a strip's block
+    alignas(64) int32_t sums[kSums];  // rows x the columns of all blocks
+    alignas(64) int8_t multiples[kMostStrips * kStrip];
 };
 
 // Memory that a thread takes when it first needs it, and keeps. A plain variable of the thread would take
@@ -46,27 +46,30 @@ struct Edge {
     int8_t bytes[4 * 64];
 };
 
-// Interleaves inputs k ... k + 3 of the 64 columns from `column` on, of a matrix (K, N).
-inline void interleave_at(const Matrix& m, int64_t k, int64_t column, uint8_t* out) {
-    const bool whole = k + 4 <= m.inputs && column + kStrip <= m.outputs;
-    if (m.bits == 8) {
-        const int8_t* p = reinterpret_cast<const int8_t*>(m.data) + k * m.outputs + column;
-        if (whole) return interleave_rows(p, static_cast<size_t>(m.outputs), out);
-        Edge edge = {};
-        const int64_t width = smaller(kStrip, m.outputs - column);
-        for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i)
-            std::memcpy(edge.bytes + i * 64, p + i * m.outputs, static_cast<size_t>(width));
-        return interleave_rows(edge.bytes, 64, out);
+// The multiples of 64 columns' scales that a block of four bits has, whatever an untrusted file has there.
+inline void multiples_at(const Matrix& m, int64_t block, int64_t column, Ints (&out)[4]) {
+    const Floats zero = Floats::splat(0), most = Floats::splat(-kLargestMultiple);
+    for (int g = 0; g < 4; ++g) {
+        const int64_t c = column + 16 * g, n = m.outputs - c;
+        if (n <= 0) {
+            out[g] = Ints::zero();
+            continue;
+        }
+        const uint16_t* scales = m.scales + block * m.outputs + c;
+        uint16_t padded[16] = {};
+        if (n < 16) {
+            std::memcpy(padded, scales, sizeof(uint16_t) * static_cast<size_t>(n));
+            scales = padded;
+        }
+        // `larger` makes the least of what is no number.
+        const Floats some = larger(Floats::of_half(scales) * load_some(m.inverse + c, n), most);
+        out[g] = (zero - larger(zero - some, most)).nearest();
     }
-#ifdef M2M100_DIRECT
-    if (whole && m.outputs % 2 == 0) {
-        Quads quads[4];
-        interleave_halves(m.data + (k * m.outputs + column) / 2, static_cast<size_t>(m.outputs / 2), quads);
-        for (int g = 0; g < 4; ++g) quads[g].store(out + 64 * g);
-        return;
-    }
-#endif
-    Edge edge = {};
+}
+
+// Four rows of 64 numbers of four bits, where the matrix may end before them, as bytes.
+inline void widen_at(const Matrix& m, int64_t k, int64_t column, Edge& edge) {
+    const bool whole = column + kStrip <= m.outputs;
     for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i) {
         const int64_t number = (k + i) * m.outputs + column;
         const uint8_t* p = m.data + number / 2;
@@ -83,6 +86,29 @@ inline void interleave_at(const Matrix& m, int64_t k, int64_t column, uint8_t* o
             p = moved;
         }
         widen(p, edge.bytes + i * 64);
+    }
+}
+
+// Interleaves inputs k ... k + 3 of the 64 columns from `column` on, of a matrix (K, N); those of four bits
+// times their multiples.
+inline void interleave_at(const Matrix& m, int64_t k, int64_t column, const int8_t* multiples, uint8_t* out) {
+    const bool whole = k + 4 <= m.inputs && column + kStrip <= m.outputs;
+    Edge edge = {};
+    if (m.bits == 8) {
+        const int8_t* p = reinterpret_cast<const int8_t*>(m.data) + k * m.outputs + column;
+        if (whole) return interleave_rows(p, static_cast<size_t>(m.outputs), out);
+        const int64_t width = smaller(kStrip, m.outputs - column);
+        for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i)
+            std::memcpy(edge.bytes + i * 64, p + i * m.outputs, static_cast<size_t>(width));
+    } else {
+#ifdef M2M100_DIRECT
+        if (whole && m.outputs % 2 == 0) {
+            const uint8_t* p = m.data + (k * m.outputs + column) / 2;
+            return interleave_multiples(p, static_cast<size_t>(m.outputs / 2), multiples, out);
+        }
+#endif
+        widen_at(m, k, column, edge);
+        for (int i = 0; i < 4; ++i) times(edge.bytes + 64 * i, multiples);
     }
     interleave_rows(edge.bytes, 64, out);
 }
@@ -112,9 +138,19 @@ inline void interleave_blocks(const Matrix& m, int64_t k, int64_t inputs, int64_
                 transpose_at(m, k + i, column + 16 * c,
                              blocks + c / 4 * block_bytes + i * kStrip + c % 4 * 64);
     } else {
-        for (int64_t i = 0; i < inputs; i += 4)
+        int8_t* multiples = kept_room.get().multiples;
+        for (int64_t i = 0; i < inputs; i += 4) {
+            if (m.bits == 4 && i % kBlock == 0) {
+                for (int64_t s = 0; s < strips; ++s) {
+                    Ints of[4];
+                    multiples_at(m, (k + i) / kBlock, column + s * kStrip, of);
+                    for (int g = 0; g < 4; ++g) of[g].store_bytes(multiples + s * kStrip + 16 * g);
+                }
+            }
             for (int64_t s = 0; s < strips; ++s)
-                interleave_at(m, k + i, column + s * kStrip, blocks + s * block_bytes + i * kStrip);
+                interleave_at(m, k + i, column + s * kStrip, multiples + s * kStrip,
+                              blocks + s * block_bytes + i * kStrip);
+        }
     }
 }
 
@@ -173,123 +209,39 @@ inline void multiply_block(const uint8_t* block, int64_t inputs, const int8_t* x
     }
 }
 
-// The scales of a strip's columns in one block of four bits, in the order of its sums.
-inline void scales_at(const Matrix& m, int64_t block, int64_t column, Floats (&out)[4]) {
-    const uint16_t* scales = m.scales + block * m.outputs + column;
-    uint16_t padded[64] = {};
-    if (column + kStrip > m.outputs) {
-        std::memcpy(padded, scales, sizeof(uint16_t) * static_cast<size_t>(m.outputs - column));
-        scales = padded;
-    }
-    for (int g = 0; g < 4; ++g) out[g] = Floats::of_half(scales + 16 * g);
-    settle(out);
-}
-
-// The same as `multiply_tile` of four bits: the sums of every block are scaled and added to totals.
-// Two rows at most: both have 4 sums and 4 totals, beside 4 registers of weights and 4 of scales.
-template <int kRows>
-inline void multiply_scaled(const uint8_t* block, int64_t inputs, const int8_t* x, int64_t stride,
-                            const int32_t* sums, int64_t sums_stride, const float* scales,
-                            float* totals, int64_t totals_stride, bool first) {
-    constexpr int kGroups = Quads::kTileGroups;
-    for (int at = 0; at < 4; at += kGroups) {
-        Floats total[kRows][kGroups];
-        for (int r = 0; r < kRows; ++r)
-            for (int g = 0; g < kGroups; ++g)
-                total[r][g] = first ? Floats::splat(0)
-                                    : Floats::load(totals + r * totals_stride + 16 * (at + g));
-        for (int64_t begin = 0; begin < inputs; begin += kBlock) {
-            const int64_t end = smaller(inputs, begin + kBlock);
-            Ints acc[kRows][kGroups];
-            for (int r = 0; r < kRows; ++r)
-                for (int g = 0; g < kGroups; ++g)
-                    acc[r][g] = Ints::splat(-Quads::kOffset * sums[r * sums_stride + begin / kBlock]);
-            for (int64_t k = begin; k < end; k += 4) {
-                Quads w[kGroups];
-                for (int g = 0; g < kGroups; ++g)
-                    w[g] = Quads::load(block + k * kStrip + 64 * (at + g));
-                for (int r = 0; r < kRows; ++r) {
-                    const Four four = Four::load(x + r * stride + k);
-                    for (int g = 0; g < kGroups; ++g) acc[r][g] = dot(acc[r][g], w[g], four);
-                }
-            }
-            for (int g = 0; g < kGroups; ++g) {
-                const Floats scale = Floats::load(scales + begin / kBlock * 64 + 16 * (at + g));
-                for (int r = 0; r < kRows; ++r)
-                    total[r][g] = fma(Floats::of(acc[r][g]), scale, total[r][g]);
-            }
-        }
-        for (int r = 0; r < kRows; ++r)
-            for (int g = 0; g < kGroups; ++g)
-                total[r][g].store(totals + r * totals_stride + 16 * (at + g));
-    }
-}
-
-// A strip's block of four bits, for all rows.
-inline void multiply_scaled_block(const Product& p, int64_t first_row, int64_t rows, int64_t k,
-                                  int64_t inputs, int64_t column, const uint8_t* block, float* totals,
-                                  int64_t totals_stride) {
-    Room& here = kept_room.get();
-    for (int64_t i = 0; i < inputs; i += kBlock) {
-        Floats scales[4];
-        scales_at(p.matrix, (k + i) / kBlock, column, scales);
-        for (int g = 0; g < 4; ++g) scales[g].store(here.scales + i / kBlock * 64 + 16 * g);
-    }
-    const int64_t stride = p.rows.stride, sums_stride = stride / kBlock + 1;
-    for (int64_t r = 0; r < rows; r += 2) {
-        const int8_t* x = p.rows.bytes + (first_row + r) * stride + k;
-        const int32_t* sums = p.rows.sums + (first_row + r) * sums_stride + k / kBlock;
-        float* to = totals + r * totals_stride;
-        if (r + 1 < rows) {
-            multiply_scaled<2>(block, inputs, x, stride, sums, sums_stride, here.scales, to,
-                               totals_stride, k == 0);
-        } else {
-            multiply_scaled<1>(block, inputs, x, stride, sums, sums_stride, here.scales, to,
-                               totals_stride, k == 0);
-        }
-    }
-}
-
 // Scales a strip's sums, adds bias and residual, and writes them. A whole strip has all of its columns.
 template <bool kWhole>
 inline void finish_strip(const Product& p, int64_t first_row, int64_t rows, int64_t column,
-                         const int32_t* sums, const float* totals, int64_t stride) {
+                         const int32_t* sums, int64_t stride) {
     const Matrix& m = p.matrix;
     const int64_t last = p.rows.stride / kBlock;
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = first_row + r;
         const Floats step = Floats::splat(p.rows.step[row]);
         const Floats shifted_by = step * Floats::splat(static_cast<float>(kReluShift));
-        Floats y[4];
-        if (m.bits == 8) {
-            // Shifted weights add their shift times the sum of the row's bytes.
-            const Ints excess = Ints::splat(Quads::kOffset * p.rows.sums[row * (last + 1) + last]);
-            Ints whole[4];
-            for (int g = 0; g < 4; ++g) whole[g] = Ints::load(sums + r * stride + 16 * g) - excess;
-            if (!m.transposed) settle(whole);
-            for (int g = 0; g < 4; ++g) y[g] = Floats::of(whole[g]) * step;
-        } else {
-            for (int g = 0; g < 4; ++g) y[g] = Floats::load(totals + r * stride + 16 * g) * step;
-            settle(y);
-        }
+        // Shifted weights add their shift times the sum of the row's bytes.
+        const Ints excess = Ints::splat(Quads::kOffset * p.rows.sums[row * (last + 1) + last]);
+        Ints whole[4];
+        for (int g = 0; g < 4; ++g) whole[g] = Ints::load(sums + r * stride + 16 * g) - excess;
+        if (!m.transposed) settle(whole);
         for (int g = 0; g < 4; ++g) {
             const int64_t c = column + 16 * g, n = kWhole ? 16 : m.outputs - c;
             if (n <= 0) break;
-            if (m.bits == 8) y[g] = y[g] * load_some(m.scale + c, n);
-            if (p.columns) y[g] = fma(load_some(p.columns + c, n), shifted_by, y[g]);
-            if (p.bias) y[g] = y[g] + load_some(p.bias + c, n);
-            if (p.residual) y[g] = y[g] + load_some(p.residual + row * m.outputs + c, n);
-            store_some(p.out + row * p.out_stride + c - p.out_first, n, y[g]);
+            Floats y = Floats::of(whole[g]) * step * load_some(m.scale + c, n);
+            if (p.columns) y = fma(load_some(p.columns + c, n), shifted_by, y);
+            if (p.bias) y = y + load_some(p.bias + c, n);
+            if (p.residual) y = y + load_some(p.residual + row * m.outputs + c, n);
+            store_some(p.out + row * p.out_stride + c - p.out_first, n, y);
         }
     }
 }
 
 inline void finish(const Product& p, int64_t first_row, int64_t rows, int64_t column,
-                   const int32_t* sums, const float* totals, int64_t stride) {
+                   const int32_t* sums, int64_t stride) {
     if (column + kStrip <= p.matrix.outputs) {
-        finish_strip<true>(p, first_row, rows, column, sums, totals, stride);
+        finish_strip<true>(p, first_row, rows, column, sums, stride);
     } else {
-        finish_strip<false>(p, first_row, rows, column, sums, totals, stride);
+        finish_strip<false>(p, first_row, rows, column, sums, stride);
     }
 }
 
@@ -321,25 +273,17 @@ void multiply_rows(const Product& p, int64_t begin, int64_t end, int64_t first_r
             // Rows are padded with zeros to whole blocks, so what a block holds beyond is not used.
             const int64_t inputs = smaller(height, (m.inputs - k + 3) / 4 * 4);
             interleave_blocks(m, k, inputs, column, strips, here.block, block_bytes);
-            if (m.bits == 8 && rows >= kLeastTiled) {
+            if (rows >= kLeastTiled) {
                 multiply_tiles(here.block, block_bytes, strips, inputs, x + k, p.rows.stride, rows, here.sums,
                                stride, k == 0);
                 continue;
             }
-            for (int64_t s = 0; s < strips; ++s) {
-                const uint8_t* block = here.block + s * block_bytes;
-                if (m.bits == 8) {
-                    multiply_block(block, inputs, x + k, p.rows.stride, rows, here.sums + s * kStrip, stride,
-                                   k == 0);
-                } else {
-                    multiply_scaled_block(p, first_row, rows, k, inputs, column + s * kStrip, block,
-                                          here.totals + s * kStrip, stride);
-                }
-            }
+            for (int64_t s = 0; s < strips; ++s)
+                multiply_block(here.block + s * block_bytes, inputs, x + k, p.rows.stride, rows,
+                               here.sums + s * kStrip, stride, k == 0);
         }
         for (int64_t s = 0; s < strips; ++s)
-            finish(p, first_row, rows, column + s * kStrip, here.sums + s * kStrip,
-                   here.totals + s * kStrip, stride);
+            finish(p, first_row, rows, column + s * kStrip, here.sums + s * kStrip, stride);
     }
     release_tiles();
 }

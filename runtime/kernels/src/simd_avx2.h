@@ -265,6 +265,19 @@ inline void widen(const uint8_t* p, int8_t* out) {
         store(reinterpret_cast<uint8_t*>(out), _mm256_sub_epi8(_mm256_xor_si256(both, eight), eight));
     }
 }
+// 64 bytes times as many; the products must be bytes. A lane of 16 bits has two bytes: the lower byte of a
+// product is that of the lower bytes, and of the upper byte alone it is shifted up.
+inline void times(int8_t* x, const int8_t* y) {
+    const __m256i low = _mm256_set1_epi16(0xFF);
+    for (int half = 0; half < 64; half += 32) {
+        __m256i* to = reinterpret_cast<__m256i*>(x + half);
+        const __m256i a = _mm256_loadu_si256(to);
+        const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(y + half));
+        const __m256i even = _mm256_and_si256(_mm256_mullo_epi16(a, b), low);
+        const __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), _mm256_andnot_si256(low, b));
+        _mm256_storeu_si256(to, _mm256_or_si256(even, odd));
+    }
+}
 // To L2: fetched to L1 it would push out what is being multiplied.
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 

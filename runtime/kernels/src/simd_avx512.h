@@ -22,6 +22,7 @@ struct Ints {
 };
 inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline Ints operator-(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline Ints operator*(Ints a, Ints b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 
 struct Floats {
     __m512 v;
@@ -192,6 +193,30 @@ inline void interleave_halves(const uint8_t* p, size_t stride, Quads (&out)[4]) 
     interleave(_mm512_add_epi8(halves(p), more), _mm512_add_epi8(halves(p + stride), more),
                _mm512_add_epi8(halves(p + 2 * stride), more),
                _mm512_add_epi8(halves(p + 3 * stride), more), out);
+}
+// The products of 64 pairs of bytes, which must be bytes. A lane of 16 bits has two bytes: the lower byte of
+// a product is that of the lower bytes, and of the upper byte alone it is shifted up.
+inline __m512i product(__m512i x, __m512i y) {
+    const __m512i low = _mm512_set1_epi16(0xFF);
+    const __m512i even = _mm512_mullo_epi16(x, y);
+    const __m512i odd = _mm512_mullo_epi16(_mm512_srli_epi16(x, 8), _mm512_andnot_si512(low, y));
+    // (even & low) | odd
+    return _mm512_ternarylogic_epi32(even, low, odd, 0xEA);
+}
+// 64 bytes times as many; the products must be bytes.
+inline void times(int8_t* x, const int8_t* y) {
+    _mm512_storeu_si512(x, product(_mm512_loadu_si512(x), _mm512_loadu_si512(y)));
+}
+// Four rows of 64 numbers of four bits times those of one row of bytes, as `interleave_rows`.
+inline void interleave_multiples(const uint8_t* p, size_t stride, const int8_t* multiples, uint8_t* out) {
+    const __m512i by = _mm512_loadu_si512(multiples), eight = _mm512_set1_epi8(8);
+    const __m512i top = _mm512_set1_epi8(static_cast<char>(0x80));
+    __m512i rows[4];
+    for (size_t i = 0; i < 4; ++i)
+        rows[i] = _mm512_xor_si512(product(_mm512_sub_epi8(halves(p + i * stride), eight), by), top);
+    Quads quads[4];
+    interleave(rows[0], rows[1], rows[2], rows[3], quads);
+    for (int g = 0; g < 4; ++g) quads[g].store(out + 64 * g);
 }
 // 64 inputs of a column that lie side by side, and of a row: their products in 16 sums.
 inline Quads side_by_side(const int8_t* p) { return {shifted(p)}; }

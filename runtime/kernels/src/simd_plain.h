@@ -209,6 +209,10 @@ inline void widen(const uint8_t* p, int8_t* out) {
         out[2 * i + 1] = static_cast<int8_t>(((p[i] >> 4) ^ 8) - 8);
     }
 }
+// 64 bytes times as many; the products must be bytes.
+inline void times(int8_t* x, const int8_t* y) {
+    for (int i = 0; i < 64; ++i) x[i] = static_cast<int8_t>(x[i] * y[i]);
+}
 inline void prefetch(const void*) {}
 
 }  // namespace

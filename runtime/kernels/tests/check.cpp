@@ -66,17 +66,38 @@ struct Rounded {
     }
 };
 
+// Half precision of (64 + r) * multiple * 2 ** (e - 24), which it has exactly; r < 64, multiple < 16, e < 8.
+uint16_t half_of(int r, int multiple, int e) {
+    int fraction = (64 + r) * std::abs(multiple), exponent = e;
+    if (fraction == 0) return 0;
+    for (; fraction < 1024 && exponent > 0; --exponent) fraction *= 2;
+    if (fraction >= 1024) ++exponent, fraction -= 1024;
+    return static_cast<uint16_t>((multiple < 0) << 15 | exponent << 10 | fraction);
+}
+
 struct Weights {
     std::vector<uint8_t> bytes;
-    std::vector<float> scale;
+    std::vector<float> scale, inverse;
     std::vector<uint16_t> scales;
     Matrix matrix;
     Weights(Numbers& n, int64_t inputs, int64_t outputs, bool transposed, int bits)
-        : bytes((inputs * outputs * bits + 7) / 8), scales((inputs + kBlock - 1) / kBlock * outputs) {
+        : bytes((inputs * outputs * bits + 7) / 8) {
         for (uint8_t& x : bytes) x = static_cast<uint8_t>(n.next());
         scale = reals(n, outputs);
-        for (uint16_t& x : scales) x = static_cast<uint16_t>(n.next() % 0x3800);  // subnormals, too
-        matrix = {bytes.data(), inputs, outputs, transposed, bits, scale.data(), scales.data()};
+        if (bits == 4) {
+            scales.resize((inputs + kBlock - 1) / kBlock * outputs);
+            for (int64_t c = 0; c < outputs; ++c) {
+                const int r = static_cast<int>(n.next() % 64), e = static_cast<int>(n.next() % 8);
+                scale[c] = std::ldexp(static_cast<float>(64 + r), e - 24);
+                for (size_t i = c; i < scales.size(); i += outputs)
+                    scales[i] = half_of(r, static_cast<int>(n.next() % 31) - 15, e);
+                // Of a file that is damaged, every 16th column has any scales.
+                if (c % 16 == 15)
+                    for (size_t i = c; i < scales.size(); i += outputs) scales[i] = static_cast<uint16_t>(n.next());
+                inverse.push_back(c % 32 == 15 ? 0.0f : 1.0f / scale[c]);
+            }
+        }
+        matrix = {bytes.data(), inputs, outputs, transposed, bits, scale.data(), scales.data(), inverse.data()};
     }
 };
 
@@ -105,6 +126,7 @@ void round_rows(const Kernels& k, Hash& hash) {
 
 float of_half(uint16_t half) {
     const int exponent = half >> 10 & 31, fraction = half & 1023;
+    if (exponent == 31) return fraction ? NAN : half >> 15 ? -INFINITY : INFINITY;
     const float value = exponent ? std::ldexp(static_cast<float>(1024 + fraction), exponent - 25)
                                  : std::ldexp(static_cast<float>(fraction), -24);
     return half >> 15 ? -value : value;
@@ -114,26 +136,18 @@ int64_t weight_at(const Matrix& m, int64_t k, int64_t c) {
     const int64_t at = m.transposed ? c * m.inputs + k : k * m.outputs + c;
     if (m.bits == 8) return static_cast<int8_t>(m.data[at]);
     const int number = m.data[at / 2] >> (at % 2 * 4) & 15;
-    return number < 8 ? number : number - 16;
+    const float ratio = of_half(m.scales[k / kBlock * m.outputs + c]) * m.inverse[c];
+    const float multiple = ratio > -15.0f ? std::min(ratio, 15.0f) : -15.0f;  // of NaN, too
+    return (number < 8 ? number : number - 16) * std::lrint(multiple);
 }
 
 // One number of a product, in the order that all instruction sets keep.
 float expected(const Product& p, int64_t r, int64_t c) {
     const Matrix& m = p.matrix;
-    const int64_t block = m.bits == 8 ? m.inputs : kBlock;
-    float total = 0.0f;
-    for (int64_t begin = 0; begin < m.inputs; begin += block) {
-        int64_t sum = 0;
-        for (int64_t k = begin; k < std::min(begin + block, m.inputs); ++k)
-            sum += weight_at(m, k, c) * p.rows.bytes[r * p.rows.stride + k];
-        const float whole = static_cast<float>(sum);
-        if (m.bits == 8) {
-            total = whole * p.rows.step[r] * m.scale[c];
-        } else {
-            total = std::fma(whole, of_half(m.scales[begin / kBlock * m.outputs + c]), total);
-        }
-    }
-    if (m.bits == 4) total *= p.rows.step[r];
+    int64_t sum = 0;
+    for (int64_t k = 0; k < m.inputs; ++k)
+        sum += weight_at(m, k, c) * p.rows.bytes[r * p.rows.stride + k];
+    float total = static_cast<float>(sum) * p.rows.step[r] * m.scale[c];
     if (p.columns) total = std::fma(p.columns[c], p.rows.step[r] * 127.0f, total);
     if (p.bias) total += p.bias[c];
     if (p.residual) total += p.residual[r * m.outputs + c];

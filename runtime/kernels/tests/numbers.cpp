@@ -129,6 +129,20 @@ void check_halves(Hash& hash) {
     }
 }
 
+// Numbers of four bits and their multiples: every pair.
+void check_multiples(Hash& hash) {
+    for (int number = -8; number < 8; ++number)
+        for (int first = -15; first < 16; ++first) {
+            int8_t x[64], y[64];
+            for (int i = 0; i < 64; ++i) {
+                x[i] = static_cast<int8_t>((number + 8 + i) % 16 - 8);
+                y[i] = static_cast<int8_t>((first + 15 + i) % 31 - 15);
+            }
+            times(x, y);
+            hash.add(x, 64);
+        }
+}
+
 // A byte of a matrix: the ends of the range more often than not, whose products are the largest.
 int8_t weight(Numbers& n, int round) {
     if (round % 3 == 0) return -128;
@@ -211,7 +225,7 @@ void M2M100_NAME(M2M100_ISA)(Report report) {
         const char* name;
         void (*check)(Hash&);
     } checks[] = {{"ints", check_ints},         {"floats", check_floats},
-                  {"rounding", check_rounding}, {"halves", check_halves},
+                  {"rounding", check_rounding}, {"halves", check_halves},     {"multiples", check_multiples},
                   {"rows", check_rows},         {"columns", check_columns},
                   {"totals", check_totals},     {"exponential", check_exponential},
                   {"logarithm", check_logarithm}};
