@@ -42,8 +42,8 @@ from packing import entries
 from quality import chrf_lost
 from translations import assert_independent
 
-# Loss of chrF against fp32 that is accepted, on average and in the worst direction. Found were 0.56
-# and 1.40 with the fused graphs, and 0.54 and 1.43 with the native ones, which run if they can.
+# Loss of chrF against fp32 that is accepted, on average and in the worst direction. Found were 0.59
+# and 1.36 with the fused graphs, and 0.64 and 1.65 with the native ones, which run if they can.
 MEAN_LOSS, WORST_LOSS = 1.0, 2.0
 # The whole test set: of a third, the worst direction moves by 0.5 with the way of rounding.
 EVERY = 1

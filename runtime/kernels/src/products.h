@@ -10,6 +10,9 @@
 //     k+2  [c0 c1 c2 ... c63]          for every 4 inputs             4 of weights, 1 of a row
 //     k+3  [c0 c1 c2 ... c63]
 //
+// A number of four bits becomes one of eight when its block is interleaved: times the multiple that the
+// scale of its 32 inputs is of the scale of its column. From there on both are the same.
+//
 // Sums are exact, so neither the shape of a block nor the number of rows changes a result. With K up
 // to 2^31 / (127 * 255) = 66,000 inputs they cannot overflow; the operator checks that.
 #pragma once

@@ -222,13 +222,6 @@ inline void settle(Ints (&x)[4]) {
         exchange(x[g].b, x[g + 1].b);
     }
 }
-inline void settle(Floats (&x)[4]) {
-    Ints bits[4];
-    for (int g = 0; g < 4; ++g) bits[g] = {_mm256_castps_si256(x[g].a), _mm256_castps_si256(x[g].b)};
-    settle(bits);
-    for (int g = 0; g < 4; ++g)
-        x[g] = {_mm256_castsi256_ps(bits[g].a), _mm256_castsi256_ps(bits[g].b)};
-}
 
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {

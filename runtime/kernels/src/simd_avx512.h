@@ -143,12 +143,6 @@ inline void settle(Ints (&x)[4]) {
     x[2].v = _mm512_shuffle_i32x4(b, d, 0x88);
     x[3].v = _mm512_shuffle_i32x4(b, d, 0xDD);
 }
-inline void settle(Floats (&x)[4]) {
-    Ints bits[4];
-    for (int g = 0; g < 4; ++g) bits[g].v = _mm512_castps_si512(x[g].v);
-    settle(bits);
-    for (int g = 0; g < 4; ++g) x[g].v = _mm512_castsi512_ps(bits[g].v);
-}
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {
     __m512i r[16], t[16];

@@ -195,7 +195,6 @@ inline void interleave_rows(const int8_t* p, size_t stride, uint8_t* out) {
 }
 // Puts the 64 sums of one row, made of `interleave_rows`, in the order of the columns.
 inline void settle(Ints (&)[4]) {}
-inline void settle(Floats (&)[4]) {}
 // 16 columns, each with 64 inputs side by side, become 16 `Quads`, `out + 256 * quad`.
 inline void transpose(const int8_t* p, size_t stride, uint8_t* out) {
     for (int c = 0; c < 16; ++c)
