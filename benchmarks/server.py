@@ -25,8 +25,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,28 +182,38 @@ async def latency(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+async def saturate(
+    port: int, clients: int, seconds: float, make: Callable[[random.Random], bytes]
+) -> tuple[float, list[float], Counter[int]]:
+    """Has clients ask again at once; returns the rate, the seconds of each answer, and statuses."""
+    took: list[float] = []
+    statuses: Counter[int] = Counter()
+    first = time.perf_counter()
+
+    async def ask(seed: int) -> None:
+        random_, client = random.Random(seed), Client(port)
+        while time.perf_counter() < first + seconds:
+            began = time.perf_counter()
+            status, _ = await client.ask(make(random_))
+            took.append(time.perf_counter() - began)
+            statuses[status] += 1
+        client.close()
+
+    await asyncio.gather(*map(ask, range(clients)))
+    return statuses[200] / (time.perf_counter() - first), took, statuses
+
+
 async def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
     """As many requests of a sentence as clients get answered that ask again at once."""
     texts = sentences()
     found: dict[str, Any] = {"seconds": arguments.seconds, "by_clients": {}}
+
+    def make(random_: random.Random) -> bytes:
+        return translation(random_.choice(texts))
+
     with serving(arguments.model, shlex.split(arguments.flags)) as (port, _):
         for count in arguments.clients:
-            took: list[float] = []
-            statuses: Counter[int] = Counter()
-            ends = time.perf_counter() + arguments.seconds
-
-            async def ask(seed: int) -> None:
-                random_, client = random.Random(seed), Client(port)
-                while time.perf_counter() < ends:  # noqa: B023 - awaited below
-                    began = time.perf_counter()
-                    status, _ = await client.ask(translation(random_.choice(texts)))
-                    took.append(time.perf_counter() - began)  # noqa: B023
-                    statuses[status] += 1  # noqa: B023
-                client.close()
-
-            began = time.perf_counter()
-            await asyncio.gather(*map(ask, range(count)))
-            rate = statuses[200] / (time.perf_counter() - began)
+            rate, took, statuses = await saturate(port, count, arguments.seconds, make)
             row = {"per_second": rate, "statuses": statuses, **percentiles(took)}
             found["by_clients"][str(count)] = row
             print(f"{count} clients: {rate:.0f} a second, {dict(statuses)}", flush=True)
@@ -263,33 +274,16 @@ def mixed(random_: random.Random, texts: Sequence[str]) -> bytes:
     )
 
 
-async def capacity(model: str, flags: Sequence[str], seconds: float) -> float:
-    """Returns how many requests of all kinds a second 32 clients get answered."""
-    texts, answered = sentences(), 0
-    with serving(model, flags) as (port, _):
-        ends = time.perf_counter() + seconds
-
-        async def ask(seed: int) -> None:
-            nonlocal answered
-            random_, client = random.Random(seed), Client(port)
-            while time.perf_counter() < ends:
-                status, body = await client.ask(mixed(random_, texts))
-                assert status == 200, body
-                answered += 1
-            client.close()
-
-        began = time.perf_counter()
-        await asyncio.gather(*map(ask, range(32)))
-        return answered / (time.perf_counter() - began)
-
-
 async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     """Requests of all kinds at a rate that waits for no answer; what fails, and what grows."""
     flags = shlex.split(arguments.flags)
-    most = await capacity(arguments.model, flags, arguments.seconds)
+    texts, random_ = sentences(), random.Random(1)
+    with serving(arguments.model, flags) as (port, _):
+        make = partial(mixed, texts=texts)
+        most, _, answered = await saturate(port, 32, arguments.seconds, make)
+        assert set(answered) == {200}, answered
     rate = arguments.share * most
     print(f"{most:.1f} requests a second at most, {rate:.1f} from here on", flush=True)
-    texts, random_ = sentences(), random.Random(1)
     statuses: Counter[str] = Counter()
     took: list[float] = []
     idle: list[Client] = []

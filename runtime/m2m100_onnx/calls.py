@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from m2m100_onnx.afterwards import complete, has_afterwards
+from m2m100_onnx.afterwards import complete
 from m2m100_onnx.aligning import Aligner, Pair
 from m2m100_onnx.engine.batches import Batch, Sentence, cut
 from m2m100_onnx.engine.gate import Gate
@@ -307,11 +307,6 @@ class Worker:
     def has_text(self, sentence: Sentence) -> bool:
         """Says whether there is anything to translate in a text."""
         return self._tokenizer.has_text(sentence.source)
-
-    @staticmethod
-    def has_afterwards(call: Call) -> bool:
-        """Says whether a call wants more than a search finds."""
-        return has_afterwards(call.settings, call.rerank)
 
     def complete(
         self, texts: Sequence[tuple[Sentence, Row]], results: dict[int, Translation], call: Call

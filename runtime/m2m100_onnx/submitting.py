@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, overload
 
 from m2m100_onnx._typing import Unpack
+from m2m100_onnx.afterwards import has_afterwards
 from m2m100_onnx.calls import Call, Languages, Worker
 from m2m100_onnx.engine.aside import Aside
 from m2m100_onnx.engine.batches import Sentence, places
@@ -228,7 +229,7 @@ class _Submitted:
                 return
             results = {one.position: found.result().get(one.position, EMPTY) for one in sentences}
             self._count(request, results)
-            if worker.has_afterwards(self.call):
+            if has_afterwards(self.call.settings, self.call.rerank):
                 aside.put(lambda: self._follow(worker, results))
             else:
                 self._hand_over(results)

@@ -103,6 +103,7 @@ def test_scales_lose_less_than_the_maximum_and_nearly_the_least(block: int, size
     ends = block_ends(matrix, block)
     plain = squared_error(matrix, ends / 7, block)
     assert lost.sum() < 0.85 * plain.sum()
+    assert (lost.sum(0) <= 1.05 * plain.sum(0)).all()
     candidates = [squared_error(matrix, ends / s, block) for s in np.arange(-14, 14, 0.05) if s]
     least = np.min(candidates, axis=0)
     # A block that is small beside its column's largest has the coarser multiples.

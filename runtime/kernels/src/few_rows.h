@@ -135,7 +135,7 @@ inline void few_rows(const Product& p, int64_t begin, int64_t end) {
                     continue;
                 }
                 const uint8_t* w = m.data + k * bytes + c * m.bits / 8;
-                Ints multiples[4] = {};
+                Ints multiples[4];
                 if (m.bits == 4) {
                     multiples_at(m, k / kBlock, c, multiples);
                     settle(multiples);

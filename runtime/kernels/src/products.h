@@ -51,7 +51,7 @@ struct Edge {
 
 // The multiples of 64 columns' scales that a block of four bits has, whatever an untrusted file has there.
 inline void multiples_at(const Matrix& m, int64_t block, int64_t column, Ints (&out)[4]) {
-    const Floats zero = Floats::splat(0), most = Floats::splat(-kLargestMultiple);
+    const Floats zero = Floats::splat(0), least = Floats::splat(-kLargestMultiple);
     for (int g = 0; g < 4; ++g) {
         const int64_t c = column + 16 * g, n = m.outputs - c;
         if (n <= 0) {
@@ -65,8 +65,8 @@ inline void multiples_at(const Matrix& m, int64_t block, int64_t column, Ints (&
             scales = padded;
         }
         // `larger` makes the least of what is no number.
-        const Floats some = larger(Floats::of_half(scales) * load_some(m.inverse + c, n), most);
-        out[g] = (zero - larger(zero - some, most)).nearest();
+        const Floats some = larger(Floats::of_half(scales) * load_some(m.inverse + c, n), least);
+        out[g] = (zero - larger(zero - some, least)).nearest();
     }
 }
 
@@ -96,20 +96,20 @@ inline void widen_at(const Matrix& m, int64_t k, int64_t column, Edge& edge) {
 // times their multiples.
 inline void interleave_at(const Matrix& m, int64_t k, int64_t column, const int8_t* multiples, uint8_t* out) {
     const bool whole = k + 4 <= m.inputs && column + kStrip <= m.outputs;
+    const int8_t* p = reinterpret_cast<const int8_t*>(m.data) + (k * m.outputs + column) * m.bits / 8;
+    if (whole && m.bits == 8) return interleave_rows(p, static_cast<size_t>(m.outputs), out);
+#ifdef M2M100_DIRECT
+    if (whole && m.outputs % 2 == 0) {
+        const uint8_t* halves = reinterpret_cast<const uint8_t*>(p);
+        return interleave_multiples(halves, static_cast<size_t>(m.outputs / 2), multiples, out);
+    }
+#endif
     Edge edge = {};
     if (m.bits == 8) {
-        const int8_t* p = reinterpret_cast<const int8_t*>(m.data) + k * m.outputs + column;
-        if (whole) return interleave_rows(p, static_cast<size_t>(m.outputs), out);
         const int64_t width = smaller(kStrip, m.outputs - column);
         for (int64_t i = 0; i < smaller(4, m.inputs - k); ++i)
             std::memcpy(edge.bytes + i * 64, p + i * m.outputs, static_cast<size_t>(width));
     } else {
-#ifdef M2M100_DIRECT
-        if (whole && m.outputs % 2 == 0) {
-            const uint8_t* p = m.data + (k * m.outputs + column) / 2;
-            return interleave_multiples(p, static_cast<size_t>(m.outputs / 2), multiples, out);
-        }
-#endif
         widen_at(m, k, column, edge);
         for (int i = 0; i < 4; ++i) times(edge.bytes + 64 * i, multiples);
     }

@@ -39,7 +39,7 @@ from m2m100_onnx.server.replies import (
 )
 from m2m100_onnx.server.results import Results
 from m2m100_onnx.server.service import Service, service_of
-from m2m100_onnx.server.settings import Limits, Settings
+from m2m100_onnx.server.settings import Settings
 from m2m100_onnx.server.tracing import Traces
 
 __all__ = ["make_app", "make_service"]
@@ -140,12 +140,10 @@ def make_service(
         most_calls=limits.calls,
         memory=limits.memory,
     )
-    results = _results(folder, limits) if folder is not None else None
+    results = None
+    if folder is not None:
+        results = Results(folder, limits.file_minutes * 60, limits.file_bytes)
     return Service(engine, settings, admission, counts, Detector(), results, traces)
-
-
-def _results(folder: Path, limits: Limits) -> Results:
-    return Results(folder, limits.file_minutes * 60, limits.file_bytes)
 
 
 def make_app(service: Service) -> ASGIApp:
