@@ -12,7 +12,7 @@ import pytest
 import golden
 from m2m100_onnx import Translation, Translator
 from m2m100_onnx.errors import InferenceError
-from m2m100_onnx.model import blocks, in_place
+from m2m100_onnx.model import blocks, graphs, in_place
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.state import DecoderState
@@ -67,10 +67,22 @@ def test_a_small_batch_is_not(packed_bundle: Path, filled_cache: Path, texts: li
     assert translator.begun == [(9, False), (1, False)]
 
 
-def test_native_graphs_share_every_batch(native_bundles: dict[str, Path], texts: list[str]) -> None:
-    translator = Watched(native_bundles["int8"], intra_op_num_threads=2, kernels=True)
-    translated(translator, texts, **MANY)
-    assert translator.begun == [(15, False)]
+def test_native_graphs_share_out_batches_of_many_rows(
+    native_bundles: dict[str, Path], texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where weights are few; a large model's threads would each read all of them."""
+    options: Any = {"intra_op_num_threads": 2, "kernels": True}
+    many = {**MANY, "beam_size": 5}
+    small = Watched(native_bundles["int8"], **options)
+    translated(small, texts[:12], **many)
+    assert small.begun == [(12, False)]
+    found = translated(small, texts, **many)
+    assert sorted(small.begun[1:]) == [(7, True), (8, True)]
+    monkeypatch.setattr(graphs, "_SMALL", 1 << 20)
+    large = Watched(native_bundles["int8"], **options)
+    # Bit for bit, scores and order included.
+    assert translated(large, texts, **many) == found
+    assert large.begun == [(15, False)]
 
 
 @pytest.mark.parametrize("fused", [None, False])

@@ -32,7 +32,7 @@ constexpr int kReluShift = 127;
 
 struct Rows {
     int64_t count;        // R
-    int64_t stride;       // bytes from one row to the next: K rounded up to 256, zeros at the end
+    int64_t stride;       // bytes from one row to the next: K rounded up to 256, and more, zeros at the end
     const int8_t* bytes;  // (R, stride)
     const float* step;    // (R)
     const int32_t* sums;  // (R, stride / kBlock + 1) of each block, of four bits alone, and last of all

@@ -80,7 +80,8 @@ struct Norm {
 inline Rows rounded(const Context& context, const float* x, int64_t rows, int64_t width, bool relu,
                     bool blocks, const Norm& norm) {
     static thread_local Workspace space;
-    const int64_t stride = (width + 255) / 256 * 256, sums = stride / kBlock + 1;
+    // Rows that lie a multiple of 4 KB apart would push each other out of L1.
+    const int64_t stride = (width + 255) / 256 * 256 + 64, sums = stride / kBlock + 1;
     const auto grow = [](auto& vector, int64_t size) {
         if (vector.size() < static_cast<size_t>(size)) vector.resize(static_cast<size_t>(size));
     };

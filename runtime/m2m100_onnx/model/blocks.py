@@ -59,7 +59,7 @@ class Block(ABC):
 
     @abstractmethod
     def taken(self, rows: Int64Array, length: int, /) -> Block:
-        """Returns `rows`, in ascending order, up to a length; this block is used up."""
+        """Returns `rows`, `rows[i]` at least i, up to a length; this block is used up."""
 
     @abstractmethod
     def gathered(self, place: Int64Array) -> Block:
@@ -144,7 +144,7 @@ class HostBlock(Block):
 
     def taken(self, rows: Int64Array, length: int, /) -> HostBlock:
         """Moves rows to the front of the same array, and cuts it."""
-        # Rows move to the front only, so none is overwritten before it has moved.
+        # Rows move forward only, so none is overwritten before it has moved.
         for row in np.flatnonzero(rows != np.arange(len(rows))):
             self.array[:, row, :, :length] = self.array[:, rows[row], :, :length]
         return HostBlock(self.array[:, : len(rows)])

@@ -13,7 +13,7 @@ from functools import partial
 from types import NoneType
 from typing import Generic, Literal, TypeVar
 
-from m2m100_onnx.bundle.folder import BundleFolder
+from m2m100_onnx.bundle.folder import WEIGHTS_FILE, BundleFolder
 from m2m100_onnx.errors import InvalidInputError
 from m2m100_onnx.model.operators import are_fast, check_native
 from m2m100_onnx.model.sessions import SessionFactory, Sessions
@@ -31,6 +31,8 @@ __all__ = ["Graphs"]
 
 _LOGGER = logging.getLogger("m2m100_onnx")
 
+_SMALL = 32 << 20
+"""Bytes of weights that a processor's caches hold, so that each thread may read all of them."""
 
 _B = TypeVar("_B", bound=BundleFolder)
 
@@ -163,9 +165,15 @@ class Graphs(Generic[_B]):
 
         onnxruntime shares a step badly: most operators are small, and each ends with one thread
         that waits for the other. With a part of its own, each thread reads all weights. Native
-        graphs have few operators, and parts never pay. benchmarks/README.md has the measurements.
+        graphs have few operators, and parts pay only where weights are few: what Python does for
+        one part then takes as long as the graphs of the other. benchmarks/README.md has the
+        measurements.
         """
-        return math.inf if self.native else 15
+        if not self.native:
+            return 15
+        manifest = self.bundle.manifest
+        assert manifest is not None, "native graphs are this project's"
+        return 32 if manifest.files[WEIGHTS_FILE].size <= _SMALL else math.inf
 
     @property
     def can_run_serially(self) -> bool:

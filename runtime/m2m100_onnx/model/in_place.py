@@ -90,7 +90,7 @@ class InPlaceState(ABC):
         """Drops the other sentences from what `_inputs` returns; each has `_beams` rows now.
 
         Args:
-            kept: the sentences that are left, in order.
+            kept: the sentences that are left, each no further back than before.
         """
 
     @property
@@ -125,7 +125,8 @@ class InPlaceState(ABC):
     def select(self, rows: Int64Array) -> None:
         """Makes row i a copy of old row `rows[i]`, tokens that wait to be fed included.
 
-        The rows of a sentence stay side by side, as many for each sentence, and sentences in order.
+        The rows of a sentence stay side by side, as many for each sentence. A sentence keeps its
+        place or moves forward.
 
         Args:
             rows: `(R',)` indices into the current R rows.
@@ -134,7 +135,7 @@ class InPlaceState(ABC):
         starts = np.flatnonzero(np.diff(sentence_of_row, prepend=-1))
         kept, beams = sentence_of_row[starts], len(rows) // len(starts)
         assert np.array_equal(np.repeat(kept, beams), sentence_of_row), "rows lie scattered"
-        assert (np.diff(kept) > 0).all(), "sentences change places"
+        assert (kept >= np.arange(len(kept))).all(), "sentences move back"
         sentences = len(self._indirection)
         changed = beams != self._beams or not np.array_equal(kept, np.arange(sentences))
         if beams != self._beams:

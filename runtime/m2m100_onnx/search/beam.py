@@ -48,6 +48,7 @@ from m2m100_onnx.search.state import (
     Ranked,
     Ranking,
     follow,
+    left,
 )
 from m2m100_onnx.search.terms import asked_cells, constrained_candidates
 
@@ -112,7 +113,7 @@ class BeamSearch:
     @property
     def live(self) -> tuple[int, ...]:
         """The sentences that still grow, in order, as indices into the prompt."""
-        return tuple(self._sentences[:: self._groups].tolist())
+        return tuple(sorted(self._sentences[:: self._groups].tolist()))
 
     @property
     def _sentences(self) -> Int64Array:
@@ -242,13 +243,14 @@ class BeamSearch:
         going = self._going(scores if self._groups == 1 else candidates.scores)
         going &= scores.max(axis=1) > -np.inf
         scores[~going] = -np.inf
-        stays = going.reshape(-1, self._groups).any(axis=1)
+        stays: npt.NDArray[np.bool_] = np.any(going.reshape(-1, self._groups), axis=1)
         for place in (np.flatnonzero(~stays) * self._groups).tolist():
             sentence = int(beams.searches[place]) // self._groups
             # Every continuation is banned; a part is better than nothing, but for missing terms.
             if not self._finished.of(sentence) and not self._demands.wants_terms(sentence):
                 self._finished.add_part(beams, place)
-        keep = np.flatnonzero(np.repeat(stays, self._groups))
+        keep = left(stays)[:, None] * self._groups + np.arange(self._groups)
+        keep = keep.reshape(-1)
         rows = np.take_along_axis(candidates.rows, order, axis=1)[keep]
         tokens = np.take_along_axis(candidates.tokens, order, axis=1)[keep]
         grown = np.concatenate([beams.sequences[rows], tokens[:, :, None]], axis=2)

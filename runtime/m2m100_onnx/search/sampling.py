@@ -33,6 +33,7 @@ from m2m100_onnx.search.state import (
     Ranked,
     Ranking,
     follow,
+    left,
 )
 
 __all__ = ["SamplingSearch", "chances"]
@@ -94,7 +95,7 @@ class SamplingSearch:
     @property
     def live(self) -> tuple[int, ...]:
         """The sentences that still grow, in order, as indices into the prompt."""
-        return tuple(self._sentences.tolist())
+        return tuple(sorted(self._sentences.tolist()))
 
     def step(self) -> tuple[int, ...]:
         """Appends one token to every sample; returns the sentences that ended with it.
@@ -209,11 +210,12 @@ class SamplingSearch:
         if not keep.all():
             self._keep(keep)
 
-    def _keep(self, keep: npt.NDArray[np.bool_]) -> None:
+    def _keep(self, stays: npt.NDArray[np.bool_]) -> None:
+        keep = left(stays)
         self._sentences, self._tokens = self._sentences[keep], self._tokens[keep]
         self._scores, self._running = self._scores[keep], self._running[keep]
         self._log_probs = self._log_probs[keep]
-        self._rows = self._rows.reshape(len(keep), -1)[keep]
+        self._rows = self._rows.reshape(len(stays), -1)[keep]
 
 
 class _Draws:

@@ -20,6 +20,7 @@ __all__ = [
     "Ranked",
     "Ranking",
     "follow",
+    "left",
 ]
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
@@ -92,7 +93,7 @@ class DecoderState(Protocol):
     def select(self, rows: Int64Array) -> None:
         """Makes row i a copy of old row `rows[i]`, for all of `rows` `(R',)`.
 
-        Covers beam expansion, beam reordering and dropping sentences.
+        Covers beam expansion, beam reordering and dropping sentences, whose places are `left`.
         """
         ...
 
@@ -112,3 +113,18 @@ def follow(
         state.select(rows)
     if tokens is not None:
         state.step(tokens[:, :, -1].reshape(-1, 1))
+
+
+def left(stays: npt.NDArray[np.bool_]) -> Int64Array:
+    """Returns the places of the sentences that are left when others leave, `(N',)`.
+
+    The last ones take the places of those that leave, and the others stay where they are: a state
+    then moves the keys and values of few sentences.
+
+    Args:
+        stays: `(N,)` whether each sentence stays.
+    """
+    places: Int64Array = np.arange(np.count_nonzero(stays))
+    behind = np.flatnonzero(stays[len(places) :]) + len(places)
+    places[~stays[: len(places)]] = behind
+    return places
