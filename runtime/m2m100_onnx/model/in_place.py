@@ -20,7 +20,7 @@ from m2m100_onnx.model.blocks import Block, Memory, shared, step_binding
 from m2m100_onnx.model.head import Head
 from m2m100_onnx.model.sessions import run
 from m2m100_onnx.model.support import ort
-from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking
+from m2m100_onnx.search.state import Float32Array, Int64Array, Ranked, Ranking, rows_of
 
 __all__ = ["CAPACITY", "InPlaceState", "cache_names", "capacity_of"]
 
@@ -212,7 +212,7 @@ class InPlaceState(ABC):
 
     def _drop(self, kept: Int64Array) -> None:
         """Removes sentences that are not kept from the past."""
-        rows = (kept[:, None] * self._beams + np.arange(self._beams)).reshape(-1)
+        rows = rows_of(kept, self._beams)
         self._own = self._own.taken(rows, int(self._past_length[0]))
         self._indirection = self._indirection[: len(kept)]
 

@@ -24,7 +24,7 @@ from m2m100_onnx.model.head import Head
 from m2m100_onnx.model.in_place import cache_names, capacity_of
 from m2m100_onnx.model.sessions import Sessions, run
 from m2m100_onnx.model.support import ort
-from m2m100_onnx.search.state import NO_CELLS, Int64Array, Ranked, Ranking
+from m2m100_onnx.search.state import NO_CELLS, Int64Array, Ranked, Ranking, left, rows_of
 
 __all__ = ["JointState", "Seat"]
 
@@ -101,7 +101,7 @@ class Seat:
         assert self._joint is not None
         assert self._prompt is not None
         beams = self._joint.beams
-        rows = (self.places[:, None] * beams + np.arange(beams)).reshape(-1)
+        rows = rows_of(self.places, beams)
         self._joint.tokens[rows] = np.repeat(self._prompt[:, :1], beams, axis=0)
         self._prompt = self._prompt[:, 1:] if self._prompt.shape[1] > 1 else None
 
@@ -221,12 +221,13 @@ class JointState:
 
     def leave(self, places: Int64Array) -> None:
         """Takes sentences out; the last ones take their places."""
-        for place in sorted(places.tolist(), reverse=True):
-            last = self.count - 1
-            if place != last:
-                self._move(last, place)
-            self._owners.pop()
-            self.count = last
+        stays = np.ones(self.count, np.bool_)
+        stays[places] = False
+        order = left(stays)
+        for to in np.flatnonzero(order != np.arange(len(order))).tolist():
+            self._move(int(order[to]), to)
+        self.count = len(order)
+        del self._owners[self.count :]
         self._bound = None
 
     def feed(self, *, serial: bool) -> None:

@@ -49,6 +49,7 @@ from m2m100_onnx.search.state import (
     Ranking,
     follow,
     left,
+    rows_of,
 )
 from m2m100_onnx.search.terms import asked_cells, constrained_candidates
 
@@ -249,8 +250,7 @@ class BeamSearch:
             # Every continuation is banned; a part is better than nothing, but for missing terms.
             if not self._finished.of(sentence) and not self._demands.wants_terms(sentence):
                 self._finished.add_part(beams, place)
-        keep = left(stays)[:, None] * self._groups + np.arange(self._groups)
-        keep = keep.reshape(-1)
+        keep = rows_of(left(stays), self._groups)
         rows = np.take_along_axis(candidates.rows, order, axis=1)[keep]
         tokens = np.take_along_axis(candidates.tokens, order, axis=1)[keep]
         grown = np.concatenate([beams.sequences[rows], tokens[:, :, None]], axis=2)

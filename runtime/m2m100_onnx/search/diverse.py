@@ -10,7 +10,7 @@ import numpy as np
 
 from m2m100_onnx.options import SearchOptions
 from m2m100_onnx.search.beams import Beams, Candidates, best_candidates
-from m2m100_onnx.search.state import Int64Array, Ranked
+from m2m100_onnx.search.state import Int64Array, Ranked, rows_of
 
 __all__ = ["diverse_candidates"]
 
@@ -44,7 +44,7 @@ def diverse_candidates(
         if not len(places):
             continue
         some = beams.kept(places)
-        lines = (places[:, None] * rows + np.arange(rows)).reshape(-1)
+        lines = rows_of(places, rows)
         earlier = chosen[sentences[places]].reshape(len(places), -1)
         own = _penalized(
             Ranked(ranked.scores[lines], ranked.tokens[lines]),

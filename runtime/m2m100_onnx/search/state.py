@@ -21,6 +21,7 @@ __all__ = [
     "Ranking",
     "follow",
     "left",
+    "rows_of",
 ]
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
@@ -128,3 +129,9 @@ def left(stays: npt.NDArray[np.bool_]) -> Int64Array:
     behind = np.flatnonzero(stays[len(places) :]) + len(places)
     places[~stays[: len(places)]] = behind
     return places
+
+
+def rows_of(places: Int64Array, each: int) -> Int64Array:
+    """Returns the rows of the sentences at `places`, which have `each` rows side by side."""
+    rows: Int64Array = (places[:, None] * each + np.arange(each)).reshape(-1)
+    return rows
