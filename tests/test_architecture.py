@@ -12,7 +12,7 @@ PACKAGE = "m2m100_onnx"
 # From the foundation to the faces; a room imports from lower floors, and from itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_typing", "errors", "translation"),
-    ("process", "scores", "option", "inputs"),
+    ("process", "heap", "scores", "option", "inputs"),
     ("options",),
     ("bundle", "search", "rerank"),
     ("model", "text"),

@@ -5,7 +5,6 @@ Knows session options and the weights cache; knows no tensors of a search.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import Generic, TypeVar
 from m2m100_onnx.bundle.folder import BundleFolder
 from m2m100_onnx.bundle.graphs import FOUR_BITS
 from m2m100_onnx.errors import BundleError, DependencyError, InferenceError, InvalidInputError
+from m2m100_onnx.heap import trim_heap
 from m2m100_onnx.model.memory import in_shared_arena, shrink_arena
 from m2m100_onnx.model.operators import library
 from m2m100_onnx.model.signatures import check_signature
@@ -103,7 +103,7 @@ class Sessions(Generic[_B]):
             with self._locks[key]:
                 self._sessions.pop(key, None)  # A run that has it keeps it open.
         shrink_arena()
-        _trim_heap()
+        trim_heap()
 
     def get(self, file: str, *, serial: bool = False) -> ort.InferenceSession:
         """Returns the session of one graph, opened at the first call.
@@ -348,7 +348,7 @@ class SessionFactory:
         # The graph was optimized before it was written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = self._session(str(graph), options)
-        _trim_heap()
+        trim_heap()
         return session
 
 
@@ -385,10 +385,3 @@ def _needed_only() -> ort.RunOptions:
     options = ort.RunOptions()
     options.only_execute_path_to_fetches = True
     return options
-
-
-def _trim_heap() -> None:
-    """Makes glibc return freed memory to the system: opening a model leaves up to 13 MB of it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)

@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from m2m100_onnx.heap import return_large_blocks
 from m2m100_onnx.server import logs
 from m2m100_onnx.server.app import make_app, make_service
 from m2m100_onnx.server.engine import Served
@@ -152,6 +153,7 @@ def serve(
         M2M100Error: a bundle cannot be opened.
         OSError: a file cannot be read.
     """
+    return_large_blocks()
     with _own_folder() as folder:
         files = folder if settings.files else None
         service = make_service(open_bundles, settings, parallel, folder=files)
@@ -242,6 +244,7 @@ def serve_by_workers(
         M2M100Error: a bundle cannot be opened.
         OSError: a file cannot be read, or there is no folder for what the processes share.
     """
+    return_large_blocks()
     logs.configure()
     try:
         listener = uvicorn.Config("", host=host, port=port, log_config=None).bind_socket()
