@@ -36,6 +36,8 @@ from m2m100_onnx.cli.benchmark.worker import memory
 from m2m100_onnx.process import cores
 
 ROOT = Path(__file__).resolve().parent.parent
+_QUIET = 5.0
+"""Seconds without a request, after which what a server still has is what it keeps."""
 LANGUAGES = {"source_lang": "en", "target_lang": "de"}
 FORM = b"--x\r\nContent-Disposition: form-data; name=%s\r\n\r\n%s\r\n"
 
@@ -275,7 +277,7 @@ def mixed(random_: random.Random, texts: Sequence[str]) -> bytes:
 
 
 async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Requests of all kinds at a rate that waits for no answer; what fails, and what grows."""
+    """Requests of all kinds at a rate that waits for no answer; what fails, and what is kept."""
     flags = shlex.split(arguments.flags)
     texts, random_ = sentences(), random.Random(1)
     with serving(arguments.model, flags) as (port, _):
@@ -305,10 +307,19 @@ async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     with serving(arguments.model, flags) as (port, pid):
         samples, tasks = [], set()
         began = time.perf_counter()
+        a_minute = max(1, int(rate * 60))
         for number in range(int(rate * arguments.minutes * 60)):
             at = began + number / rate
-            if number % max(1, int(rate * 60)) == 0:
-                samples.append({"minutes": (at - began) / 60, **used(pid)})
+            if number % a_minute == 0:
+                samples.append({"minutes": number / rate / 60, **used(pid)})
+            if number % (arguments.pause * a_minute) == 0:
+                # What a server keeps shows when nothing runs: what runs takes more by the moment.
+                await asyncio.gather(*tasks)
+                await asyncio.sleep(_QUIET)
+                samples[-1]["idle"] = used(pid)["private"]
+                began += time.perf_counter() - at
+                at = began + number / rate
+            if number % a_minute == 0:
                 print(samples[-1], dict(statuses), flush=True)
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
             task = asyncio.create_task(ask(port, at, mixed(random_, texts)))
@@ -344,6 +355,7 @@ def main() -> None:
             add("--share", type=float, default=0.8, help="of what the server can answer")
             add("--seconds", type=float, default=60.0, help="in which that is measured")
             add("--minutes", type=float, default=30.0)
+            add("--pause", type=int, default=10, help="minutes until the load pauses for a moment")
     arguments = parser.parse_args()
     found = asyncio.run(globals()[arguments.part](arguments))
     found |= {
