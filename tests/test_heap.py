@@ -28,19 +28,22 @@ assert libc.malloc(4 << 20)
 print(libc.mallinfo2().hblks - before)
 """
 SERVE = """
-from m2m100_onnx.server import run
+from m2m100_onnx import M2M100Error
+from m2m100_onnx.jobs.ray_serve import _build
+from m2m100_onnx.server.run import serve, serve_by_workers
 from m2m100_onnx.server.settings import Limits, Settings
 
 def failing(**_):
     raise KeyError("no bundle")
 
 try:
-    run.{}
-except KeyError:
+    {}
+except (KeyError, M2M100Error):
     pass
 """
 CALL = "from m2m100_onnx.heap import return_large_blocks; return_large_blocks()"
 ONE = SERVE.format('serve(failing, Settings(Limits()), 1, "127.0.0.1", 0, "")')
+REPLICA = SERVE.format('_build(["/nowhere"], {}, Settings(Limits()), 1)')
 SEVERAL = SERVE.format('serve_by_workers(failing, Settings(Limits()), 2, 1, "127.0.0.1", 0, "")')
 
 pytestmark = pytest.mark.skipif(
@@ -66,7 +69,9 @@ def test_by_default_a_large_block_lies_in_the_heap() -> None:
     assert mapped("") == 0
 
 
-@pytest.mark.parametrize("program", [CALL, ONE, SEVERAL], ids=["call", "server", "workers"])
+@pytest.mark.parametrize(
+    "program", [CALL, ONE, SEVERAL, REPLICA], ids=["call", "server", "workers", "replica"]
+)
 def test_a_server_maps_every_large_block(program: str) -> None:
     assert mapped(program) == 1
 

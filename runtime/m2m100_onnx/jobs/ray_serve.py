@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from m2m100_onnx.errors import DependencyError, InvalidInputError, JobError
+from m2m100_onnx.heap import return_large_blocks
 from m2m100_onnx.jobs.bundles import absolute, is_uri, on_this_node
 from m2m100_onnx.option import Option
 
@@ -132,6 +133,7 @@ def _build(bundles: list[str], opening: dict[str, Any], settings: Any, cpus: int
     from m2m100_onnx.server.app import make_app, make_service
     from m2m100_onnx.server.engine import open_all
 
+    return_large_blocks()
     named = [_named(bundle, on_this_node(bundle)) for bundle in bundles]
 
     def served() -> tuple[Any, ...]:
