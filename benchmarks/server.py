@@ -36,10 +36,10 @@ from m2m100_onnx.cli.benchmark.worker import memory
 from m2m100_onnx.process import cores
 
 ROOT = Path(__file__).resolve().parent.parent
-_QUIET = 5.0
-"""Seconds without a request, after which what a server still has is what it keeps."""
 LANGUAGES = {"source_lang": "en", "target_lang": "de"}
 FORM = b"--x\r\nContent-Disposition: form-data; name=%s\r\n\r\n%s\r\n"
+_QUIET = 5.0
+"""Seconds without a request, after which what a server still has is what it keeps."""
 
 
 def sentences() -> list[str]:
@@ -289,6 +289,7 @@ async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     statuses: Counter[str] = Counter()
     took: list[float] = []
     idle: list[Client] = []
+    tasks: set[asyncio.Task[None]] = set()
 
     async def ask(port: int, at: float, data: bytes) -> None:
         while idle and idle[-1].closed:
@@ -304,29 +305,31 @@ async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
             client.close()
         took.append(time.perf_counter() - at)
 
+    async def kept(pid: int) -> int:
+        # What a server keeps shows when nothing runs: what runs takes more by the moment.
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(_QUIET)
+        return used(pid)["private"]
+
     with serving(arguments.model, flags) as (port, pid):
-        samples, tasks = [], set()
+        samples: list[dict[str, float]] = []
         began = time.perf_counter()
         a_minute = max(1, int(rate * 60))
         for number in range(int(rate * arguments.minutes * 60)):
             at = began + number / rate
             if number % a_minute == 0:
                 samples.append({"minutes": number / rate / 60, **used(pid)})
-            if number % (arguments.pause * a_minute) == 0:
-                # What a server keeps shows when nothing runs: what runs takes more by the moment.
-                await asyncio.gather(*tasks)
-                await asyncio.sleep(_QUIET)
-                samples[-1]["idle"] = used(pid)["private"]
-                began += time.perf_counter() - at
-                at = began + number / rate
-            if number % a_minute == 0:
+                if number // a_minute % arguments.pause == 0:
+                    samples[-1]["idle"] = await kept(pid)
+                    began += time.perf_counter() - at
+                    at = began + number / rate
                 print(samples[-1], dict(statuses), flush=True)
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
             task = asyncio.create_task(ask(port, at, mixed(random_, texts)))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
         samples.append({"minutes": arguments.minutes, **used(pid)})
+        samples[-1]["idle"] = await kept(pid)
         for client in idle:
             client.close()
     facts = {"most": most, "share": arguments.share, "rate": rate, "statuses": statuses}
