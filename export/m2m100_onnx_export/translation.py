@@ -21,6 +21,7 @@ from m2m100_onnx.bundle.graphs import (
     FUSED_FILES,
     GRAPH_FILES,
     NATIVE_FILES,
+    NATIVE_FP16_STEP_FILE,
     Precision,
     graph_signature,
 )
@@ -98,7 +99,7 @@ class TranslationRecipe:
         # This project's own operators multiply quantized matrices.
         names: tuple[str, ...] = (*GRAPH_FILES, CROSS_ATTENTION_FILE, *FUSED_FILES)
         if precision not in ("fp32", "fp16"):
-            names = (*names, *NATIVE_FILES)
+            names = (*names, *NATIVE_FILES, NATIVE_FP16_STEP_FILE)
         graphs = {}
         for name in names:
             graphs[name] = graph_signature(name, source.config, precision)
@@ -137,7 +138,7 @@ def build_graph(
         BundleError: config.json names an activation function that no family has.
     """
     graph = GraphBuilder(weights, precision, WEIGHTS_FILE, fused=file in FUSED_FILES)
-    if file in NATIVE_FILES:
+    if file in (*NATIVE_FILES, NATIVE_FP16_STEP_FILE):
         NativeGraphs(graph, config).build(file)
     else:
         (FusedGraphs if graph.fused else PortableGraphs)(graph, config).build(file)

@@ -26,6 +26,7 @@ from m2m100_onnx.bundle.graphs import (
     FUSED_SOURCE_FILE,
     FUSED_STEP_FILE,
     NATIVE_FILES,
+    NATIVE_FP16_STEP_FILE,
     Precision,
 )
 from m2m100_onnx.errors import ExportError, InvalidInputError
@@ -156,8 +157,11 @@ def verify(checkpoint: Checkpoint, bundle: Path, precision: Precision) -> Report
     if tokens := tuple(reference.differences(translator.tokenizer, samples)):
         return Report({}, {}, (), tokens, merged_by)
     # Native graphs run where the package of operators is installed.
-    others = [Translator(bundle, lazy=True, **given)] if translator.bundle.has_native_graphs else []
-    opened = [translator, *(other for other in others if other.model.native)]
+    opened = [translator]
+    if translator.bundle.has_native_graphs:
+        native = Translator(bundle, lazy=True, **given)
+        if native.model.native:
+            opened += [native, Translator(bundle, lazy=True, kv_cache_dtype="float16", **given)]
     differences, tolerances = _compare_graphs(model, opened, TOLERANCE[precision])
     if any(not differences[name] <= limit for name, limit in tolerances.items()):
         # Translations of wrong graphs tell no more, and a search refuses NaN.
@@ -187,6 +191,7 @@ def _compare_graphs(
     expected |= {
         native: expected[fused] for native, fused in zip(NATIVE_FILES, FUSED_FILES, strict=True)
     }
+    expected[NATIVE_FP16_STEP_FILE] = expected[FUSED_STEP_FILE]
     differences = {file: _difference(file, ours, expected[file]) for file, ours in found.items()}
     tolerances = {file: tolerance * max(1.0, float(np.abs(expected[file]).max())) for file in found}
     # A softmax makes more of a difference than there is in what it is taken of.

@@ -69,6 +69,7 @@ class Translator(Reading, Streaming, Submitting, Alternatives, Face[Bundle]):
         session_options: Mapping[str, str] | None = None,
         fused: bool | None = None,
         kernels: bool | None = None,
+        kv_cache_dtype: Literal["float32", "float16"] | None = None,
         sp_model_kwargs: Mapping[str, object] | None = None,
         cache_dir: str | os.PathLike[str] | Literal[False] | None = None,
         lazy: bool = False,
@@ -83,12 +84,12 @@ class Translator(Reading, Streaming, Submitting, Alternatives, Face[Bundle]):
             intra_op_num_threads: threads of an operator; by default one per core.
             providers: onnxruntime execution providers with their options, in place of the device's
                 usual ones; the cache still lives on `device`.
-            session_options: onnxruntime session config entries, such as
-                `{"session.intra_op.allow_spinning": "0"}`.
+            session_options: session config entries: `{"session.intra_op.allow_spinning": "0"}`.
             fused: whether to use the bundle's fused graphs. By default they are used on a CPU. With
                 True they run on CUDA too, where their translations were not compared yet.
             kernels: whether to use the operators of the package `m2m100-onnx-kernels`, for bundles
                 of eight and four bits on a CPU. By default they are used wherever they run.
+            kv_cache_dtype: type of kept keys and values; `float16`, with `kernels`, halves them.
             sp_model_kwargs: SentencePiece options, such as subword sampling.
             cache_dir: folder of the weights cache; False for no cache. By default
                 `M2M100_ONNX_CACHE` decides (a folder, or `off`), else int8 and four-bit bundles use
@@ -113,6 +114,7 @@ class Translator(Reading, Streaming, Submitting, Alternatives, Face[Bundle]):
             "session_options": session_options,
             "fused": fused,
             "kernels": kernels,
+            "kv_cache_dtype": kv_cache_dtype,
             "cache_dir": cache_dir,
         }
         self._arguments = {**arguments, "sp_model_kwargs": sp_model_kwargs}

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2m100_onnx.bundle.graphs import CROSS_ATTENTION_FILE, FUSED_FILES, GRAPH_FILES, NATIVE_FILES
+from m2m100_onnx.bundle.graphs import (
+    CROSS_ATTENTION_FILE,
+    FUSED_FILES,
+    GRAPH_FILES,
+    NATIVE_FILES,
+    NATIVE_FP16_STEP_FILE,
+)
 from m2m100_onnx.cli.benchmark import command, plots, report
 from m2m100_onnx.cli.benchmark.measure import summarize
 from m2m100_onnx_export import export
@@ -111,7 +117,7 @@ def test_every_row_does_the_work_that_was_asked_for(
             assert len(row["samples"][name]) == calls
         assert len(row["samples"]["load_seconds"]) == 2
         folder = {"fp32": tiny_bundle, "int8": tiny_int8}[row["precision"]]
-        native = NATIVE_FILES if row["precision"] == "int8" else ()
+        native = (*NATIVE_FILES, NATIVE_FP16_STEP_FILE) if row["precision"] == "int8" else ()
         files = ("model.onnx_data", *GRAPH_FILES, CROSS_ATTENTION_FILE, *FUSED_FILES, *native)
         assert row["weights_size"] == sum((folder / name).stat().st_size for name in files)
         assert row["beam_size"] == row["concurrency"] == 2

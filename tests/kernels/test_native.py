@@ -51,8 +51,9 @@ def opened(bundle: Path, **options: Any) -> Translator:
 class Rows:
     """Rows of a search, each compared with a search of its own that is fed the same tokens."""
 
-    def __init__(self, bundle: Path) -> None:
-        self.model = Model(Bundle.open(bundle), kernels=True, intra_op_num_threads=1)
+    def __init__(self, bundle: Path, **options: Any) -> None:
+        options = {"kernels": True, "intra_op_num_threads": 1, **options}
+        self.model = Model(Bundle.open(bundle), **options)
         self.random = np.random.default_rng(7)
         self.sources = [self.random.integers(4, 10000, n) for n in (9, 4, 17)]
         longest = max(map(len, self.sources))
@@ -84,9 +85,10 @@ class Rows:
             assert np.array_equal(tokens[row], expected.tokens[0])
 
 
-def test_rows_are_those_of_searches_of_their_own(packed_bundle: Path) -> None:
+@pytest.mark.parametrize("kv_cache_dtype", ["float32", "float16"])
+def test_rows_are_those_of_searches_of_their_own(packed_bundle: Path, kv_cache_dtype: str) -> None:
     """To the last bit, whatever beams did: expand, change places, leave."""
-    rows = Rows(packed_bundle)
+    rows = Rows(packed_bundle, kv_cache_dtype=kv_cache_dtype)
     rows.check()
     selections = [
         [0, 0, 1, 1, 2, 2],
@@ -261,8 +263,8 @@ import json, sys
 from m2m100_onnx import Translator
 bundles, texts = json.loads(sys.argv[1])
 found = []
-for bundle in bundles:
-    translator = Translator(bundle, kernels=True, intra_op_num_threads=1)
+for bundle, kv in bundles:
+    translator = Translator(bundle, kernels=True, intra_op_num_threads=1, kv_cache_dtype=kv)
     for beam_size in (1, 3):
         found += translator.translate_batch(
             texts, source_lang="en", target_lang="de", beam_size=beam_size, max_length=24
@@ -271,9 +273,9 @@ print(json.dumps([[t.tokens, t.score.hex()] for t in found]))
 """
 
 
-def translated_on(instructions: str, bundles: list[Path], texts: list[str]) -> Any:
+def translated_on(instructions: str, bundles: list[tuple[str, str]], texts: list[str]) -> Any:
     """Returns what a process with an instruction set prints; None if the processor has it not."""
-    request = json.dumps([list(map(str, bundles)), texts])
+    request = json.dumps([bundles, texts])
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", WHOLE, request],
@@ -291,9 +293,11 @@ def test_translations_are_equal_on_every_processor(
     native_bundles: dict[str, Path], sentences: list[str]
 ) -> None:
     """Tokens and the last bit of every score; other floats than the operators' stay the same."""
-    chosen, texts = [native_bundles["int8"], native_bundles["int4"]], sentences[::8]
+    texts = sentences[::8]
+    kept = (("int8", "float32"), ("int4", "float32"), ("int8", "float16"))
+    chosen = [(str(native_bundles[precision]), kv) for precision, kv in kept]
     plain = translated_on("plain", chosen, texts)
-    assert len(plain) == 4 * len(texts)
+    assert len(plain) == 6 * len(texts)
     for instructions in INSTRUCTIONS:
         found = translated_on(instructions, chosen, texts)
         assert found in (None, plain), instructions
@@ -361,9 +365,10 @@ def test_native_graphs_share_the_weights_file(native_bundle: Path) -> None:
 # --- Scores ---------------------------------------------------------------------------------------
 
 
-def test_scores_are_those_of_greedy_search(native_bundle: Path) -> None:
+@pytest.mark.parametrize("kv_cache_dtype", ["float32", "float16"])
+def test_scores_are_those_of_greedy_search(native_bundle: Path, kv_cache_dtype: str) -> None:
     """To the last bit, alone and beside other pairs, and with entropies."""
-    translator = opened(native_bundle)
+    translator = opened(native_bundle, kv_cache_dtype=kv_cache_dtype)
     texts = [text for text in TEXTS[:4] if text]
     found = translator.translate_batch(texts, **EN_DE, beam_size=1, repetition_penalty=1.0)
     scores = translator.score(texts, [one.text for one in found], **EN_DE)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from m2m100_onnx import Bundle
-from m2m100_onnx.model.blocks import Block, DeviceMemory, HostMemory, Memory
+from m2m100_onnx.model.blocks import Block, HostMemory, Memory
+from m2m100_onnx.model.device_blocks import DeviceMemory
 from m2m100_onnx.model.model import Model
 
 SHAPE = (4, 5, 2, 7, 8)  # two layers' keys and values, 5 rows, 2 heads, 7 positions of 8 numbers

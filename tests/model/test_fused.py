@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from m2m100_onnx import Bundle, InferenceError, InvalidInputError, Translator
 from m2m100_onnx.bundle.bundle import WEIGHTS_FILE
 from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_STEP_FILE, GRAPH_FILES
 from m2m100_onnx.model import fused, support
-from m2m100_onnx.model.blocks import DeviceMemory
+from m2m100_onnx.model.device_blocks import DeviceMemory
 from m2m100_onnx.model.fused import FusedState
 from m2m100_onnx.model.model import Model
 from m2m100_onnx.search.ranking import amend, rank
@@ -25,6 +24,11 @@ from m2m100_onnx_export import export
 
 START, WORDS = 2, (4, 10000)
 LENGTHS = (9, 4, 7)
+
+
+def device_memory(packed: int) -> Callable[..., DeviceMemory]:
+    """Returns what makes a device's memory, with so many numbers of a head side by side."""
+    return lambda sessions, _: DeviceMemory(sessions, packed)
 
 
 @pytest.fixture(scope="module", params=["host", "device"])
@@ -36,7 +40,7 @@ def models(tiny_bundle: Path, request: pytest.FixtureRequest) -> Iterator[tuple[
     bundle = Bundle.open(tiny_bundle)
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "device":
-            patch.setattr(fused, "memory_of", partial(DeviceMemory, packed=bundle.head_size))
+            patch.setattr(fused, "memory_of", device_memory(bundle.head_size))
         yield Model(bundle), Model(bundle, fused=False)
 
 
@@ -308,7 +312,7 @@ def test_float16_graphs_on_a_device(
     """They are for CUDA; where a CPU has no operator for float16, onnxruntime casts."""
     size = Bundle.open(demo_bundle_fp16).head_size
     monkeypatch.setitem(support._FUSED_PRECISIONS, "cpu", ("fp16",))
-    monkeypatch.setattr(fused, "memory_of", partial(DeviceMemory, packed=size))
+    monkeypatch.setattr(fused, "memory_of", device_memory(size))
     texts = (repository / "demo" / "heldout" / "dev.en").read_text().splitlines()[:30]
     found = []
     for chosen in (True, False):

@@ -10,7 +10,12 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from m2m100_onnx.bundle.config import ModelConfig
-from m2m100_onnx.bundle.graphs import NATIVE_SOURCE_FILE, NATIVE_STEP_FILE, OPERATORS_VERSION
+from m2m100_onnx.bundle.graphs import (
+    NATIVE_FP16_STEP_FILE,
+    NATIVE_SOURCE_FILE,
+    NATIVE_STEP_FILE,
+    OPERATORS_VERSION,
+)
 from m2m100_onnx_export.graphs.builder import LAYER_NORM_EPSILON, GraphBuilder, StoredMatrix
 from m2m100_onnx_export.graphs.layers import Layers, embed
 
@@ -32,7 +37,9 @@ class NativeGraphs:
 
     def build(self, file: str) -> None:
         """Adds the nodes of one graph."""
-        parts = {NATIVE_SOURCE_FILE: self._source, NATIVE_STEP_FILE: self._step}
+        # Where a step graph keeps numbers of 16 bits, its operators see that in their inputs.
+        steps = (NATIVE_STEP_FILE, NATIVE_FP16_STEP_FILE)
+        parts = {NATIVE_SOURCE_FILE: self._source, **dict.fromkeys(steps, self._step)}
         parts.get(file, self._rank)()
 
     def _source(self) -> None:

@@ -27,6 +27,7 @@ from m2m100_onnx.bundle.graphs import (
     FUSED_FILES,
     GRAPH_FILES,
     NATIVE_FILES,
+    NATIVE_FP16_STEP_FILE,
     Signature,
     graph_signature,
 )
@@ -72,6 +73,7 @@ class Bundle(BundleFolder):
     generation_file: Path
     fused_files: ClassVar[tuple[str, ...]] = FUSED_FILES
     native_files: ClassVar[tuple[str, ...]] = NATIVE_FILES
+    other_native_files: ClassVar[tuple[str, ...]] = (NATIVE_FP16_STEP_FILE,)
     rarely_run: ClassVar[tuple[str, ...]] = (DECODER_FILE, CROSS_ATTENTION_FILE)
 
     @classmethod

@@ -38,6 +38,7 @@ class BundleFolder(ABC):
         manifest: the contents of manifest.json, or None.
         fused_files: the graphs in onnxruntime's own operators, whether or not the bundle has them.
         native_files: the graphs in this project's own operators, whether or not it has them.
+        other_native_files: graphs in those operators that may run in the place of one of these.
         rarely_run: the graphs that run once a batch and have another graph's weights.
     """
 
@@ -46,6 +47,7 @@ class BundleFolder(ABC):
     _state: Mapping[str, list[int]] = field(repr=False, compare=False)
     fused_files: ClassVar[tuple[str, ...]]
     native_files: ClassVar[tuple[str, ...]] = ()
+    other_native_files: ClassVar[tuple[str, ...]] = ()
     rarely_run: ClassVar[tuple[str, ...]]
 
     @property

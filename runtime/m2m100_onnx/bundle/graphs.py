@@ -9,7 +9,9 @@ outputs, use the operators of `m2m100-onnx-kernels`. Refuses to know nodes and w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from m2m100_onnx.bundle.config import ModelConfig
@@ -26,6 +28,7 @@ __all__ = [
     "FUSED_STEP_FILE",
     "GRAPH_FILES",
     "NATIVE_FILES",
+    "NATIVE_FP16_STEP_FILE",
     "NATIVE_RANK_FILE",
     "NATIVE_SOURCE_FILE",
     "NATIVE_STEP_FILE",
@@ -52,6 +55,8 @@ FUSED_FILES = (FUSED_SOURCE_FILE, FUSED_STEP_FILE, FUSED_RANK_FILE)
 NATIVE_SOURCE_FILE = "native_source.onnx"
 NATIVE_STEP_FILE = "native_step.onnx"
 NATIVE_RANK_FILE = "native_rank.onnx"
+# The step graph with keys and values of 16 bits, in the place of the other where they are wanted.
+NATIVE_FP16_STEP_FILE = "native_step_fp16_cache.onnx"
 NATIVE_FILES = (NATIVE_SOURCE_FILE, NATIVE_STEP_FILE, NATIVE_RANK_FILE)
 OPERATORS_VERSION = 1
 """The version of the operators in native graphs; a newer one is refused by its name."""
@@ -96,13 +101,14 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
     since the graph takes several tokens at once.
 
     Args:
-        file: a name in `GRAPH_FILES`, `FUSED_FILES` or `NATIVE_FILES`, or `CROSS_ATTENTION_FILE`.
+        file: a name in `GRAPH_FILES`, `FUSED_FILES` or `NATIVE_FILES`, or
+            `NATIVE_FP16_STEP_FILE` or `CROSS_ATTENTION_FILE`.
         config: the model's sizes.
         precision: the weights' precision.
     """
     # Activations are float32 even where weights have fewer bits.
     real = "float16" if precision == "fp16" else "float32"
-    makers = {
+    makers: dict[str, Callable[[ModelConfig, str], Signature]] = {
         ENCODER_FILE: _encoder,
         DECODER_FILE: _decoder,
         DECODER_WITH_PAST_FILE: _decoder_with_past,
@@ -111,6 +117,7 @@ def graph_signature(file: str, config: ModelConfig, precision: Precision) -> Sig
         FUSED_STEP_FILE: _fused_step,
         NATIVE_SOURCE_FILE: _fused_source,
         NATIVE_STEP_FILE: _native_step,
+        NATIVE_FP16_STEP_FILE: partial(_native_step, cache="float16"),
     }
     if file in (FUSED_RANK_FILE, NATIVE_RANK_FILE):
         return rank_signature(config.d_model, real)
@@ -195,31 +202,32 @@ def _fused_source(config: ModelConfig, real: str) -> Signature:
     return Signature(inputs, _cache(config, real, "present", encoder=_SOURCE))
 
 
-def _fused_step(config: ModelConfig, real: str) -> Signature:
+def _fused_step(config: ModelConfig, real: str, cache: str | None = None) -> Signature:
     """Describes the step graph: one token a row in, the output of the last layer out.
 
     The graph writes the new keys and values into the buffers that it reads, so past and present
-    must be one tensor.
+    must be one tensor. Their element type is `cache`, that of activations by default.
     """
+    cache = cache or real
     inputs = (
         TensorSpec("input_ids", "int64", ("rows", 1)),
         TensorSpec("past_length", "int32", (1,)),
         TensorSpec("beam_size", "int32", (1,)),
         TensorSpec("cache_indirection", "int32", ("batch_size", "beams", "max_length")),
         TensorSpec("encoder_attention_mask", "int64", _SOURCE),
-        *_cache(config, real, "past_key_values", decoder=_BUFFER),
-        *_cache(config, real, "past_key_values", encoder=_SOURCE),
+        *_cache(config, cache, "past_key_values", decoder=_BUFFER),
+        *_cache(config, cache, "past_key_values", encoder=_SOURCE),
     )
     outputs = (
         TensorSpec("hidden_states", real, ("rows", config.d_model)),
-        *_cache(config, real, "present", decoder=_BUFFER),
+        *_cache(config, cache, "present", decoder=_BUFFER),
     )
     return Signature(inputs, outputs)
 
 
-def _native_step(config: ModelConfig, real: str) -> Signature:
+def _native_step(config: ModelConfig, real: str, cache: str | None = None) -> Signature:
     """Describes the native step graph: a past length for each row, or one for all."""
-    fused = _fused_step(config, real)
+    fused = _fused_step(config, real, cache)
     lengths = TensorSpec("past_length", "int32", ("lengths",))
     inputs = tuple(lengths if spec.name == lengths.name else spec for spec in fused.inputs)
     return Signature(inputs, fused.outputs)

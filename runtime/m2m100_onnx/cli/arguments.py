@@ -28,6 +28,7 @@ __all__ = [
     "add_threads",
     "as_typed",
     "given_options",
+    "kernels",
     "opening",
     "path",
 ]
@@ -48,6 +49,7 @@ _FLAGS = {
     "kernels": "--kernels",
     "gpus": "--gpus",
     "intra_op_num_threads": "--threads",
+    "kv_cache_dtype": "--kv-cache-dtype",
     "on_error": "--on-error",
     "read_ahead": "--read-ahead",
     "revision": "--revision",
@@ -127,9 +129,16 @@ def add_threads(add: Add) -> None:
 
 
 def add_kernels(add: Add) -> None:
-    """Adds --kernels and --no-kernels."""
+    """Adds --kernels, --no-kernels and --kv-cache-dtype."""
     about = "Use the operators of m2m100-onnx-kernels, or not. (default: where they run)"
     add("--kernels", action=argparse.BooleanOptionalAction, help=about)
+    about = "Type of kept keys and values; float16 needs the kernels. (default: float32)"
+    add("--kv-cache-dtype", choices=("float32", "float16"), help=about)
+
+
+def kernels(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `add_kernels` has read, as the library takes it."""
+    return {"kernels": arguments.kernels, "kv_cache_dtype": arguments.kv_cache_dtype}
 
 
 def opening(arguments: argparse.Namespace) -> dict[str, Any]:

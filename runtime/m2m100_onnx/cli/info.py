@@ -66,6 +66,7 @@ def _facts(bundle: Bundle | LanguageModelBundle, *, verified: bool) -> dict[str,
     fused = bundle.fused_files if bundle.has_fused_graphs else ()
     native = bundle.native_files if bundle.has_native_graphs else ()
     attention = (CROSS_ATTENTION_FILE,) if CROSS_ATTENTION_FILE in graphs else ()
+    native = (*native, *(file for file in bundle.other_native_files if file in graphs))
     names = (*bundle.portable_files, *attention, *fused, *native)
     return {
         "bundle": os.fspath(bundle.directory),

@@ -22,6 +22,7 @@ from m2m100_onnx.cli.arguments import (
     add_languages,
     add_model,
     given_options,
+    kernels,
     path,
 )
 from m2m100_onnx.cli.cache import add_cache_options
@@ -132,7 +133,7 @@ def _job(arguments: argparse.Namespace) -> Any:
         *(arguments.target_lang, arguments.target_lang_column),
         arguments.output_column,
     )
-    opening = {"revision": arguments.revision, "kernels": arguments.kernels}
+    opening = {"revision": arguments.revision, **kernels(arguments)}
     if arguments.device != "cpu":  # With --gpus it is what Ray gives.
         opening["device"] = arguments.device
     return Job(

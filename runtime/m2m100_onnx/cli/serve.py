@@ -17,6 +17,7 @@ from m2m100_onnx.cli.arguments import (
     add_kernels,
     add_revision,
     add_threads,
+    kernels,
     opening,
     path,
 )
@@ -107,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> int:
     workers = _WORKERS.check(arguments.workers)
     own_cores = max(1, cores() // workers)
     parallel = _PARALLEL.check(arguments.parallel) or max(2, own_cores)
-    given = {**opening(arguments), "kernels": arguments.kernels, "lazy": workers > 1}
+    given = {**opening(arguments), **kernels(arguments), "lazy": workers > 1}
     if workers > 1 and given["intra_op_num_threads"] is None:
         given["intra_op_num_threads"] = own_cores
     open_bundles = partial(open_all, arguments.model, given)

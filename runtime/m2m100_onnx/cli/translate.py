@@ -25,6 +25,7 @@ from m2m100_onnx.cli.arguments import (
     add_threads,
     as_typed,
     given_options,
+    kernels,
     opening,
     path,
 )
@@ -86,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.on_error == "return" and not arguments.json:
         raise InvalidInputError("on_error: expected --json with return, found none")
     languages = {"source_lang": arguments.source_lang, "target_lang": arguments.target_lang}
-    translator = Translator(arguments.model, kernels=arguments.kernels, **opening(arguments))
+    translator = Translator(arguments.model, **kernels(arguments), **opening(arguments))
     for code in languages.values():
         translator.tokenizer.language_id(code)
     with open_input(arguments) as source, open_output(arguments.output) as output:

@@ -158,7 +158,7 @@ class Running(Generic[_T]):
             if not cohort.seat.seated:
                 if self._joint is None:
                     beams = cohort.seat.own_rows // len(cohort.search.live)
-                    self._joint = JointState(self._model.sessions, beams)
+                    self._joint = JointState(self._model.sessions, self._model.files, beams)
                 cohort.seat.sit(self._joint)
             seats.append((cohort.seat, ranking))
         assert self._joint is not None

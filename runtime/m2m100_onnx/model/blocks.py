@@ -1,4 +1,4 @@
-"""Where the tensors of a search lie: in numpy's memory, or on a device.
+"""Where the tensors of a search lie: in numpy's memory, or on a device (`device_blocks.py`).
 
 Knows onnxruntime's values and bindings; knows no beams and no graph of a model. Shapes: N tensors
 (keys and values of each layer in turn), R rows, H heads, M capacity, E head size, T positions.
@@ -17,16 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from m2m100_onnx.bundle.folder import BundleFolder
-from m2m100_onnx.model.sessions import Sessions, run
+from m2m100_onnx.bundle.graphs import NATIVE_FP16_STEP_FILE
+from m2m100_onnx.model.sessions import run
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.process import raised_by_signal_handler
-from m2m100_onnx.search.state import Float32Array, Int64Array
+from m2m100_onnx.search.state import Int64Array
 
 __all__ = [
     "Block",
     "Memory",
+    "cache_real_of",
     "keys_and_values",
-    "memory_of",
     "on_device",
     "real_of",
     "shared",
@@ -35,8 +36,6 @@ __all__ = [
 
 _LARGE = 1 << 20
 """Bytes from which on a block is memory of its own."""
-_KEY_BYTES = 16
-"""Bytes of a head that DecoderMaskedMultiHeadAttention keeps side by side in its keys on CUDA."""
 
 
 class Block(ABC):
@@ -82,6 +81,10 @@ class Memory(ABC):
         """Returns tensors of one shape, which a graph has returned, as a block."""
 
     @abstractmethod
+    def rounded(self, block: Block) -> Block:
+        """Returns a block of the type of activations as one of this memory's; it is used up."""
+
+    @abstractmethod
     def value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
         """Returns an input; the caller keeps the array."""
 
@@ -97,13 +100,26 @@ class Memory(ABC):
 class HostMemory(Memory):
     """numpy's memory, which onnxruntime shares."""
 
+    def __init__(self, real: npt.DTypeLike = np.float32) -> None:
+        """Makes nothing yet.
+
+        Args:
+            real: the type of keys and values.
+        """
+        self.real = np.dtype(real)
+
     def block(self, shape: tuple[int, int, int, int, int]) -> HostBlock:
         """Returns room for N tensors in one block, freed as a whole."""
-        return HostBlock(_block(shape))
+        return HostBlock(_block(shape, self.real))
 
     def of(self, values: Sequence[ort.OrtValue]) -> HostBlock:
         """Returns a copy in one array."""
         return HostBlock(np.stack([value.numpy() for value in values]))
+
+    def rounded(self, block: Block) -> HostBlock:
+        """Returns the block itself, or a copy in another type."""
+        assert isinstance(block, HostBlock)
+        return HostBlock(block.array.astype(self.real, copy=False))
 
     def value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
         """Returns the array as an OrtValue, without a copy."""
@@ -120,7 +136,7 @@ class HostMemory(Memory):
 class HostBlock(Block):
     """Tensors in one numpy array `(N, R, H, M, E)`."""
 
-    def __init__(self, array: Float32Array) -> None:
+    def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array
         n, r, h, m, e = array.shape
         self.shape = n, r, h, m, e
@@ -138,7 +154,7 @@ class HostBlock(Block):
     def grown(self, capacity: int) -> HostBlock:
         """Returns a copy with room for more positions."""
         n, r, h, m, e = self.shape
-        array = _block((n, r, h, capacity, e))
+        array = _block((n, r, h, capacity, e), self.array.dtype)
         array[:, :, :, :m] = self.array
         return HostBlock(array)
 
@@ -153,150 +169,21 @@ class HostBlock(Block):
         """Returns a copy, tensor by tensor."""
         n, _, h, m, e = self.shape
         length = place.shape[1]
-        array = _block((n, len(place), h, m, e))
+        array = _block((n, len(place), h, m, e), self.array.dtype)
         for old, new in zip(self.array, array, strict=True):
             past = old[place, :, np.arange(length)]  # (R', T, H, E)
             new[:, :, :length] = past.transpose(0, 2, 1, 3)
         return HostBlock(array)
 
 
-class DeviceMemory(Memory):
-    """A device's memory, which numpy cannot reach: a graph of one node moves rows there."""
-
-    def __init__(self, sessions: Sessions[Any], packed: int | None = None) -> None:
-        """Makes nothing yet.
-
-        Args:
-            sessions: the bundle's sessions.
-            packed: how many numbers of a head the step graph keeps side by side in its keys, all
-                positions of them before the next: `(R, H, E / packed, M, packed)`. By default as
-                onnxruntime's attention does on CUDA.
-        """
-        self.real = real_of(sessions.bundle)
-        self.place = sessions.factory.device, sessions.factory.device_id
-        self.packed = packed or _KEY_BYTES // self.real.itemsize
-        self._sessions = sessions
-
-    def block(self, shape: tuple[int, int, int, int, int]) -> DeviceBlock:
-        """Returns room for N tensors."""
-        return DeviceBlock(self, shape, [self.room(shape[1:]) for _ in range(shape[0])])
-
-    def of(self, values: Sequence[ort.OrtValue]) -> DeviceBlock:
-        """Returns the tensors where they are."""
-        r, h, m, e = values[0].shape()
-        return DeviceBlock(self, (len(values), r, h, m, e), list(values))
-
-    def room(self, shape: Sequence[int]) -> ort.OrtValue:
-        """Returns room for a tensor."""
-        return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), self.real.type, *self.place)
-
-    def value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
-        """Returns a copy on the device."""
-        return on_device(array, self.place)
-
-    def refresh(self, value: ort.OrtValue, array: npt.NDArray[Any]) -> None:
-        """Copies the array to the device again."""
-        value.update_inplace(np.ascontiguousarray(array))
-
-    def empty(self, rows: int, width: int) -> ort.OrtValue:
-        """Returns room for activations."""
-        return self.room((rows, width))
-
-    def gather(
-        self,
-        data: ort.OrtValue,
-        view: tuple[int, int, int, int],
-        rows: ort.OrtValue,
-        found: ort.OrtValue,
-    ) -> None:
-        """Writes `data[rows]` to `found`, both seen as rows of the three last sizes of `view`."""
-        session = self._sessions.gather(self.real.name)
-        binding = session.io_binding()
-        out = (rows.shape()[0], *view[1:])
-        real = self.real.type
-        binding.bind_input("data", *self.place, real, view, data.data_ptr())
-        binding.bind_ortvalue_input("rows", rows)
-        binding.bind_output("gathered", *self.place, real, out, found.data_ptr())
-        run(session, binding)
-
-
-class DeviceBlock(Block):
-    """Tensors on a device, each in memory of its own; keys and values take turns."""
-
-    def __init__(
-        self,
-        memory: DeviceMemory,
-        shape: tuple[int, int, int, int, int],
-        values: list[ort.OrtValue],
-    ) -> None:
-        self.shape = shape
-        self._memory, self._values = memory, values
-
-    @property
-    def values(self) -> Sequence[ort.OrtValue]:
-        """The tensors."""
-        return self._values
-
-    def fill(self, past: Block) -> None:
-        """Writes another block's rows, which no attention has packed, to the first positions."""
-        _, r, h, m, e = self.shape
-        length, packed = past.shape[3], self._memory.packed
-        for number, value in enumerate(past.values):
-            whole = np.zeros((r, h, m, e), self._memory.real)
-            whole[:, :, :length] = value.numpy()
-            if number % 2 == 0:
-                whole = whole.reshape(r, h, m, e // packed, packed).swapaxes(2, 3)
-            self._memory.refresh(self._values[number], whole.reshape(r, h, m, e))
-
-    def grown(self, capacity: int) -> DeviceBlock:
-        """Returns a copy with room for more positions."""
-        place = np.repeat(np.arange(self.shape[1])[:, None], self.shape[3], axis=1)
-        return self._gathered(place, capacity)
-
-    def taken(self, rows: Int64Array, _length: int, /) -> DeviceBlock:
-        """Returns a copy of the rows, whatever their length."""
-        n, r, *rest = self.shape
-        h, m, e = rest
-        found = self._memory.block((n, len(rows), h, m, e))
-        index = self._memory.value(rows)
-        for old, new in zip(self.values, found.values, strict=True):
-            self._memory.gather(old, (r, h, m, e), index, new)
-        return found
-
-    def gathered(self, place: Int64Array) -> DeviceBlock:
-        """Returns a copy; whole rows where each row's positions lay side by side."""
-        if (place == place[:, :1]).all():
-            rows = place[:, 0] if place.shape[1] else np.zeros(len(place), np.int64)
-            return self.taken(rows, place.shape[1])
-        return self._gathered(place, self.shape[3])
-
-    def _gathered(self, place: Int64Array, capacity: int) -> DeviceBlock:
-        n, r, h, m, e = self.shape
-        found = self._memory.block((n, len(place), h, capacity, e))
-        # (R', M'): where each position lay, a row's positions side by side; some number where none.
-        length = place.shape[1]
-        rows, positions = np.zeros((2, len(place), capacity), np.int64)
-        rows[:, :length], positions[:, :length] = place, np.arange(length)
-        packed = self._memory.packed
-        for kind, parts in ((0, e // packed), (1, 1)):  # keys, values
-            runs = h * parts  # stretches of M positions in a row
-            starts = rows[:, None, :] * runs + np.arange(runs)[:, None]
-            index = self._memory.value((starts * m + positions[:, None, :]).reshape(-1))
-            view = (r * runs * m, 1, 1, e // parts)
-            pairs = zip(self.values[kind::2], found.values[kind::2], strict=True)
-            for old, new in pairs:
-                self._memory.gather(old, view, index, new)
-        return found
-
-
-def memory_of(sessions: Sessions[Any]) -> Memory:
-    """Returns the memory of the device that runs the sessions."""
-    return HostMemory() if sessions.factory.device == "cpu" else DeviceMemory(sessions)
-
-
 def real_of(bundle: BundleFolder) -> np.dtype[Any]:
     """Returns the type of activations."""
     return np.dtype(np.float16 if bundle.precision == "fp16" else np.float32)
+
+
+def cache_real_of(bundle: BundleFolder, files: Sequence[str]) -> np.dtype[Any]:
+    """Returns the type of keys and values that graphs take."""
+    return np.dtype(np.float16) if NATIVE_FP16_STEP_FILE in files else real_of(bundle)
 
 
 def on_device(array: npt.NDArray[Any], place: tuple[str, int]) -> ort.OrtValue:
@@ -370,7 +257,7 @@ def shared(array: npt.NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
 
 
-def _block(shape: tuple[int, ...]) -> Float32Array:
+def _block(shape: tuple[int, ...], real: np.dtype[Any]) -> npt.NDArray[Any]:
     """Returns room for numbers; a large block is memory of its own, freed with the array.
 
     malloc may keep what is freed. glibc maps a first block of up to 32 MB apart, but takes all
@@ -378,9 +265,9 @@ def _block(shape: tuple[int, ...]) -> Float32Array:
     And from 4 MB on numpy asks for huge pages, for which the kernel first compacts fragmented
     memory: that took up to a tenth of a whole translation.
     """
-    size = 4 * math.prod(shape)
+    size = real.itemsize * math.prod(shape)
     if size < _LARGE:
-        return np.empty(shape, np.float32)
+        return np.empty(shape, real)
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
     try:
         block = mmap.mmap(-1, size, **private)
@@ -388,4 +275,4 @@ def _block(shape: tuple[int, ...]) -> Float32Array:
         if raised_by_signal_handler(error):
             raise
         raise MemoryError(f"no {size:,} bytes for keys and values: {error}") from error
-    return np.frombuffer(block, np.float32).reshape(shape)
+    return np.frombuffer(block, real).reshape(shape)

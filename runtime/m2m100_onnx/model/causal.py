@@ -18,7 +18,8 @@ from m2m100_onnx.bundle.language_graphs import (
     MODEL_WITH_PAST_FILE,
 )
 from m2m100_onnx.bundle.language_model import LanguageModelBundle
-from m2m100_onnx.model.blocks import keys_and_values, memory_of, on_device, real_of
+from m2m100_onnx.model.blocks import keys_and_values, on_device, real_of
+from m2m100_onnx.model.device_blocks import memory_of
 from m2m100_onnx.model.graphs import Graphs
 from m2m100_onnx.model.growing import COPIES, GrowingState, bind_numpy
 from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, cache_names, capacity_of

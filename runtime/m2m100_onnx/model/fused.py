@@ -7,7 +7,7 @@ K beams, R = B * K rows, S source length, M capacity of the buffers, L layers, H
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,20 @@ import numpy.typing as npt
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.bundle.config import ModelConfig
 from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_SOURCE_FILE, NATIVE_SOURCE_FILE
-from m2m100_onnx.model.blocks import Block, HostBlock, Memory, keys_and_values, memory_of, real_of
+from m2m100_onnx.model.blocks import (
+    Block,
+    HostBlock,
+    HostMemory,
+    Memory,
+    cache_real_of,
+    keys_and_values,
+)
+from m2m100_onnx.model.device_blocks import memory_of
 from m2m100_onnx.model.in_place import CAPACITY, InPlaceState, cache_names, capacity_of
 from m2m100_onnx.model.prefill import feed_by_steps, prefill_by_portable_graphs
 from m2m100_onnx.model.sessions import Sessions
 from m2m100_onnx.model.support import ort
-from m2m100_onnx.search.state import Float32Array, Int64Array
+from m2m100_onnx.search.state import Int64Array
 
 __all__ = ["FusedState", "Held", "encoded_source"]
 
@@ -46,13 +54,15 @@ def encoded_source(
     """
     heads = config.decoder_attention_heads
     names = cache_names(config.decoder_layers, "encoder.")
-    return keys_and_values(
-        memory,
+    # The graph writes numbers of the type of activations, which memory may round.
+    found = keys_and_values(
+        HostMemory() if isinstance(memory, HostMemory) else memory,
         session,
         {"input_ids": input_ids, "attention_mask": attention_mask},
         [name.replace("past_key_values", "present") for name in names],
         (len(input_ids), heads, input_ids.shape[1], config.d_model // heads),
     )
+    return memory.rounded(found)
 
 
 class Held(NamedTuple):
@@ -66,8 +76,8 @@ class Held(NamedTuple):
         tokens: `(N * K, 1)` that wait to be fed.
     """
 
-    own: Float32Array
-    source: Float32Array
+    own: npt.NDArray[Any]
+    source: npt.NDArray[Any]
     mask: Int64Array
     table: npt.NDArray[np.int32]
     tokens: Int64Array
@@ -103,7 +113,8 @@ class FusedState(InPlaceState):
         names = cache_names(config.decoder_layers, "decoder.")
         self._source_names = cache_names(config.decoder_layers, "encoder.")
         self._mask = attention_mask.copy()
-        memory = memory_of(sessions)
+        real = cache_real_of(sessions.bundle, files)
+        memory = memory_of(sessions, real)
         past = hidden_states = None
         # A long prompt has a cheaper way, but for native graphs, which take it in few runs: they
         # never round otherwise from processor to processor, as the portable ones do.
@@ -118,7 +129,7 @@ class FusedState(InPlaceState):
         step_session = sessions.get(step, serial=serial)
         if source == NATIVE_SOURCE_FILE:
             inputs = self._source_inputs(memory)
-            block, place, fed = feed_by_steps(step_session, inputs, names, shape, prompt)
+            block, place, fed = feed_by_steps(step_session, inputs, names, shape, prompt, real)
             past, hidden_states = block.gathered(place), np.ascontiguousarray(fed[:, -1])
             prompt = prompt[:, -1:]
         super().__init__(
@@ -144,6 +155,7 @@ class FusedState(InPlaceState):
         source_length: int,
         target_length: int,
         *,
+        files: Sequence[str] = FUSED_FILES,
         logits: bool = True,
     ) -> int:
         """Returns the bytes that a batch reserves when every row has `target_length` tokens.
@@ -157,7 +169,10 @@ class FusedState(InPlaceState):
         room = capacity if capacity == CAPACITY else capacity + capacity // 2
         width = 2 * config.decoder_layers * config.d_model
         cache = width * (rows * room + sentences * source_length)
-        return real_of(bundle).itemsize * cache + 3 * 4 * rows * config.vocab_size * logits
+        return (
+            cache_real_of(bundle, files).itemsize * cache
+            + 3 * 4 * rows * config.vocab_size * logits
+        )
 
     def held(self) -> Held:
         """Returns what the state holds, for a joint state of native graphs."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.model.blocks import HostBlock, HostMemory, shared, step_binding
+from m2m100_onnx.model.blocks import HostBlock, HostMemory, cache_real_of, shared, step_binding
 from m2m100_onnx.model.fused import FusedState, Held
 from m2m100_onnx.model.head import Head
 from m2m100_onnx.model.in_place import cache_names, capacity_of
@@ -76,7 +76,7 @@ class Seat:
         count, beams = len(prompt), joint.beams
         layers, _, heads, _, size = source.shape
         held = Held(
-            np.empty((layers, count * beams, heads, 0, size), np.float32),
+            np.empty((layers, count * beams, heads, 0, size), source.array.dtype),
             source.array,
             mask,
             np.empty((count, beams, 0), np.int32),
@@ -175,16 +175,18 @@ class JointState:
 
     tokens: Int64Array
 
-    def __init__(self, sessions: Sessions[Bundle], beams: int) -> None:
+    def __init__(self, sessions: Sessions[Bundle], files: Sequence[str], beams: int) -> None:
         """Makes room for nothing.
 
         Args:
             sessions: the bundle's sessions.
+            files: the native graphs that run: source, step and rank.
             beams: K.
         """
         config = sessions.bundle.config
         self.beams, self.count = beams, 0
         self._sessions, self.vocab_size = sessions, config.vocab_size
+        self._files, self._real = files, cache_real_of(sessions.bundle, files)
         self._heads = config.decoder_attention_heads
         self._size = config.d_model // self._heads
         self._own_names = cache_names(config.decoder_layers, "decoder.")
@@ -311,7 +313,7 @@ class JointState:
     def _make(self, room: int, positions: int, width: int) -> None:
         """Makes arrays of other sizes."""
         self._room, self._positions, self._width = room, positions, width
-        layers, memory = len(self._own_names), HostMemory()
+        layers, memory = len(self._own_names), HostMemory(self._real)
         rows = room * self.beams
         self._own = memory.block((layers, rows, self._heads, positions, self._size))
         self._source = memory.block((layers, room, self._heads, width, self._size))
@@ -324,7 +326,7 @@ class JointState:
     def _bind(self, serial: bool) -> _Bound:
         """Shares the rows that are there with onnxruntime."""
         count, rows = self.count, self.count * self.beams
-        _, step, rank = self._sessions.bundle.native_files
+        _, step, rank = self._files
         own = HostBlock(self._own.array[:, :rows])
         source = HostBlock(self._source.array[:, :count])
         inputs = {

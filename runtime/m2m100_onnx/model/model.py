@@ -7,11 +7,14 @@ The fused one runs fused and native graphs, which have the same inputs and outpu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from m2m100_onnx.bundle.bundle import Bundle
-from m2m100_onnx.model.blocks import HostBlock, HostMemory, on_device
+from m2m100_onnx.bundle.graphs import NATIVE_FP16_STEP_FILE
+from m2m100_onnx.errors import BundleError, InvalidInputError
+from m2m100_onnx.model.blocks import HostBlock, HostMemory, cache_real_of, on_device, real_of
 from m2m100_onnx.model.fused import FusedState, encoded_source
 from m2m100_onnx.model.graphs import Graphs
 from m2m100_onnx.model.portable import PortableState, run_cross_attention, run_decoder, run_encoder
@@ -25,11 +28,48 @@ __all__ = ["Model"]
 class Model(Graphs[Bundle]):
     """The graphs of a translation model; many threads may use one at the same time."""
 
+    def __init__(
+        self, bundle: Bundle, *, kv_cache_dtype: str | None = None, **arguments: Any
+    ) -> None:
+        """Chooses device and graphs.
+
+        `Translator` describes the arguments; the others and the errors are those of `Graphs`.
+
+        Raises:
+            InvalidInputError: `kv_cache_dtype` is neither the type of activations nor one that
+                native graphs have, or these do not run.
+            BundleError: the bundle was exported before its native graphs had such keys and values.
+        """
+        super().__init__(bundle, **arguments)
+        own = real_of(bundle).name
+        if kv_cache_dtype not in (None, own, *(("float16",) if self.native else ())):
+            raise InvalidInputError(
+                f"kv_cache_dtype: expected {own}, or float16 with native graphs, found "
+                f"{kv_cache_dtype!r} with {self.kind} graphs"
+            )
+        self._rounds = kv_cache_dtype not in (None, own)
+        if self._rounds and (
+            bundle.manifest is None or NATIVE_FP16_STEP_FILE not in bundle.manifest.graphs
+        ):
+            raise BundleError(
+                f"kv_cache_dtype: expected a bundle with {NATIVE_FP16_STEP_FILE}, found "
+                f"{bundle.directory}, which was exported before there was one; export it again"
+            )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graphs that run."""
+        source, *others = super().files
+        if self._rounds:
+            others[0] = NATIVE_FP16_STEP_FILE
+        return source, *others
+
     def cache_bytes(self, sentences: int, rows: int, source_length: int, target_length: int) -> int:
         """Returns the bytes that a batch of these sizes reserves at most for cache and scores."""
         sizes = sentences, rows, source_length, target_length
         if self.fused:
-            return FusedState.cache_bytes(self.bundle, *sizes, logits=not self.native)
+            files, logits = self.files, not self.native
+            return FusedState.cache_bytes(self.bundle, *sizes, files=files, logits=logits)
         return PortableState.cache_bytes(self.bundle, *sizes)
 
     def begin(
@@ -67,7 +107,8 @@ class Model(Graphs[Bundle]):
         """
         session = self.sessions.get(self.files[0], serial=serial)
         inputs = input_ids, attention_mask
-        found = encoded_source(HostMemory(), session, self.bundle.config, *inputs)
+        memory = HostMemory(cache_real_of(self.bundle, self.files))
+        found = encoded_source(memory, session, self.bundle.config, *inputs)
         assert isinstance(found, HostBlock)
         return found
 
@@ -120,7 +161,8 @@ class Model(Graphs[Bundle]):
             InvalidInputError: a score is NaN.
         """
         assert self.native, "without native graphs there are logits"
-        return score_natively(self.sessions, input_ids, attention_mask, target, following)
+        inputs = input_ids, attention_mask, target, following
+        return score_natively(self.sessions, self.files, *inputs)
 
     def cross_attention(
         self,

@@ -7,6 +7,7 @@ P tokens of a prompt, C tokens of a run, L layers, H heads, E head size, D width
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,7 @@ def feed_by_steps(
     names: Sequence[str],
     row_shape: tuple[int, int],
     target: Int64Array,
+    real: np.dtype[Any],
 ) -> tuple[Block, Int64Array, Float32Array]:
     """Feeds tokens to the native step graph, many a run.
 
@@ -84,6 +86,7 @@ def feed_by_steps(
         names: the graph's names of past keys and values, of each layer in turn.
         row_shape: H and E.
         target: `(B, P)` decoder tokens.
+        real: the type of keys and values.
 
     Returns:
         A block of keys and values; `(B, P)`, the row of it in which each token's lie; and the last
@@ -91,8 +94,8 @@ def feed_by_steps(
     """
     count, length = target.shape
     heads, size = row_shape
-    fed = _tokens_a_run(length, 4 * len(names) * count * heads * size)
-    block = HostMemory().block((len(names), count * fed, heads, length, size))
+    fed = _tokens_a_run(length, real.itemsize * len(names) * count * heads * size)
+    block = HostMemory(real).block((len(names), count * fed, heads, length, size))
     cache = dict(zip(names, block.values, strict=True))
     hidden_states = np.empty((count, length, heads * size), np.float32)
     found = np.empty((count * fed, heads * size), np.float32)

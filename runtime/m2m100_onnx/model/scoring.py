@@ -6,11 +6,13 @@ vocabulary, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from m2m100_onnx.bundle.bundle import Bundle
 from m2m100_onnx.errors import InvalidInputError
-from m2m100_onnx.model.blocks import HostMemory, shared
+from m2m100_onnx.model.blocks import HostMemory, cache_real_of, shared
 from m2m100_onnx.model.fused import encoded_source
 from m2m100_onnx.model.head import Head
 from m2m100_onnx.model.in_place import cache_names
@@ -26,6 +28,7 @@ _ROWS = 64
 
 def score_natively(
     sessions: Sessions[Bundle],
+    files: Sequence[str],
     input_ids: Int64Array,
     attention_mask: Int64Array,
     target: Int64Array,
@@ -35,19 +38,26 @@ def score_natively(
 
     They are those that greedy search gives these tokens, to the last bit.
 
-    Arguments and errors are those of `Model.target_log_probs`.
+    Args:
+        sessions: the bundle's sessions.
+        files: the native graphs that run: source, step and rank.
+        input_ids: those of `Model.target_log_probs`, as the other arguments and the errors.
+        attention_mask: `(B, S)`.
+        target: `(B, T)`.
+        following: `(B, T)`.
     """
     bundle = sessions.bundle
     config = bundle.config
-    source, step, rank = bundle.native_files
+    source, step, rank = files
+    real = cache_real_of(bundle, files)
     shape = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
-    memory = HostMemory()
+    memory = HostMemory(real)
     session = sessions.get(source)
     encoded = encoded_source(memory, session, config, input_ids, attention_mask)
     own, past = (cache_names(config.decoder_layers, part) for part in ("decoder.", "encoder."))
     inputs = dict(zip(past, encoded.values, strict=True))
     inputs["encoder_attention_mask"] = memory.value(attention_mask)
-    _, _, hidden_states = feed_by_steps(sessions.get(step), inputs, own, shape, target)
+    _, _, hidden_states = feed_by_steps(sessions.get(step), inputs, own, shape, target, real)
     found = np.full(following.size, np.nan, np.float32)
     rows = hidden_states.reshape(following.size, -1)
     places = np.flatnonzero(following.reshape(-1) >= 0)

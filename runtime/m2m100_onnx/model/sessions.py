@@ -139,7 +139,8 @@ class Sessions(Generic[_B]):
         four_bits = self.bundle.precision in FOUR_BITS
         defaults = {_UNPACKED: "1"} if file in self.bundle.rarely_run and not four_bits else {}
         factory = self._serial_factory if serial else self.factory
-        operators = library() if file in self.bundle.native_files else None
+        native = (*self.bundle.native_files, *self.bundle.other_native_files)
+        operators = library() if file in native else None
         self.bundle.check_unchanged()
         manifest = self.bundle.manifest
         hashes = {name: r.sha256 for name, r in manifest.files.items()} if manifest else {}
