@@ -51,6 +51,7 @@ def test_a_copy_has_the_arguments_and_opens_lazily(
         "session_options": {"session.intra_op.allow_spinning": "0"},
         "fused": False,
         "kernels": False,
+        "kv_cache_dtype": "float32",
         "sp_model_kwargs": {"enable_sampling": False},
         "cache_dir": tmp_path / "cache",
     }
