@@ -191,6 +191,52 @@ def test_the_first_is_not_passed_by_what_can_join() -> None:
     assert engine.steps == [[1], [1], [2], [3]]
 
 
+def test_a_long_sentence_is_not_passed_for_ever_by_short_ones() -> None:
+    """It needs all places, and one of two that run would always be taken by the next."""
+    engine = Engine(joins=True)
+    queue = Scheduler(
+        engine.batch,
+        lambda sentence, _: 1 if len(sentence.source) > 4 else 2,
+        lambda _, found: found,
+    )
+    futures = [queue.submit(request(1, steps=2))]
+    assert engine.entered.wait(WAIT)
+    futures += [queue.submit(request(2, steps=3)), queue.submit(request(9, length=8))]
+    futures += [queue.submit(request(n, steps=3)) for n in (3, 4, 5)]
+    engine.go.set()
+    wait(futures, WAIT)
+    assert queue.close(WAIT)
+    assert engine.steps == [[1], [1, 2], [2], [2], [9], *[[3, 4]] * 3, *[[5]] * 3]
+
+
+def test_what_waits_costs_a_step_nothing() -> None:
+    """Neither a step nor a submission looks at all that waits, however much that is."""
+    engine = Engine(joins=True)
+    looks = Counter[str]()
+
+    def places(*_: Any) -> int:
+        looks["places"] += 1
+        return 2
+
+    class Asked(Stop):
+        @property
+        def reached(self) -> bool:
+            looks["stops"] += 1
+            return super().reached
+
+    queue = Scheduler(engine.batch, places, lambda _, found: found)
+    futures = [queue.submit(request(0, steps=801))]
+    assert engine.entered.wait(WAIT)
+    futures += [queue.submit(request(n, stop=Asked())) for n in range(1, 801)]
+    assert queue.waiting == 800
+    assert looks["stops"] < 100_000  # Of 320,000 pairs of a request and one before it.
+    engine.go.set()
+    wait(futures, WAIT)
+    assert queue.close(WAIT)
+    assert len(engine.steps) == 801
+    assert looks["places"] < 2_000  # One that joins and one that does not fit, each step.
+
+
 @pytest.mark.parametrize(("count", "sizes"), [(3, {3: 3}), (8, {4: 6})])
 def test_few_rows_share_all_cores_and_many_have_a_batch_a_core(
     count: int, sizes: dict[int, int]

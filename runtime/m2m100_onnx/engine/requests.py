@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from m2m100_onnx.engine.batches import Sentence
 from m2m100_onnx.engine.stopping import Stop
-from m2m100_onnx.options import SearchOptions, Settings
+from m2m100_onnx.options import Settings
 
 __all__ = ["Request", "Ticket", "fail_all"]
 
@@ -41,29 +41,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
-        self._waiting: dict[Hashable, list[Sentence]] = {}
         self._found: dict[int, Any] = {}
-
-    def sort(self, group_of: Callable[[SearchOptions, Sentence], Hashable]) -> None:
-        """Sorts the sentences by what they have in common, and the longest and first last."""
-        # Of equal ones the first stands last, too.
-        ordered = sorted(self.sentences, key=lambda one: -len(one.source))
-        for sentence in reversed(ordered):
-            group = group_of(self.settings.search, sentence)
-            self._waiting.setdefault(group, []).append(sentence)
-
-    @property
-    def waiting(self) -> int:
-        """Number of sentences that do not run yet."""
-        return sum(map(len, self._waiting.values()))
-
-    def waiting_in(self, group: Hashable) -> int:
-        """Number of those that have something in common."""
-        return len(self._waiting.get(group, ()))
-
-    def next_group(self) -> Hashable:
-        """Returns the group of the sentences that are next; some wait."""
-        return next(iter(self._waiting))
 
     @property
     def seconds(self) -> float:
@@ -75,16 +53,8 @@ class Request:
         """Whether nobody waits for the rest: cancelled, too late, or failed."""
         return self.future.done() or self.stop.reached
 
-    def peek(self, group: Hashable, most: int | None) -> Sentence | None:
-        """Returns the longest sentence of a group that has at most so many source tokens."""
-        some = self._waiting.get(group, [])
-        return next((s for s in reversed(some) if most is None or len(s.source) <= most), None)
-
-    def take(self, group: Hashable, sentence: Sentence) -> None:
-        """Takes a sentence that waits, to be run."""
-        self._waiting[group].remove(sentence)
-        if not self._waiting[group]:
-            del self._waiting[group]
+    def begin(self) -> None:
+        """Notes that a sentence is about to run."""
         if self.waited is None:
             self.waited = self.seconds
 
@@ -96,14 +66,11 @@ class Request:
 
     def fail(self, error: BaseException) -> None:
         """Ends the request with an error, unless it has ended."""
-        self._waiting.clear()
         self._settle(lambda: self.future.set_exception(error))
 
     def expire(self) -> None:
         """Ends a request that is gone."""
-        if self.future.done():
-            self._waiting.clear()
-        else:
+        if not self.future.done():
             self.fail(self.stop.error(self._found))
 
     def _settle(self, settle: Callable[[], None]) -> None:

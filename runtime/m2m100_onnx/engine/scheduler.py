@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 from m2m100_onnx.engine.batches import Sentence
 from m2m100_onnx.engine.requests import Request, Ticket, fail_all
+from m2m100_onnx.engine.turns import Turns
 from m2m100_onnx.errors import ClosedError, OverloadedError
 from m2m100_onnx.options import SearchOptions, Settings
 from m2m100_onnx.process import renew_in_children
@@ -25,6 +27,10 @@ _CAPACITY = 4096
 """Sentences that may wait."""
 _MEMORY = 0.9
 """How much of the last estimate of a sentence's time is in the next one."""
+_FEW = 16
+"""Requests that are asked before each step whether anyone waits for them."""
+_REST = 5e-5
+"""Seconds for each further one until all are asked again: it takes a thirtieth of that."""
 
 
 class Runner(Protocol):
@@ -66,6 +72,8 @@ class _Worker:
         running: the batch.
         joining: what joins it next.
         charges: how much of the budget of a batch each sentence takes, those that join included.
+        load: the sum of the charges.
+        rows: decoder rows of the sentences.
         group: what all of them have in common.
         thread: the thread's identity.
         since: when a sentence ended last, or the first began.
@@ -75,14 +83,10 @@ class _Worker:
         self.running = running
         self.joining: list[Ticket] = []
         self.charges: dict[Ticket, float] = {}
+        self.load, self.rows = 0.0, 0
         self.group: Hashable = None
         self.thread: int | None = None
         self.since = time.monotonic()
-
-    @property
-    def rows(self) -> int:
-        """Decoder rows of the sentences."""
-        return sum(ticket.request.settings.search.rows for ticket in self.charges)
 
     def requests(self) -> set[Request]:
         """Returns whose sentences they are."""
@@ -90,11 +94,20 @@ class _Worker:
 
     def accept(self, ticket: Ticket, charge: float) -> bool:
         """Takes a sentence if the budget allows; one alone is always taken."""
-        if self.charges and sum(self.charges.values()) + charge > 1 + 1e-9:
+        if self.charges and self.load + charge > 1 + 1e-9:
             return False
         self.charges[ticket] = charge
         self.joining.append(ticket)
+        self.load += charge
+        self.rows += ticket.request.settings.search.rows
         return True
+
+    def release(self, tickets: Iterable[Ticket]) -> None:
+        """Lets go of sentences."""
+        for ticket in tickets:
+            self.charges.pop(ticket, None)
+        self.load = sum(self.charges.values())
+        self.rows = sum(ticket.request.settings.search.rows for ticket in self.charges)
 
 
 class Scheduler:
@@ -141,14 +154,16 @@ class Scheduler:
         """Forgets what waits: the parent's threads do not run in a forked process."""
         # A signal's handler may submit or close in the middle of a submission.
         self._changed = threading.Condition(threading.RLock())
-        self._requests: list[Request] = []  # Whose turn is first stands first.
+        self._turns = Turns(self._probe.group_of)
+        self._requests: dict[Future[dict[int, Any]], Request] = {}  # Those that are not done.
+        self._done: deque[Future[dict[int, Any]]] = deque()
+        self._ask_at = 0.0
         self._workers: list[_Worker] = []
 
     @property
     def waiting(self) -> int:
         """Number of sentences that do not run yet."""
-        with self._changed:
-            return sum(request.waiting for request in self._requests)
+        return self._turns.count
 
     @property
     def running(self) -> int:
@@ -167,14 +182,15 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise ClosedError("the queue is closed")
-            queued = sum(one.waiting for one in self._requests)
+            queued = self._turns.count
             if queued and queued + len(request.sentences) > self._capacity:
                 raise OverloadedError(queued * self._seconds, queued)
             if not request.sentences:
                 request.future.set_result({})
                 return request.future
-            request.sort(self._probe.group_of)
-            self._requests.append(request)
+            self._turns.add(request)
+            self._requests[request.future] = request
+            request.future.add_done_callback(self._done.append)
             self._call_worker()
         return request.future
 
@@ -195,11 +211,10 @@ class Scheduler:
             done = self._changed.wait_for(
                 lambda: all(worker.thread == me for worker in self._workers), timeout
             )
-            left = (
-                set() if done else {*self._requests}.union(*(w.requests() for w in self._workers))
-            )
-            if left:
-                self._requests = []
+            left: list[Request] = []
+            if not done:
+                left = list(self._requests.values())
+                self._turns = Turns(self._probe.group_of)
         for request in left:  # Outside the lock: a callback of a future may call this object.
             request.fail(ClosedError("the queue was closed before the request was done"))
         return done
@@ -208,7 +223,7 @@ class Scheduler:
 
     def _call_worker(self) -> None:
         """Starts a thread if there is something for it to run; the lock is held."""
-        if len(self._workers) == self._most or not self._requests:
+        if len(self._workers) == self._most or not self._turns.count:
             return
         worker = _Worker(self._new())
         self._choose(worker)
@@ -249,7 +264,7 @@ class Scheduler:
     def _step(self, worker: _Worker, *, serial: bool) -> None:
         """Advances a batch, and hands out what has ended."""
         if self.on_step is not None:
-            self.on_step(worker.rows, sum(worker.charges.values()))
+            self.on_step(worker.rows, worker.load)
         try:
             ended = worker.running.step(serial=serial)
             left = {request for request in worker.requests() if request.gone}
@@ -280,8 +295,7 @@ class Scheduler:
 
     def _release(self, worker: _Worker, tickets: Sequence[Ticket]) -> None:
         with self._changed:
-            for ticket in tickets:
-                worker.charges.pop(ticket, None)
+            worker.release(tickets)
 
     def _time(self, worker: _Worker, ended: int) -> None:
         """Estimates how long the queue takes for a sentence."""
@@ -293,9 +307,17 @@ class Scheduler:
 
     def _drop_gone(self) -> None:
         """Frees the places of requests that nobody waits for."""
+        gone: list[Request] = []
         with self._changed:
-            gone = [request for request in self._requests if request.gone]
-            self._requests = [request for request in self._requests if request not in gone]
+            while self._done:
+                self._turns.remove(self._requests.pop(self._done.popleft()))
+            now = time.monotonic()
+            if now >= self._ask_at:
+                waiting = self._turns.requests
+                gone = [request for request in waiting if request.gone]
+                for request in gone:
+                    self._turns.remove(request)
+                self._ask_at = now + _REST * max(0, len(waiting) - _FEW)
         for request in gone:  # Outside the lock: a callback of a future may call this object.
             request.expire()
 
@@ -303,34 +325,44 @@ class Scheduler:
 
     def _choose(self, worker: _Worker) -> None:
         """Chooses what joins a worker: who is first leads, and others like it fill the places."""
-        self._requests = [request for request in self._requests if request.waiting]
-        if not self._requests or (worker.charges and not worker.running.joins):
+        first = self._turns.first
+        if first is None or (worker.charges and not worker.running.joins):
             return
-        first = max(self._requests, key=lambda one: one.priority)  # The earliest of the highest.
-        group = first.next_group()
+        group = self._turns.next_group(first)
         if worker.charges and group != worker.group:
             return  # It runs out, so that the first has its turn.
-        most = self._most_rows(worker, group)
-        lead = first.peek(group, None)
+        lead = self._turns.peek(first, group, None)
         assert lead is not None, "its group has sentences"
-        longest = None if worker.running.joins else len(lead.source)
-        alike = [one for one in self._requests if one.waiting_in(group)]
-        alike.sort(key=lambda one: (one is not first, -one.priority))
-        served = set()
-        while alike and worker.rows < most:
-            for request in list(alike):  # One sentence a turn.
-                sentence = request.peek(group, longest)
-                ticket = None if sentence is None else Ticket(request, sentence)
-                if ticket is None or worker.rows >= most or not self._accepts(worker, ticket):
-                    alike.remove(request)
-                    continue
-                request.take(group, ticket.sentence)
-                served.add(request)
-        if worker.joining:
+        served = self._fill(worker, group, None if worker.running.joins else len(lead.source))
+        if served:
             worker.group = group
-        others = [one for one in self._requests if one not in served]
-        again = [one for one in self._requests if one in served and one.waiting]
-        self._requests = others + again  # Who was served stands behind.
+        for request in served:
+            self._turns.stand_behind(request)
+
+    def _fill(self, worker: _Worker, group: Hashable, longest: int | None) -> dict[Request, None]:
+        """Lets sentences of a group join while there are places; returns whose they are.
+
+        Who does not fit ends it: where others passed, short sentences would for ever keep the
+        places that a long one needs.
+        """
+        most = self._most_rows(worker, group)
+        served: dict[Request, None] = {}
+        turn = self._turns.alike(group)
+        while True:
+            again: list[Request] = []
+            for request in turn:  # One sentence a turn.
+                sentence = self._turns.peek(request, group, longest)
+                if sentence is None:
+                    continue
+                ticket = Ticket(request, sentence)
+                if worker.rows >= most or not self._accepts(worker, ticket):
+                    return served
+                self._turns.take(request, group, longest)
+                served[request] = None
+                again.append(request)
+            if not again:
+                return served
+            turn = iter(again)
 
     def _accepts(self, worker: _Worker, ticket: Ticket) -> bool:
         charge = 1 / self._places(ticket.sentence, ticket.request.settings)
@@ -345,8 +377,7 @@ class Scheduler:
         same = [other for other in self._workers if other.group == group]
         busy = sum(other is not worker and other.group != group for other in self._workers)
         workers = self._most - busy
-        waiting = sum(one.waiting_in(group) * one.settings.search.rows for one in self._requests)
-        total = waiting + sum(other.rows for other in same)
+        total = self._turns.rows(group) + sum(other.rows for other in same)
         if workers > 1 and total >= workers * self._least_rows:
             return -(-total // workers)
         # Another one takes it, if it can.
