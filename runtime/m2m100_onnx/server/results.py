@@ -24,6 +24,8 @@ _BLOCK = 4096
 """Bytes of which a disk gives whole ones."""
 _PATIENCE = 1.0
 """Seconds for which the size of the folder is not asked for again."""
+_REST = 100
+"""How many times as long as it took at least: a folder of thousands of files takes milliseconds."""
 
 
 class Results:
@@ -38,7 +40,7 @@ class Results:
             most_bytes: what all files may take on the disk; further ones are refused.
         """
         self._folder, self._seconds, self._most = folder, seconds, most_bytes
-        self._bytes, self._looked = 0, -math.inf
+        self._bytes, self._look_at = 0, -math.inf
 
     def keep(self, name: str, language: str, ending: str, content: bytes) -> str:
         """Keeps a file; returns the name by which it is found.
@@ -53,7 +55,7 @@ class Results:
             OSError: there is no space.
             Refused: the files of all clients take too much.
         """
-        if time.monotonic() - self._looked > _PATIENCE:
+        if time.monotonic() >= self._look_at:
             self.remove_old()
         if self._bytes + _on_disk(len(content)) > self._most:
             raise Refused("busy", "too many files wait to be fetched; try again", 60.0)
@@ -90,6 +92,7 @@ class Results:
 
     def remove_old(self) -> None:
         """Removes the files that have become too old, and adds up the others."""
+        began = time.monotonic()
         left, oldest = 0, time.time() - self._seconds
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # Another process may remove it too.
@@ -98,7 +101,8 @@ class Results:
                     path.unlink()
                 else:
                     left += _on_disk(facts.st_size)
-        self._bytes, self._looked = left, time.monotonic()
+        now = time.monotonic()
+        self._bytes, self._look_at = left, now + max(_PATIENCE, _REST * (now - began))
 
     async def remove_for_ever(self) -> None:
         """Removes files as they become too old."""
