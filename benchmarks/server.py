@@ -277,15 +277,13 @@ def mixed(random_: random.Random, texts: Sequence[str]) -> bytes:
 
 
 async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Requests of all kinds at a rate that waits for no answer; what fails, and what is kept."""
+    """Requests of all kinds at a rate that waits for no answer; what fails, and what is kept.
+
+    What the server can answer is measured at each pause again: a machine that others share has
+    twice its speed in one hour of what it has in another.
+    """
     flags = shlex.split(arguments.flags)
     texts, random_ = sentences(), random.Random(1)
-    with serving(arguments.model, flags) as (port, _):
-        make = partial(mixed, texts=texts)
-        most, _, answered = await saturate(port, 32, arguments.seconds, make)
-        assert set(answered) == {200}, answered
-    rate = arguments.share * most
-    print(f"{most:.1f} requests a second at most, {rate:.1f} from here on", flush=True)
     statuses: Counter[str] = Counter()
     took: list[float] = []
     idle: list[Client] = []
@@ -311,29 +309,35 @@ async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
         await asyncio.sleep(_QUIET)
         return used(pid)["private"]
 
-    with serving(arguments.model, flags) as (port, pid):
-        samples: list[dict[str, float]] = []
+    async def most(port: int) -> float:
+        rate, _, answered = await saturate(port, 32, arguments.seconds, partial(mixed, texts=texts))
+        assert set(answered) == {200}, answered
+        return rate
+
+    async def load(port: int, rate: float) -> None:
         began = time.perf_counter()
-        a_minute = max(1, int(rate * 60))
-        for number in range(int(rate * arguments.minutes * 60)):
+        for number in range(int(rate * 60)):
             at = began + number / rate
-            if number % a_minute == 0:
-                samples.append({"minutes": number / rate / 60, **used(pid)})
-                if number // a_minute % arguments.pause == 0:
-                    samples[-1]["idle"] = await kept(pid)
-                    began += time.perf_counter() - at
-                    at = began + number / rate
-                print(samples[-1], dict(statuses), flush=True)
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
             task = asyncio.create_task(ask(port, at, mixed(random_, texts)))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+
+    with serving(arguments.model, flags) as (port, pid):
+        samples: list[dict[str, float]] = []
+        for minute in range(arguments.minutes):
+            samples.append({"minutes": minute, **used(pid)})
+            if minute % arguments.pause == 0:
+                samples[-1] |= {"idle": await kept(pid), "most": await most(port)}
+                rate = arguments.share * samples[-1]["most"]
+            print(samples[-1], dict(statuses), flush=True)
+            await load(port, rate)
         samples.append({"minutes": arguments.minutes, **used(pid)})
         samples[-1]["idle"] = await kept(pid)
         for client in idle:
             client.close()
-    facts = {"most": most, "share": arguments.share, "rate": rate, "statuses": statuses}
-    return {**facts, **percentiles(took), "samples": samples}
+    facts = {"share": arguments.share, "statuses": statuses, **percentiles(took)}
+    return {**facts, "samples": samples}
 
 
 def main() -> None:
@@ -356,9 +360,9 @@ def main() -> None:
             add("--count", type=int, default=1000)
         else:
             add("--share", type=float, default=0.8, help="of what the server can answer")
-            add("--seconds", type=float, default=60.0, help="in which that is measured")
-            add("--minutes", type=float, default=30.0)
-            add("--pause", type=int, default=10, help="minutes until the load pauses for a moment")
+            add("--seconds", type=float, default=15.0, help="in which that is measured")
+            add("--minutes", type=int, default=60)
+            add("--pause", type=int, default=5, help="minutes until the load pauses for a moment")
     arguments = parser.parse_args()
     found = asyncio.run(globals()[arguments.part](arguments))
     found |= {
