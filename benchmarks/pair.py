@@ -4,13 +4,14 @@
 
 BEFORE and AFTER are checkouts. Both run on the packages of this interpreter, each with a weights
 cache of its own that a first process fills. A ratio is AFTER's time over BEFORE's, the median of
-pairs that were taken side by side. With `--before-bundle` BEFORE opens another bundle, and its
-tokens may be others. Run it on an idle machine.
+pairs that were taken side by side. With `--before-bundle` BEFORE opens another bundle, and with
+`--options` AFTER's translator has other options; tokens may then differ. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import statistics
@@ -43,12 +44,12 @@ for line in sys.stdin:
 """
 
 
-def start(checkout: Path, bundle: Path, cache: Path) -> Worker:
+def start(checkout: Path, bundle: Path, cache: Path, options: dict[str, Any]) -> Worker:
     """Starts a process with one state of the runtime, and opens the bundle."""
     variables = {**os.environ, "PYTHONPATH": str(checkout / "runtime")}
     variables |= {"M2M100_ONNX_CACHE": str(cache), "ORT_DISABLE_TELEMETRY": "1"}
     worker = Worker(str(checkout), [sys.executable, "-c", CHILD], variables)
-    worker.ask("load", bundle=str(bundle))
+    worker.ask("load", bundle=str(bundle), **options)
     return worker
 
 
@@ -82,18 +83,24 @@ def turns(repetitions: int) -> Iterator[int]:
 
 
 def measure(
-    checkouts: Sequence[Path], bundles: Sequence[Path], cells: str, repetitions: int
+    checkouts: Sequence[Path],
+    bundles: Sequence[Path],
+    options: Sequence[dict[str, Any]],
+    cells: str,
+    repetitions: int,
 ) -> None:
     """Prints the table."""
     print("| | before | after | after / before |\n| --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
-        sides = enumerate(zip(checkouts, bundles, strict=True))
-        places = [(checkout, bundle, Path(work, str(n))) for n, (checkout, bundle) in sides]
+        sides = enumerate(zip(checkouts, bundles, options, strict=True))
+        places = [
+            (checkout, bundle, Path(work, str(n)), own) for n, (checkout, bundle, own) in sides
+        ]
         workers = [stack.enter_context(start(*place)) for place in places]
         for cell in cells.split(","):
             asked = request(*map(int, cell.split("x")), 48)
             first = [worker.ask("translate", **asked)["tokens"] for worker in workers]
-            if first[0] != first[1] and bundles[0] == bundles[1]:
+            if first[0] != first[1] and bundles[0] == bundles[1] and options[0] == options[1]:
                 raise SystemExit(f"{cell}: before and after give other tokens")
             taken: list[list[float]] = [[], []]
             for side in turns(repetitions):
@@ -119,13 +126,15 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--before-bundle", type=Path, help="of BEFORE, in place of BUNDLE")
+    parser.add_argument("--options", type=json.loads, default={}, help="of AFTER, as JSON")
     parser.add_argument("--cells", default="1x1,1x5,8x1,8x5", help="batch x beam")
     parser.add_argument("--repetitions", type=int, default=9)
     arguments = parser.parse_args()
     sides = (arguments.before.resolve(), arguments.after.resolve())
     bundles = (arguments.before_bundle or arguments.bundle, arguments.bundle)
     resolved = [bundle.resolve() for bundle in bundles]
-    measure(sides, resolved, arguments.cells, arguments.repetitions)
+    options = ({}, arguments.options)
+    measure(sides, resolved, options, arguments.cells, arguments.repetitions)
 
 
 if __name__ == "__main__":
