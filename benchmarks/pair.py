@@ -44,7 +44,7 @@ for line in sys.stdin:
 """
 
 
-def start(checkout: Path, bundle: Path, cache: Path, options: dict[str, Any]) -> Worker:
+def start(checkout: Path, bundle: Path, options: dict[str, Any], cache: Path) -> Worker:
     """Starts a process with one state of the runtime, and opens the bundle."""
     variables = {**os.environ, "PYTHONPATH": str(checkout / "runtime")}
     variables |= {"M2M100_ONNX_CACHE": str(cache), "ORT_DISABLE_TELEMETRY": "1"}
@@ -83,24 +83,17 @@ def turns(repetitions: int) -> Iterator[int]:
 
 
 def measure(
-    checkouts: Sequence[Path],
-    bundles: Sequence[Path],
-    options: Sequence[dict[str, Any]],
-    cells: str,
-    repetitions: int,
+    sides: Sequence[tuple[Path, Path, dict[str, Any]]], cells: str, repetitions: int
 ) -> None:
-    """Prints the table."""
+    """Prints the table; a side is a checkout, a bundle, and options of its translator."""
     print("| | before | after | after / before |\n| --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
-        sides = enumerate(zip(checkouts, bundles, options, strict=True))
-        places = [
-            (checkout, bundle, Path(work, str(n)), own) for n, (checkout, bundle, own) in sides
-        ]
+        places = [(*side, Path(work, str(number))) for number, side in enumerate(sides)]
         workers = [stack.enter_context(start(*place)) for place in places]
         for cell in cells.split(","):
             asked = request(*map(int, cell.split("x")), 48)
             first = [worker.ask("translate", **asked)["tokens"] for worker in workers]
-            if first[0] != first[1] and bundles[0] == bundles[1] and options[0] == options[1]:
+            if first[0] != first[1] and sides[0][1:] == sides[1][1:]:
                 raise SystemExit(f"{cell}: before and after give other tokens")
             taken: list[list[float]] = [[], []]
             for side in turns(repetitions):
@@ -130,11 +123,12 @@ def main() -> None:
     parser.add_argument("--cells", default="1x1,1x5,8x1,8x5", help="batch x beam")
     parser.add_argument("--repetitions", type=int, default=9)
     arguments = parser.parse_args()
-    sides = (arguments.before.resolve(), arguments.after.resolve())
-    bundles = (arguments.before_bundle or arguments.bundle, arguments.bundle)
-    resolved = [bundle.resolve() for bundle in bundles]
-    options = ({}, arguments.options)
-    measure(sides, resolved, options, arguments.cells, arguments.repetitions)
+    given = (
+        (arguments.before, arguments.before_bundle or arguments.bundle, {}),
+        (arguments.after, arguments.bundle, arguments.options),
+    )
+    sides = [(path.resolve(), bundle.resolve(), options) for path, bundle, options in given]
+    measure(sides, arguments.cells, arguments.repetitions)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import golden
 from m2m100_onnx import Translation, Translator
+from m2m100_onnx.search.state import Ranking
 
 EN_DE: dict[str, Any] = {"source_lang": "en", "target_lang": "de"}
 GREEDY: dict[str, Any] = {**EN_DE, "beam_size": 1}
@@ -52,6 +57,49 @@ def assert_independent(translator: Translator) -> None:
         for together in ([*texts, outlier], texts):
             found = translator.translate_batch(together, beam_size=beam_size, **asked)
             assert found[: len(texts)] == alone
+
+
+def beside_exact(
+    checkpoint: Path, translators: Mapping[str, Translator], *, every: int, prompt_tokens: int
+) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    """Returns log probabilities of the best next tokens, and how far they are off transformers'.
+
+    Args:
+        checkpoint: what transformers computes with.
+        translators: by name.
+        every: of the texts, one in so many.
+        prompt_tokens: tokens of a text that are fed as its translation.
+
+    Returns:
+        Two arrays `(texts, 50)` for each translator.
+    """
+    import torch
+    from transformers import M2M100ForConditionalGeneration
+
+    reference = M2M100ForConditionalGeneration.from_pretrained(checkpoint).eval()
+    tokenizer = next(iter(translators.values())).tokenizer
+    found: dict[str, list[tuple[Any, Any]]] = {name: [] for name in translators}
+    for text in golden.Case("en-de", 1, {}, every=every).texts():
+        ids = np.array([tokenizer.encode(text, "en")])
+        given = tokenizer.encode(text, "de")[1 : 1 + prompt_tokens]
+        prompt = np.array([[2, tokenizer.language_id("de"), *given]])
+        with torch.inference_mode():
+            out = reference(
+                input_ids=torch.tensor(ids), decoder_input_ids=torch.tensor(prompt)
+            ).logits[0, -1]
+        exact = torch.log_softmax(out, -1).numpy()
+        for name, translator in translators.items():
+            best = translator.model.begin(ids, np.ones_like(ids), prompt).best(Ranking(count=50))
+            found[name].append((best.scores[0].copy(), best.scores[0] - exact[best.tokens[0]]))
+    return {
+        name: (np.stack([scores for scores, _ in rows]), np.stack([off for _, off in rows]))
+        for name, rows in found.items()
+    }
+
+
+def root_mean_square(values: npt.NDArray[np.float32]) -> float:
+    """Returns the root of the mean of squares."""
+    return float(np.sqrt(np.square(values).mean()))
 
 
 def long_text(translator: Translator, tokens: int) -> str:

@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import M2M100ForConditionalGeneration
 
 import golden
 from m2m100_onnx import BundleError, InvalidInputError, Translator
 from m2m100_onnx.bundle.folder import MANIFEST_FILE
 from m2m100_onnx.bundle.graphs import NATIVE_FP16_STEP_FILE
 from m2m100_onnx.model.fused import FusedState
-from m2m100_onnx.search.state import Ranking
-from translations import EN_DE, assert_independent, need_kernels
+from translations import EN_DE, assert_independent, beside_exact, need_kernels, root_mean_square
 
 need_kernels()
 
@@ -33,28 +30,11 @@ def test_distributions_are_as_near_to_transformers_as_with_32_bits(
     native_bundles: dict[str, Path], demo_checkpoint: Path
 ) -> None:
     """The rounding of weights and activations loses what is lost."""
-    reference = M2M100ForConditionalGeneration.from_pretrained(demo_checkpoint).eval()
     translators = {k: opened(native_bundles["int8"], kv_cache_dtype=k) for k in _TYPES}
-    tokenizer = translators["float16"].tokenizer
-    errors: dict[str, list[float]] = {name: [] for name in _TYPES}
-    apart: list[float] = []
-    for text in golden.Case("en-de", 1, {}, every=15).texts():
-        ids = np.array([tokenizer.encode(text, "en")])
-        prompt = np.array([[2, tokenizer.language_id("de"), *tokenizer.encode(text, "de")[1:9]]])
-        with torch.inference_mode():
-            out = reference(
-                input_ids=torch.tensor(ids), decoder_input_ids=torch.tensor(prompt)
-            ).logits[0, -1]
-        exact = torch.log_softmax(out, -1).numpy()
-        found = {}
-        for name, translator in translators.items():
-            state = translator.model.begin(ids, np.ones_like(ids), prompt)
-            best = state.best(Ranking(count=50))
-            errors[name].extend(best.scores[0] - exact[best.tokens[0]])
-            found[name] = best.scores[0].copy()
-        apart.append(float(np.abs(found["float32"] - found["float16"]).max()))
-    half, whole = (float(np.sqrt(np.square(errors[n]).mean())) for n in ("float16", "float32"))
-    assert half < 1.1 * whole
+    found = beside_exact(demo_checkpoint, translators, every=15, prompt_tokens=8)
+    scores, errors = ({name: pair[n] for name, pair in found.items()} for n in (0, 1))
+    assert root_mean_square(errors["float16"]) < 1.1 * root_mean_square(errors["float32"])
+    apart = np.abs(scores["float32"] - scores["float16"]).max(axis=1)
     assert min(apart) > 0  # Both types ran.
 
 

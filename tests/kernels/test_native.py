@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from transformers import M2M100ForConditionalGeneration
 
 import golden
 from m2m100_onnx import (
@@ -32,7 +30,7 @@ from m2m100_onnx.search.ranking import rank
 from m2m100_onnx.search.state import Int64Array, Ranking
 from m2m100_onnx_export import export
 from operators import INSTRUCTIONS
-from translations import GRAPHS, need_kernels
+from translations import GRAPHS, beside_exact, need_kernels, root_mean_square
 
 need_kernels()
 
@@ -187,26 +185,12 @@ def test_distributions_are_as_near_to_transformers_as_those_of_fused_graphs(
     precision: Precision, native_bundles: dict[str, Path], demo_checkpoint: Path
 ) -> None:
     """What is lost is the rounding's, whichever operators run."""
-    reference = M2M100ForConditionalGeneration.from_pretrained(demo_checkpoint).eval()
     translators = {
         name: Translator(native_bundles[precision], intra_op_num_threads=1, **GRAPHS[name])
         for name in ("native", "fused")
     }
-    tokenizer = translators["native"].tokenizer
-    errors: dict[str, list[float]] = {name: [] for name in translators}
-    case = golden.Case("en-de", 1, {}, every=31)
-    for text in case.texts():
-        ids = np.array([tokenizer.encode(text, "en")])
-        prompt = np.array([[2, tokenizer.language_id("de"), *tokenizer.encode(text, "de")[1:4]]])
-        with torch.inference_mode():
-            out = reference(
-                input_ids=torch.tensor(ids), decoder_input_ids=torch.tensor(prompt)
-            ).logits[0, -1]
-        exact = torch.log_softmax(out, -1).numpy()
-        for name, translator in translators.items():
-            best = translator.model.begin(ids, np.ones_like(ids), prompt).best(Ranking(count=50))
-            errors[name].extend(best.scores[0] - exact[best.tokens[0]])
-    native, fused = (float(np.sqrt(np.square(errors[n]).mean())) for n in ("native", "fused"))
+    found = beside_exact(demo_checkpoint, translators, every=31, prompt_tokens=3)
+    native, fused = (root_mean_square(errors) for _, errors in found.values())
     # Ten texts, whose errors differ by chance: 0.069 and 0.054 in int8.
     assert native < (1.4 if precision == "int8" else 1.1) * fused
 

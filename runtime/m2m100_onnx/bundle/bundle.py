@@ -107,7 +107,7 @@ class Bundle(BundleFolder):
     @property
     def has_cross_attention(self) -> bool:
         """Whether the bundle has the graph that alignments are made from."""
-        return self.manifest is not None and CROSS_ATTENTION_FILE in self.manifest.graphs
+        return self.has_graph(CROSS_ATTENTION_FILE)
 
     @property
     def head_size(self) -> int:

@@ -68,14 +68,16 @@ class BundleFolder(ABC):
     @property
     def has_fused_graphs(self) -> bool:
         """Whether the bundle has graphs in onnxruntime's own operators."""
-        graphs = self.manifest.graphs if self.manifest else {}
-        return all(file in graphs for file in self.fused_files)
+        return all(map(self.has_graph, self.fused_files))
 
     @property
     def has_native_graphs(self) -> bool:
         """Whether the bundle has graphs in this project's own operators."""
-        graphs = self.manifest.graphs if self.manifest else {}
-        return bool(self.native_files) and all(file in graphs for file in self.native_files)
+        return bool(self.native_files) and all(map(self.has_graph, self.native_files))
+
+    def has_graph(self, file: str) -> bool:
+        """Says whether the manifest lists a graph; without one, the portable graphs are all."""
+        return self.manifest is not None and file in self.manifest.graphs
 
     @abstractmethod
     def signature(self, file: str) -> Signature:

@@ -65,9 +65,9 @@ def _facts(bundle: Bundle | LanguageModelBundle, *, verified: bool) -> dict[str,
 
     fused = bundle.fused_files if bundle.has_fused_graphs else ()
     native = bundle.native_files if bundle.has_native_graphs else ()
-    attention = (CROSS_ATTENTION_FILE,) if CROSS_ATTENTION_FILE in graphs else ()
-    native = (*native, *(file for file in bundle.other_native_files if file in graphs))
-    names = (*bundle.portable_files, *attention, *fused, *native)
+    attention = filter(bundle.has_graph, (CROSS_ATTENTION_FILE,))
+    others = filter(bundle.has_graph, bundle.other_native_files)
+    names = (*bundle.portable_files, *attention, *fused, *native, *others)
     return {
         "bundle": os.fspath(bundle.directory),
         "kind": bundle.manifest.kind if bundle.manifest else "translation",

@@ -211,9 +211,8 @@ class Scheduler:
             done = self._changed.wait_for(
                 lambda: all(worker.thread == me for worker in self._workers), timeout
             )
-            left: list[Request] = []
-            if not done:
-                left = list(self._requests.values())
+            left = [] if done else list(self._requests.values())
+            if left:
                 self._turns = Turns(self._probe.group_of)
         for request in left:  # Outside the lock: a callback of a future may call this object.
             request.fail(ClosedError("the queue was closed before the request was done"))
@@ -314,7 +313,7 @@ class Scheduler:
             now = time.monotonic()
             if now >= self._ask_at:
                 waiting = self._turns.requests
-                gone = [request for request in waiting if request.gone]
+                gone = [request for request in waiting if request.stop.reached]
                 for request in gone:
                     self._turns.remove(request)
                 self._ask_at = now + _REST * max(0, len(waiting) - _FEW)

@@ -125,12 +125,11 @@ class Turns:
         del some[_place(some, most)]
         self._add(request, group, -1)
         if not some:
-            self._leave(request)
+            self._leave_alike(request, group)
             del groups[group]
-            if groups:
-                self._stand(request)
-            else:
-                del self._waiting[request]
+        if not groups:
+            self._all.remove(request)
+            del self._waiting[request]
         request.begin()
 
     def _add(self, request: Request, group: Hashable, count: int) -> None:
@@ -147,10 +146,13 @@ class Turns:
     def _leave(self, request: Request) -> None:
         self._all.remove(request)
         for group in self._waiting[request]:
-            line = self._alike[group]
-            line.remove(request)
-            if not line:
-                del self._alike[group]
+            self._leave_alike(request, group)
+
+    def _leave_alike(self, request: Request, group: Hashable) -> None:
+        line = self._alike[group]
+        line.remove(request)
+        if not line:
+            del self._alike[group]
 
 
 def _place(some: list[Sentence], most: int | None) -> int:

@@ -80,6 +80,11 @@ class Memory(ABC):
     def of(self, values: Sequence[ort.OrtValue]) -> Block:
         """Returns tensors of one shape, which a graph has returned, as a block."""
 
+    @property
+    @abstractmethod
+    def activations(self) -> Memory:
+        """The same memory for numbers of the type of activations."""
+
     @abstractmethod
     def rounded(self, block: Block) -> Block:
         """Returns a block of the type of activations as one of this memory's; it is used up."""
@@ -115,6 +120,11 @@ class HostMemory(Memory):
     def of(self, values: Sequence[ort.OrtValue]) -> HostBlock:
         """Returns a copy in one array."""
         return HostBlock(np.stack([value.numpy() for value in values]))
+
+    @property
+    def activations(self) -> HostMemory:
+        """Numpy's memory for float32, which activations are on a CPU."""
+        return HostMemory()
 
     def rounded(self, block: Block) -> HostBlock:
         """Returns the block itself, or a copy in another type."""

@@ -49,6 +49,11 @@ class DeviceMemory(Memory):
         r, h, m, e = values[0].shape()
         return DeviceBlock(self, (len(values), r, h, m, e), list(values))
 
+    @property
+    def activations(self) -> DeviceMemory:
+        """This memory: a device keeps what activations are."""
+        return self
+
     def rounded(self, block: Block) -> Block:
         """Returns the block, whose type is that of activations."""
         return block

@@ -18,7 +18,6 @@ from m2m100_onnx.bundle.graphs import FUSED_FILES, FUSED_SOURCE_FILE, NATIVE_SOU
 from m2m100_onnx.model.blocks import (
     Block,
     HostBlock,
-    HostMemory,
     Memory,
     cache_real_of,
     keys_and_values,
@@ -56,7 +55,7 @@ def encoded_source(
     names = cache_names(config.decoder_layers, "encoder.")
     # The graph writes numbers of the type of activations, which memory may round.
     found = keys_and_values(
-        HostMemory() if isinstance(memory, HostMemory) else memory,
+        memory.activations,
         session,
         {"input_ids": input_ids, "attention_mask": attention_mask},
         [name.replace("past_key_values", "present") for name in names],

@@ -47,6 +47,7 @@ class Graphs(Generic[_B]):
         device_id: the number of the device among those of its kind.
         fused: whether fused or native graphs run, whose searches are alike.
         native: whether the native graphs run.
+        files: the graphs that run.
     """
 
     def __init__(
@@ -88,6 +89,11 @@ class Graphs(Generic[_B]):
         self.device, self.device_id = shared.device, shared.device_id
         self.native = self._choose_native(kernels, fused)
         self.fused = self.native or self._choose_fused(fused)
+        self.files: tuple[str, ...] = {
+            "native": bundle.native_files,
+            "fused": bundle.fused_files,
+            "portable": bundle.portable_files,
+        }[self.kind]
         check_precision(bundle.precision, self.device)
         if bundle.precision == "fp16" and self.device == "cpu":
             _LOGGER.warning(
@@ -130,16 +136,6 @@ class Graphs(Generic[_B]):
         if self.native:
             return "native"
         return "fused" if self.fused else "portable"
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The graphs that run."""
-        bundle = self.bundle
-        return {
-            "native": bundle.native_files,
-            "fused": bundle.fused_files,
-            "portable": bundle.portable_files,
-        }[self.kind]
 
     def load(self) -> None:
         """Opens every graph now, so that no later call has to.

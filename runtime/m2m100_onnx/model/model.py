@@ -47,22 +47,15 @@ class Model(Graphs[Bundle]):
                 f"kv_cache_dtype: expected {own}, or float16 with native graphs, found "
                 f"{kv_cache_dtype!r} with {self.kind} graphs"
             )
-        self._rounds = kv_cache_dtype not in (None, own)
-        if self._rounds and (
-            bundle.manifest is None or NATIVE_FP16_STEP_FILE not in bundle.manifest.graphs
-        ):
+        if kv_cache_dtype in (None, own):
+            return
+        if not bundle.has_graph(NATIVE_FP16_STEP_FILE):
             raise BundleError(
                 f"kv_cache_dtype: expected a bundle with {NATIVE_FP16_STEP_FILE}, found "
                 f"{bundle.directory}, which was exported before there was one; export it again"
             )
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The graphs that run."""
-        source, *others = super().files
-        if self._rounds:
-            others[0] = NATIVE_FP16_STEP_FILE
-        return source, *others
+        source, _, rank = self.files
+        self.files = source, NATIVE_FP16_STEP_FILE, rank
 
     def cache_bytes(self, sentences: int, rows: int, source_length: int, target_length: int) -> int:
         """Returns the bytes that a batch of these sizes reserves at most for cache and scores."""
