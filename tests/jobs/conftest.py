@@ -22,7 +22,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     M2M100_ONNX_CACHE="off",
     XDG_CACHE_HOME=tempfile.mkdtemp(prefix="m2m100-jobs-cache-"),
-    PYTHONPATH=os.pathsep.join([str(ROOT / "runtime"), str(HERE)]),
+    PYTHONPATH=os.pathsep.join(map(str, (ROOT / "runtime", HERE.parent, HERE))),
 )
 sys.path.insert(0, str(HERE))
 
