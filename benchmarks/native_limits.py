@@ -34,9 +34,10 @@ def native_limits(work: Path, repetitions: int, mebibytes: int = 1024) -> Row:
     Raises:
         RuntimeError: there is no C++ compiler, or the kernels' sources are missing.
     """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        raise RuntimeError("limits: expected a C++ compiler (g++, clang++ or CXX), found none")
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler is None:
+        raise RuntimeError(f"limits: expected a C++ compiler, found no {' or '.join(names)}")
     if not (KERNELS / "products.h").exists():
         raise RuntimeError(f"limits: expected the kernels' sources in {KERNELS}, found none")
     program = work / "limits"

@@ -27,6 +27,7 @@ from m2m100_onnx import (
     Translator,
 )
 from m2m100_onnx.engine.aside import Aside
+from translations import need_kernels
 
 WAIT = 60
 PAIR: Any = {"source_lang": "en", "target_lang": "de"}
@@ -86,6 +87,7 @@ def test_translations_are_those_of_serial_calls(demo_bundle: Path, fused: bool) 
 
 
 def test_native_translations_are_those_of_serial_calls(native_bundle: Path) -> None:
+    need_kernels()
     for threads in (1, 2):
         translator = Translator(native_bundle, intra_op_num_threads=threads)
         assert translator.model.kind == "native"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,13 @@ def need_kernels() -> None:
     """Skips a test, or a file of tests, where the operators are not installed."""
     reason = "m2m100-onnx-kernels is not installed"
     pytest.importorskip("m2m100_onnx_kernels", reason=reason, exc_type=ImportError)
+
+
+def need_compiler() -> None:
+    """Skips a test where the C++ compiler that scripts/kernels would take is not installed."""
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed: there is no C++ compiler")
 
 
 def assert_same(found: list[Translation], expected: list[Translation]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from translations import need_compiler
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -282,8 +284,7 @@ def test_a_step_is_bounded_by_reading_or_by_products() -> None:
 def test_the_machines_limits_come_from_the_kernels_own_loops(tmp_path: Path) -> None:
     from native_limits import native_limits
 
-    if not shutil.which("g++") and not shutil.which("clang++"):
-        pytest.skip("no C++ compiler")
+    need_compiler()
     found = native_limits(tmp_path, repetitions=2, mebibytes=8)
     assert len(found["read"]) == len(found["products"]) == 2
     assert min(found["read"] + found["products"]) > 1e8
@@ -292,12 +293,17 @@ def test_the_machines_limits_come_from_the_kernels_own_loops(tmp_path: Path) -> 
     assert "usage" in usage.stderr
 
 
-def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("environ", "names"), [({}, r"g\+\+ or clang\+\+"), ({"CXX": "none-such"}, "none-such")]
+)
+def test_a_missing_compiler_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], names: str
+) -> None:
     import native_limits
 
-    monkeypatch.setattr(native_limits, "os", SimpleNamespace(environ={}))
+    monkeypatch.setattr(native_limits, "os", SimpleNamespace(environ=environ))
     monkeypatch.setattr(native_limits.shutil, "which", lambda _: None)
-    with pytest.raises(RuntimeError, match=r"expected a C\+\+ compiler"):
+    with pytest.raises(RuntimeError, match=rf"expected a C\+\+ compiler, found no {names}"):
         native_limits.native_limits(tmp_path, 1)
 
 

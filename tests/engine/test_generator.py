@@ -16,6 +16,7 @@ from m2m100_onnx.model import blocks, graphs, in_place
 from m2m100_onnx.model.support import ort
 from m2m100_onnx.search.beam import BeamSearch
 from m2m100_onnx.search.state import DecoderState
+from translations import need_kernels
 
 # Rows that pay for two threads, without kernels: see `Graphs.rows_a_part`.
 MANY = {"beam_size": 3, "max_length": 12}
@@ -71,6 +72,7 @@ def test_native_graphs_share_out_batches_of_many_rows(
     native_bundles: dict[str, Path], texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where weights are few; a large model's threads would each read all of them."""
+    need_kernels()
     options: Any = {"intra_op_num_threads": 2, "kernels": True}
     many = {**MANY, "beam_size": 5}
     small = Watched(native_bundles["int8"], **options)
