@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -16,25 +15,9 @@ import pytest
 from m2m100_onnx.bundle.families import FAMILIES
 from m2m100_onnx.text.languages import names_of
 from shell import Shell, run
+from terminals import on_terminal
 
 # progress
-
-
-def on_terminal(argv: list[str], environment: dict[str, str]) -> tuple[bytes, str]:
-    """Runs a command whose standard error is a terminal; returns its output and what it showed."""
-    ours, theirs = pty.openpty()
-    environment = {**environment, "TERM": "xterm", "COLUMNS": "100"}
-    done = subprocess.run(
-        argv, env=environment, stdout=subprocess.PIPE, stderr=theirs, check=True, timeout=60
-    )
-    os.close(theirs)
-    shown = b""
-    # A closed terminal ends in an error on Linux.
-    with contextlib.suppress(OSError):
-        while chunk := os.read(ours, 1 << 16):
-            shown += chunk
-    os.close(ours)
-    return done.stdout, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
 def test_progress_shows_on_a_terminal_and_not_in_a_pipe(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import re
 import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from running import (
 )
 
 from m2m100_onnx import Translator
+from terminals import on_terminal
 
 
 @pytest.fixture
@@ -136,20 +134,9 @@ def test_progress_on_a_terminal(
     path = write_jsonl(folder / "in.jsonl", make_rows(sentences[:5], 20))
     argv = ("--input", path, "--output", folder / "out", "--format", "jsonl", "-m", bundle)
     argv += ("-s", "en", "-t", "de", "--address", cluster.address, "--shard-rows", 5)
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    done = subprocess.run(
-        command(*argv), env=environment, stdout=subprocess.PIPE, stderr=theirs, check=True
-    )
-    os.close(theirs)
-    shown = b""
-    # A closed terminal ends in an error on Linux.
-    with contextlib.suppress(OSError):
-        while chunk := os.read(ours, 1 << 16):
-            shown += chunk
-    os.close(ours)
-    assert json.loads(done.stdout)["rows"] == 20
-    assert re.search(rb"100%.*20 rows, [\d,.]+ rows/s", shown)
+    output, shown = on_terminal(command(*argv), os.environ, timeout=600)
+    assert json.loads(output)["rows"] == 20
+    assert re.search(r"100%.*20 rows, [\d,.]+ rows/s", shown)
 
 
 def refused(folder: Path, cluster: Any, bundle: Any, *more: Any) -> str:
