@@ -36,7 +36,7 @@ def need_kernels() -> None:
 
 def need_compiler() -> None:
     """Skips a test where the C++ compiler that scripts/kernels would take is not installed."""
-    compiler = os.environ.get("CXX", "c++")
+    compiler = os.environ.get("CXX") or "c++"
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed: there is no C++ compiler")
 
